@@ -1,0 +1,56 @@
+"""Every error and warning of mlx_simul.
+
+SimulError
+├── ModelLoadError              a checkpoint that cannot be loaded
+│   └── UnknownArchitectureError    its model_type is not registered
+├── ConversionError             a conversion that is refused or failed
+├── ValidationError             a checkpoint that fails validation
+├── PromptError (ValueError)    a template that cannot carry the source
+├── InvalidOptionError (ValueError)     an option outside its range
+├── SessionClosedError (RuntimeError)   fed after it was finished
+└── CacheStateError (RuntimeError)      a cache used out of turn
+
+SimulWarning (UserWarning)      worth knowing once, never fatal
+"""
+
+from __future__ import annotations
+
+
+class SimulError(Exception):
+    """Base class: ``except SimulError`` catches all that mlx_simul raises on purpose."""
+
+
+class ModelLoadError(SimulError):
+    """A checkpoint is missing, damaged, or not what its config says."""
+
+
+class UnknownArchitectureError(ModelLoadError):
+    """The config's ``model_type`` is not in the registry of streaming architectures."""
+
+
+class ConversionError(SimulError):
+    """A checkpoint cannot be converted; nothing was written."""
+
+
+class ValidationError(SimulError):
+    """A checkpoint failed one of the checks of ``validate``."""
+
+
+class PromptError(SimulError, ValueError):
+    """A chat template or frame cannot carry the source text."""
+
+
+class InvalidOptionError(SimulError, ValueError):
+    """An option has a value outside its range."""
+
+
+class SessionClosedError(SimulError, RuntimeError):
+    """A session was fed after it had finished."""
+
+
+class CacheStateError(SimulError, RuntimeError):
+    """A cache was used out of turn: updated while merged, or read before a merge."""
+
+
+class SimulWarning(UserWarning):
+    """Something the user should know once; the session goes on."""

@@ -1,0 +1,90 @@
+"""stream_generate: a source in, events out; and its async twin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import mlx.nn as nn
+
+from mlx_simul.events import Event
+from mlx_simul.prompts import TokenizedSource
+from mlx_simul.session import SimulSession
+
+
+def stream_generate(
+    model: nn.Module,
+    tokenizer: Any,
+    source: str | Iterable[str] | TokenizedSource,
+    **options: Any,
+) -> Iterator[Event]:
+    """Answer while the source is still arriving.
+
+    Args:
+        model: from :func:`mlx_simul.load`.
+        tokenizer: likewise.
+        source: the whole text, an iterable of text chunks (read only when the policy needs more),
+            or a :class:`~mlx_simul.TokenizedSource`.
+        **options: those of :class:`~mlx_simul.SimulSession`, ``source`` excepted.
+
+    Yields:
+        Read, Write, and last Finished.
+
+    Raises:
+        as :class:`~mlx_simul.SimulSession`.
+    """
+    if isinstance(source, TokenizedSource):
+        yield from SimulSession(model, tokenizer, source=source, **options).events()
+        return
+    session = SimulSession(model, tokenizer, **options)
+    for chunk in [source] if isinstance(source, str) else source:
+        session.push(chunk)
+        yield from session.events()
+        if session.finished:
+            return
+    session.close()
+    yield from session.events()
+
+
+async def astream_generate(
+    model: nn.Module,
+    tokenizer: Any,
+    source: AsyncIterable[str],
+    **options: Any,
+) -> AsyncIterator[Event]:
+    """As :func:`stream_generate`, for an async source; the event loop stays free.
+
+    All MLX work of the session happens on one thread of its own, since MLX's streams are
+    thread-local. The model's weights must be loaded already, as ``load`` leaves them.
+
+    Args:
+        model: from :func:`mlx_simul.load`.
+        tokenizer: likewise.
+        source: text chunks as they arrive.
+        **options: those of :class:`~mlx_simul.SimulSession`, ``source`` excepted.
+
+    Yields:
+        Read, Write, and last Finished.
+    """
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-simul") as thread:
+        session = await loop.run_in_executor(
+            thread, lambda: SimulSession(model, tokenizer, **options)
+        )
+
+        async def run() -> AsyncIterator[Event]:
+            events = session.events()
+            while (event := await loop.run_in_executor(thread, next, events, None)) is not None:
+                yield event
+
+        async for chunk in source:
+            await loop.run_in_executor(thread, session.push, chunk)
+            async for event in run():
+                yield event
+            if session.finished:
+                return
+        await loop.run_in_executor(thread, session.close)
+        async for event in run():
+            yield event

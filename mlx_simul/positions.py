@@ -1,0 +1,163 @@
+"""Two position counters over one RoPE: where the target starts, and moving it.
+
+Shape legend: B batch, K kv heads, T target tokens, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+
+from mlx_simul.errors import InvalidOptionError
+
+Rope: TypeAlias = Callable[..., mx.array]
+
+DEFAULT_MARGIN_TOKENS = 8
+
+# Far above what float32 angles lose at 10^5 positions, far below two unrelated rotations (1.4).
+_COMPOSES_WITHIN = 0.25
+
+
+class TargetStart(Protocol):
+    """Says at which position the target group starts (φ)."""
+
+    def position(self, n_source: int, current: int | None) -> int:
+        """φ once ``n_source`` source tokens are read; ``current`` is φ so far, if it was set."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedStart:
+    """φ never moves, as GPE trains and runs (SPEC section 1).
+
+    Args:
+        start: the position of the first target token.
+    """
+
+    start: int
+
+    def __post_init__(self) -> None:
+        if self.start < 0:
+            raise InvalidOptionError(f"target_start must not be negative, got {self.start}.")
+
+    def position(self, n_source: int, current: int | None) -> int:
+        """The fixed φ."""
+        return self.start
+
+
+@dataclass(frozen=True)
+class FollowStart:
+    """φ stays just behind the source: when a read overtakes it, it moves on (SPEC section 1).
+
+    Args:
+        margin_tokens: how far ahead of the source it lands, so that it moves once in so many tokens.
+    """
+
+    margin_tokens: int = DEFAULT_MARGIN_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.margin_tokens < 0:
+            raise InvalidOptionError(
+                f"the margin of target_start='follow' must not be negative, got {self.margin_tokens}."
+            )
+
+    def position(self, n_source: int, current: int | None) -> int:
+        """φ, moved to ``margin_tokens`` behind the source if the source has overtaken it."""
+        if current is None or n_source > current:
+            return n_source + self.margin_tokens
+        return current
+
+
+@dataclass(frozen=True)
+class StayStart:
+    """φ is set well behind the source at the first write and never moves.
+
+    For models whose RoPE cannot be rotated again (:func:`rotates_exactly`): once φ lies beyond the
+    prefix, a source that outgrows it does little harm (SPEC section 1).
+
+    Args:
+        margin_tokens: how far behind the source read at the first write.
+    """
+
+    margin_tokens: int = 64
+
+    def position(self, n_source: int, current: int | None) -> int:
+        """φ, chosen once."""
+        return n_source + self.margin_tokens if current is None else current
+
+
+def make_target_start(value: int | str | TargetStart, trained: int | str | None) -> TargetStart:
+    """What ``target_start=`` means for a checkpoint.
+
+    Args:
+        value: a position, ``"follow"``, ``"auto"``, or a :class:`TargetStart`.
+        trained: what the checkpoint's config says it was trained with, if anything.
+
+    Raises:
+        InvalidOptionError: for anything else.
+    """
+    if value == "auto":
+        value = "follow" if trained is None else trained
+    if value == "follow":
+        return FollowStart()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return FixedStart(value)
+    if isinstance(value, FixedStart | FollowStart | StayStart):
+        return value
+    raise InvalidOptionError(
+        f"target_start must be a position, 'follow' or 'auto', got {value!r}; "
+        "FollowStart(margin_tokens) sets the margin."
+    )
+
+
+def rotate(rope: Rope, keys: mx.array, delta: int) -> mx.array:
+    """Move rotated keys on by ``delta`` positions.
+
+    Rotations compose, so a key rotated to p and then by Δ is the key at p + Δ. Whatever scale the
+    module puts on its input (YaRN, LongRoPE) is in the keys already and is taken out first.
+
+    Args:
+        rope: the layer's own RoPE module.
+        keys: (B, K, T, D), rotated.
+        delta: Δ, in positions.
+
+    Returns:
+        (B, K, T, D) in the dtype of ``keys``, computed in float32.
+    """
+    B, K, T, D = keys.shape
+    unscaled = keys.astype(mx.float32) / _scale(rope, D)
+    # One token per row, so that every key is rotated by the same offset.
+    rotated = rope(unscaled.reshape(B, K * T, 1, D), offset=delta)
+    return rotated.reshape(B, K, T, D).astype(keys.dtype)
+
+
+def rotates_exactly(rope: Rope, head_dim: int, max_positions: int) -> bool:
+    """Whether rotations by this module compose: two small ones equal one large one.
+
+    They do not where the frequencies depend on the position itself (dynamic NTK), which shows only
+    beyond the trained length.
+
+    Args:
+        rope: the layer's own RoPE module.
+        head_dim: D.
+        max_positions: the trained length, in tokens.
+    """
+    key = mx.random.normal((1, 1, 1, head_dim), key=mx.random.key(0))
+    scaled = _scale(rope, head_dim) * key
+    for start, delta in ((3, 5), (max_positions, max_positions)):
+        moved = rotate(rope, rope(key, offset=start), delta)
+        whole = rotate(rope, scaled, start + delta)
+        error = mx.linalg.norm(moved - whole) / mx.linalg.norm(whole)
+        if error.item() > _COMPOSES_WITHIN:
+            return False
+    return True
+
+
+def _scale(rope: Rope, head_dim: int) -> mx.array:
+    """The factor the module puts on each dimension: what it makes of ones at position 0."""
+    return rope(mx.ones((1, 1, 1, head_dim)), offset=0)

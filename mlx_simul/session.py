@@ -1,0 +1,219 @@
+"""SimulSession: text in as it arrives, events out. It does no I/O."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import mlx.nn as nn
+
+from mlx_simul.detokenizer import StableDetokenizer
+from mlx_simul.engine import LogitsProcessor, Sampler, StreamingEngine
+from mlx_simul.errors import InvalidOptionError, SessionClosedError
+from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.loading import trained_target_start
+from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
+from mlx_simul.policies import Policy, WaitK
+from mlx_simul.positions import TargetStart, make_target_start
+from mlx_simul.prompts import StreamingDataPreparator, TokenizedSource
+from mlx_simul.reference import ReferenceLoop
+from mlx_simul.segmenter import SourceSegmenter
+from mlx_simul.words import WordBoundaryStoppingCriteria
+
+
+class SimulSession:
+    """One live stream: feed source text in any pieces, get events back (SPEC section 7).
+
+    The same text in any pieces gives the same events but for their times. A session belongs to the
+    thread that made it, as MLX's streams do.
+
+    Args:
+        model: from :func:`mlx_simul.load`.
+        tokenizer: likewise.
+        policy: when to read and when to write.
+        instruction: what to do with the source; goes into the prefix, as the system message where
+            the chat template has one.
+        source_language: for the default instruction, "Translate the following … paragraph to …".
+        target_language: likewise.
+        context: text the model should know, in the prefix.
+        glossary: source term to target term, in the prefix.
+        frame: ``"auto"`` (the chat template, else the few-shot frame) or ``"few-shot"``.
+        examples: source and target pairs for the few-shot frame.
+        split: cuts a run of a script without spaces into words; grapheme clusters by default.
+        target_start: where target positions start: a position, ``"follow"`` (just behind the
+            source) or ``"auto"`` (as the checkpoint was trained, else ``"follow"``), SPEC section 1.
+        max_words: target words after which the session ends.
+        max_tokens: target tokens after which it ends.
+        max_tokens_per_word: target tokens after which a word is cut.
+        max_target_source_ratio: target words per source word read that are never exceeded.
+        sampler: mlx-lm's (``mlx_lm.sample_utils.make_sampler``); greedy by default.
+        logits_processors: mlx-lm's; they see target tokens only.
+        early_eos: an end-of-turn predicted while source is left means ``"read"`` on or ``"stop"``.
+        gpe_compat: reproduce EIT-NLP/StreamingLLM to the token (SPEC section 4).
+        source: a source whose tokens are known; then there is nothing to feed and the prompt
+            options do not apply.
+
+    Raises:
+        InvalidOptionError: for an option outside its range.
+        PromptError: if the tokenizer's template cannot carry the source.
+        UnknownArchitectureError: if the model's type is not registered.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        policy: Policy | None = None,
+        instruction: str | None = None,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        context: str | None = None,
+        glossary: Mapping[str, str] | None = None,
+        frame: Literal["auto", "few-shot"] = "auto",
+        examples: Sequence[tuple[str, str]] | None = None,
+        split: Callable[[str], Sequence[str]] | None = None,
+        target_start: int | str | TargetStart = "auto",
+        max_words: int | None = None,
+        max_tokens: int = 1024,
+        max_tokens_per_word: int = 50,
+        max_target_source_ratio: float | None = None,
+        sampler: Sampler | None = None,
+        logits_processors: Iterable[LogitsProcessor] | None = None,
+        early_eos: Literal["read", "stop"] = "read",
+        gpe_compat: bool = False,
+        source: TokenizedSource | None = None,
+    ) -> None:
+        if early_eos not in ("read", "stop"):
+            raise InvalidOptionError(f"early_eos must be 'read' or 'stop', got {early_eos!r}.")
+        self._began_s = time.perf_counter()
+        self._tokenizer = tokenizer
+        self._engine = StreamingEngine(
+            model,
+            make_target_start(target_start, trained_target_start(model)),
+            sampler,
+            logits_processors,
+        )
+        self._segmenter = SourceSegmenter(split)
+        self._prompt: StreamingDataPreparator | None = None
+        if source is None:
+            self._prompt = StreamingDataPreparator(
+                tokenizer,
+                instruction=instruction,
+                source_language=source_language,
+                target_language=target_language,
+                context=context,
+                glossary=glossary,
+                frame=frame,
+                examples=examples,
+            )
+            header, end_of_turn_ids = self._prompt.header_ids, self._prompt.end_of_turn_ids
+        else:
+            header, end_of_turn_ids = source.header, frozenset(tokenizer.eos_token_ids)
+
+        boundary = WordBoundaryStoppingCriteria(tokenizer, max_tokens_per_word, end_of_turn_ids)
+        parts = (
+            policy or WaitK(3),
+            header,
+            boundary,
+            end_of_turn_ids,
+            StableDetokenizer(tokenizer),
+            Limits(max_words, max_tokens, max_target_source_ratio),
+        )
+        self._loop: SimulLoop
+        if gpe_compat:
+            self._loop = ReferenceLoop(*parts, tokenizer=tokenizer, clock_ms=self._clock_ms)
+        else:
+            stop_early = early_eos == "stop"
+            self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
+        self._steps = self._loop.steps()
+        self._source_closed = False
+        self._is_finished = False
+        self._n_words = 0
+
+        if source is None:
+            self._loop.add_segment(self._prompt.prefix_ids)
+        else:
+            self._add_tokenized(source)
+
+    @property
+    def finished(self) -> bool:
+        """The last event has been given; what is fed now changes nothing."""
+        return self._is_finished
+
+    def feed(self, text: str) -> list[Event]:
+        """Take a piece of the source and run as far as it allows.
+
+        Args:
+            text: any piece: words, half words, nothing.
+
+        Returns:
+            What was read and written because of it.
+
+        Raises:
+            SessionClosedError: after :meth:`finish`.
+        """
+        self.push(text)
+        return list(self.events())
+
+    def finish(self) -> list[Event]:
+        """Say that the source has ended and run to the end; the last event is Finished."""
+        self.close()
+        return list(self.events())
+
+    def push(self, text: str) -> None:
+        """Take a piece of the source without running: :meth:`events` does that.
+
+        Raises:
+            SessionClosedError: after :meth:`finish` or :meth:`close`.
+        """
+        if self._source_closed:
+            raise SessionClosedError(
+                "this session's source has ended (finish was called); begin a new SimulSession."
+            )
+        self._add_words(self._segmenter.feed(text))
+
+    def close(self) -> None:
+        """Say that the source has ended, without running; idempotent."""
+        if self._source_closed:
+            return
+        self._source_closed = True
+        self._add_words(self._segmenter.finish())
+        if self._prompt is not None:
+            self._loop.close_source(self._prompt.suffix_ids)
+
+    def events(self) -> Iterator[Event]:
+        """Run as far as the source allows, giving each event as it happens."""
+        reply: int | None = None
+        while not self._is_finished:
+            step = self._steps.send(reply)
+            reply = None
+            if isinstance(step, SourcePass):
+                self._engine.read(step.token_ids)
+            elif isinstance(step, TargetPass):
+                self._engine.roll_back(step.n_rewind)
+                reply = self._engine.predict(step.token_ids, step.written)
+            elif isinstance(step, Read | Write | Finished):
+                self._is_finished = isinstance(step, Finished)
+                yield step
+            elif step == NEED_SOURCE:
+                return
+
+    def _clock_ms(self) -> float:
+        return (time.perf_counter() - self._began_s) * 1000
+
+    def _add_words(self, words: Sequence[str]) -> None:
+        if self._prompt is None:
+            return
+        for word in words:
+            self._loop.add_segment(self._prompt.encode_word(word, self._n_words == 0), word)
+            self._n_words += 1
+
+    def _add_tokenized(self, source: TokenizedSource) -> None:
+        prefix, *words, suffix = source.segments
+        self._loop.add_segment(prefix)
+        for word in words:
+            self._loop.add_segment(word, self._tokenizer.decode(list(word)))
+        self._loop.close_source(suffix)
+        self._source_closed = True

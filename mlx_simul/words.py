@@ -1,0 +1,117 @@
+"""Where a target word ends, judged by vocabulary pieces (SPEC section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
+
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.pieces import piece_texts
+from mlx_simul.segmenter import is_spaceless
+
+BoundaryRule: TypeAlias = Callable[[Sequence[int]], tuple[bool, bool]]
+
+CLOSING_PUNCTUATION = frozenset(".,:;?!")
+FULL_WIDTH_PUNCTUATION = frozenset("。，、：；？！")
+
+_REPLACEMENT = "\ufffd"
+
+
+class WordBoundaryStoppingCriteria:
+    """Tells where a target word ends.
+
+    A word ends before a token that starts a new one (its piece begins with white space), before an
+    end-of-turn, right after closing punctuation or a character of a script written without spaces,
+    and at a length limit. White space alone never makes a word.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer or mlx-lm's wrapper around one.
+        max_tokens_per_word: tokens after which a word is cut.
+        end_of_turn_ids: tokens that end the turn; the tokenizer's by default.
+
+    Raises:
+        InvalidOptionError: if ``max_tokens_per_word`` is below 1.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_tokens_per_word: int = 50,
+        end_of_turn_ids: Collection[int] | None = None,
+    ) -> None:
+        if max_tokens_per_word < 1:
+            raise InvalidOptionError(
+                f"max_tokens_per_word must be at least 1, got {max_tokens_per_word}."
+            )
+        self._tokenizer = tokenizer
+        self._pieces = piece_texts(tokenizer)
+        self._max_tokens = max_tokens_per_word
+        if end_of_turn_ids is None:
+            end_of_turn_ids = tokenizer.eos_token_ids
+        self._end_of_turn = frozenset(end_of_turn_ids)
+
+    def __call__(self, tokens: Sequence[int]) -> tuple[bool, bool]:
+        """Judge a word by its last token.
+
+        Args:
+            tokens: the word's tokens and, last, the one just predicted.
+
+        Returns:
+            ``(should_stop, remove_last_token)``: the word has ended; the last token proved it, but
+            does not belong to it.
+        """
+        last, length = tokens[-1], len(tokens)
+        if last in self._end_of_turn:
+            return True, True
+        piece = self._pieces[last]
+        if piece[:1].isspace() and self.has_content(tokens[:-1]):
+            return True, True
+        if piece in CLOSING_PUNCTUATION or self._ends_spaceless(tokens):
+            return True, False
+        return length >= self._max_tokens, False
+
+    def has_content(self, tokens: Sequence[int]) -> bool:
+        """Whether the tokens hold more than white space."""
+        return any(not self._pieces[token].isspace() for token in tokens)
+
+    def _ends_spaceless(self, tokens: Sequence[int]) -> bool:
+        """Whether the word now ends in a whole character of a script without spaces."""
+        text = self._pieces[tokens[-1]]
+        if _REPLACEMENT in text:
+            # A piece of a character: only the decoder knows whether it is whole now.
+            text = self._tokenizer.decode(list(tokens))
+        last = text[-1:]
+        return last in FULL_WIDTH_PUNCTUATION or is_spaceless(last)
+
+
+class MaxLengthStoppingCriteria:
+    """Stops once so many tokens are written.
+
+    Args:
+        max_tokens: the number, at least 1.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        if max_tokens < 1:
+            raise InvalidOptionError(f"max_tokens must be at least 1, got {max_tokens}.")
+        self._max_tokens = max_tokens
+
+    def __call__(self, tokens: Sequence[int]) -> bool:
+        """Whether ``tokens`` are as many as allowed."""
+        return len(tokens) >= self._max_tokens
+
+
+class EOSStoppingCriteria:
+    """Stops at an end-of-turn token.
+
+    Args:
+        end_of_turn_ids: one id, or several.
+    """
+
+    def __init__(self, end_of_turn_ids: int | Collection[int]) -> None:
+        ids = [end_of_turn_ids] if isinstance(end_of_turn_ids, int) else end_of_turn_ids
+        self._end_of_turn = frozenset(ids)
+
+    def __call__(self, tokens: Sequence[int]) -> bool:
+        """Whether the last of ``tokens`` ends the turn."""
+        return bool(tokens) and tokens[-1] in self._end_of_turn
