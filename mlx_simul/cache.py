@@ -112,6 +112,7 @@ class DualStreamingCache:
         self._middle = 0
         self._n_source = 0
         self._n_target = 0
+        self._rounding: mx.array | None = None
 
     @property
     def source_tokens(self) -> int:
@@ -212,9 +213,13 @@ class DualStreamingCache:
                 f"cannot roll back {n_tokens} target tokens: {self._n_target} are cached."
             )
         self._n_target -= n_tokens
+        self._trim_rounding()
 
     def rotate_target(self, rope: Rope, delta: int) -> None:
         """Move φ, and with it every cached target key, on by ``delta`` positions.
+
+        In half precision a slow frequency turns less in one move than rounding takes away, so what
+        each move loses is kept, and added again before the next.
 
         Args:
             rope: this layer's RoPE module.
@@ -225,13 +230,21 @@ class DualStreamingCache:
         """
         self._refuse_if_merged("rotate_target")
         self.target_start += delta
-        if self._n_target and self._keys is not None:
-            where = slice(self._middle, self._middle + self._n_target)
-            self._keys[..., where, :] = rotate(rope, self._keys[..., where, :], delta)
+        if not self._n_target or self._keys is None:
+            return
+        where = slice(self._middle, self._middle + self._n_target)
+        keys = self._keys[..., where, :].astype(mx.float32)
+        if self._rounding is not None:
+            keys[..., : self._rounding.shape[2], :] += self._rounding
+        moved = rotate(rope, keys, delta)
+        self._keys[..., where, :] = rounded = moved.astype(self._keys.dtype)
+        if rounded.dtype != mx.float32:
+            self._rounding = (moved - rounded).astype(rounded.dtype)
 
     def reset_target(self) -> None:
         """Forget the target, keep the source."""
         self._n_target = 0
+        self._rounding = None
         self._merged = False
 
     def reset(self) -> None:
@@ -296,10 +309,13 @@ class DualStreamingCache:
                 f"a saved state of {n_source} source and {n_target} target tokens must hold as many "
                 f"keys and values, got {n_cached}; it may be cut short or from another model."
             )
-        self._keys, self._values = keys, values
+        # New handles: writing into these must not write into what was saved.
+        self._keys = None if keys is None else keys[:]
+        self._values = None if values is None else values[:]
         self._middle = self._n_source = n_source
         self._n_target = n_target
         self.target_start = target_start
+        self._rounding = None
         self._merged = False
 
     # The buffer
@@ -366,6 +382,10 @@ class DualStreamingCache:
                     "head size and dtype must stay the same (reset() starts anew)."
                 )
         return keys.shape[2]
+
+    def _trim_rounding(self) -> None:
+        if self._rounding is not None:
+            self._rounding = self._rounding[..., : self._n_target, :]
 
     def _refuse_if_merged(self, what: str) -> None:
         if self._merged:

@@ -5,6 +5,7 @@ Shape legend: L new tokens, V vocabulary. A session is one row (B = 1).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_simul import archs
-from mlx_simul.errors import SimulWarning
+from mlx_simul.errors import SimulWarning, ValidationError
 from mlx_simul.positions import FollowStart, StayStart, TargetStart, rotates_exactly
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]
@@ -59,6 +60,7 @@ class StreamingEngine:
         self._logits_processors = tuple(logits_processors or ())
         self._start: int | None = None
         self._target_start = target_start
+        self._followable_known = False
 
     @property
     def source_tokens(self) -> int:
@@ -87,11 +89,11 @@ class StreamingEngine:
         """Feed target tokens.
 
         Returns:
-            (1, V) logits of the token after the last one.
+            (1, L, V) logits, row l for the token after ``token_ids[l]``.
         """
         self._place_target()
         self._route(is_reading=False)
-        return self._forward(token_ids)[:, -1, :]
+        return self._forward(token_ids)
 
     def predict(self, token_ids: Sequence[int], written: Sequence[int]) -> int:
         """Feed target tokens and draw the next.
@@ -102,14 +104,25 @@ class StreamingEngine:
 
         Returns:
             The id drawn.
+
+        Raises:
+            ValidationError: if the logits are not numbers.
         """
-        logits = self.write(token_ids)
+        logits = self.write(token_ids)[:, -1, :]
         if self._logits_processors:
             tokens = mx.array(list(written), mx.int32)
             for process in self._logits_processors:
                 logits = process(tokens, logits)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        return int(self._sampler(logprobs).item())
+        total = mx.logsumexp(logits, axis=-1, keepdims=True)
+        token = self._sampler(logits - total)
+        mx.eval(token, total)
+        if math.isnan(total.item()):
+            raise ValidationError(
+                "the model predicts NaN: its weights are damaged, or overflow in half precision. "
+                "tools/validate.py names the tensor; converting with --dtype float32 rules out the "
+                "second."
+            )
+        return int(token.item())
 
     def roll_back(self, n_tokens: int) -> None:
         """Forget the newest target tokens, as if they had never been fed."""
@@ -137,8 +150,9 @@ class StreamingEngine:
 
     def _place_target(self) -> None:
         """Let φ be where it should be for the source read so far (SPEC section 1)."""
-        if self._start is None:
+        if not self._followable_known and self.caches[0].head_dim:
             self._target_start = self._followable(self._target_start)
+            self._followable_known = True
         start = self._target_start.position(self.source_tokens, self._start)
         if start == self._start:
             return

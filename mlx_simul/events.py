@@ -73,7 +73,7 @@ class Finished:
         source_words: source words read in all.
         word_times_ms: for each target word, when it was complete.
         total_ms: when the stream ended.
-        n_passes: forward passes made.
+        n_passes: passes asked of the model, reads and writes.
     """
 
     reason: FinishReason

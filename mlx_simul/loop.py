@@ -171,8 +171,7 @@ class SimulLoop:
             return
         reason: FinishReason | None = None
         while reason is None:
-            while self._should_read():
-                yield from self._read_segment()
+            yield from self._read()
             reason = yield from self._write_word()
         if self._held is not None:
             yield self._release(last=True)
@@ -190,23 +189,34 @@ class SimulLoop:
             return True
         return self.state.target_words_generated < self._max_ratio * self.state.delay_words
 
-    def _read_segment(self) -> Steps:
-        while not self.state.should_read_next_source():
-            yield NEED_SOURCE
-        n_tokens = self.state.get_source_tokens_to_read()
-        self.state.switch_to_reading()
-        yield SourcePass(tuple(self._unread.popleft() for _ in range(n_tokens)))
-        self._n_passes += 1
+    def _read(self) -> Steps:
+        """Read as far as the policy says; segments at hand share one pass."""
+        while self._should_read():
+            token_ids: list[int] = []
+            events: list[Read] = []
+            while self._should_read() and self.state.should_read_next_source():
+                n_tokens = self.state.get_source_tokens_to_read()
+                token_ids.extend(self._unread.popleft() for _ in range(n_tokens))
+                events.append(self._mark_read(n_tokens))
+            if not events:
+                yield NEED_SOURCE
+                continue
+            self.state.switch_to_reading()
+            yield SourcePass(tuple(token_ids))
+            self._n_passes += 1
+            # What was predicted was predicted from less source than is read now.
+            self._prediction = None
+            for event in events:
+                yield replace(event, time_ms=self._clock_ms())
+
+    def _mark_read(self, n_tokens: int) -> Read:
         self.state.mark_source_read()
         self._read_on = False
-        # What was predicted was predicted from less source than is read now.
-        self._prediction = None
-        yield Read(
+        return Read(
             text=self._segment_texts.popleft(),
             n_tokens=n_tokens,
             source_words_read=self.state.delay_words,
             source_finished=self.state.source_exhausted(),
-            time_ms=self._clock_ms(),
         )
 
     def _write_word(self) -> WordSteps:

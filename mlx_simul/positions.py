@@ -123,17 +123,17 @@ def rotate(rope: Rope, keys: mx.array, delta: int) -> mx.array:
 
     Args:
         rope: the layer's own RoPE module.
-        keys: (B, K, T, D), rotated.
+        keys: (B, K, T, D), rotated, in float32.
         delta: Δ, in positions.
 
     Returns:
-        (B, K, T, D) in the dtype of ``keys``, computed in float32.
+        (B, K, T, D).
     """
     B, K, T, D = keys.shape
-    unscaled = keys.astype(mx.float32) / _scale(rope, D)
+    unscaled = keys / _scale(rope, D)
     # One token per row, so that every key is rotated by the same offset.
     rotated = rope(unscaled.reshape(B, K * T, 1, D), offset=delta)
-    return rotated.reshape(B, K, T, D).astype(keys.dtype)
+    return rotated.reshape(B, K, T, D)
 
 
 def rotates_exactly(rope: Rope, head_dim: int, max_positions: int) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.events import FinishReason
-from mlx_simul.loop import Limits, SimulLoop, Steps, WordSteps
+from mlx_simul.events import FinishReason, Read
+from mlx_simul.loop import Limits, SimulLoop, WordSteps
 from mlx_simul.policies import Policy, WaitK
 from mlx_simul.words import CLOSING_PUNCTUATION, WordBoundaryStoppingCriteria
 
@@ -62,9 +62,9 @@ class ReferenceLoop(SimulLoop):
         self._buffer: list[int] = []
         self._n_predictions = 0
 
-    def _read_segment(self) -> Steps:
-        yield from super()._read_segment()
+    def _mark_read(self, n_tokens: int) -> Read:
         self._n_predictions = 0
+        return super()._mark_read(n_tokens)
 
     def _write_word(self) -> WordSteps:
         while True:
