@@ -30,7 +30,7 @@ KeysValues: TypeAlias = tuple[mx.array, mx.array]
 class SourceTargetCache(Protocol):
     """What the engine and mlx-lm's attention ask of one layer's cache.
 
-    ``offset``, ``update_and_fetch`` and ``make_mask`` are mlx-lm's names: through them an unmodified
+    ``offset``, ``update_and_fetch`` and ``make_mask`` are mlx-lm's names: by them an unmodified
     attention layer learns the position, the keys and the mask of the group that is being fed.
     """
 
@@ -306,8 +306,8 @@ class DualStreamingCache:
         n_cached = 0 if keys is None else keys.shape[2]
         if n_cached != n_source + n_target or (keys is None) != (values is None):
             raise InvalidOptionError(
-                f"a saved state of {n_source} source and {n_target} target tokens must hold as many "
-                f"keys and values, got {n_cached}; it may be cut short or from another model."
+                f"a saved state of {n_source} source and {n_target} target tokens must hold as "
+                f"many keys and values, got {n_cached}; it may be cut short or of another model."
             )
         # New handles: writing into these must not write into what was saved.
         self._keys = None if keys is None else keys[:]

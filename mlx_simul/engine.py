@@ -5,7 +5,6 @@ Shape legend: L new tokens, V vocabulary. A session is one row (B = 1).
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
@@ -13,7 +12,6 @@ from typing import Any, TypeAlias
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_simul import archs
 from mlx_simul.errors import SimulWarning, ValidationError
@@ -46,7 +44,7 @@ class StreamingEngine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         target_start: TargetStart,
         sampler: Sampler | None = None,
         logits_processors: Iterable[LogitsProcessor] | None = None,
@@ -116,13 +114,13 @@ class StreamingEngine:
         total = mx.logsumexp(logits, axis=-1, keepdims=True)
         token = self._sampler(logits - total)
         mx.eval(token, total)
-        if math.isnan(total.item()):
+        if mx.isnan(total).item():
             raise ValidationError(
                 "the model predicts NaN: its weights are damaged, or overflow in half precision. "
                 "tools/validate.py names the tensor; converting with --dtype float32 rules out the "
                 "second."
             )
-        return int(token.item())
+        return int(token.item())  # pyright: ignore[reportArgumentType]
 
     def roll_back(self, n_tokens: int) -> None:
         """Forget the newest target tokens, as if they had never been fed."""
@@ -186,8 +184,8 @@ class StreamingEngine:
         if self._max_positions is not None and n_positions > self._max_positions:
             warnings.warn(
                 f"this session has reached position {n_positions}, beyond the "
-                f"{self._max_positions} the model was trained on (max_position_embeddings); it goes "
-                "on, but quality may fall.",
+                f"{self._max_positions} the model was trained on (max_position_embeddings); it "
+                "goes on, but quality may fall.",
                 SimulWarning,
                 stacklevel=2,
             )

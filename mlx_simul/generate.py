@@ -7,6 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import mlx_simul.before_mlx
+
 import mlx.nn as nn
 
 from mlx_simul.events import Event

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -14,9 +15,10 @@ import mlx.nn as nn
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import load_adapters, load_model, load_tokenizer
+from mlx_lm.utils import load_adapters, load_config, load_model, load_tokenizer
 
 from mlx_simul import archs
+from mlx_simul.archs.base import ModelClasses
 from mlx_simul.errors import ModelLoadError, SimulError
 
 CONFIG_KEY = "mlx_simul"
@@ -56,14 +58,8 @@ def load(
         UnknownArchitectureError: if its ``model_type`` does not stream.
     """
     folder = find_folder(path_or_hf_repo, revision)
-    with _explained(f"the model in {folder}"):
-        model, config = load_model(
-            folder,
-            lazy=lazy,
-            model_config=dict(model_config or {}),
-            get_model_classes=_model_classes,
-        )
-        model.streaming_config = dict(config.get(CONFIG_KEY) or {})
+    model, config = load_folder(folder, lazy=lazy, model_config=model_config)
+    model.streaming_config = dict(config.get(CONFIG_KEY) or {})
     if adapter_path is not None:
         with _explained(f"the adapters in {adapter_path}"):
             model = load_adapters(model, str(adapter_path))
@@ -73,6 +69,66 @@ def load(
             folder, dict(tokenizer_config or {}), eos_token_ids=config.get("eos_token_id")
         )
     return model, tokenizer
+
+
+def load_folder(
+    folder: Path,
+    *,
+    lazy: bool = False,
+    model_config: Mapping[str, Any] | None = None,
+    get_model_classes: Callable[[dict[str, Any]], ModelClasses] | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Load the model of a folder, without its tokenizer.
+
+    Args:
+        folder: config.json and model*.safetensors.
+        lazy: leave the weights to be read when they are first used.
+        model_config: entries that override config.json.
+        get_model_classes: from the config; the registry's by default.
+
+    Returns:
+        The model, and its config with all overrides.
+
+    Raises:
+        ModelLoadError: if the checkpoint is missing, damaged, or not what its config says.
+        UnknownArchitectureError: if its ``model_type`` does not stream.
+    """
+    with _explained(f"the model in {folder}"):
+        given = dict(model_config or {})
+        overrides = rope_overrides(load_config(folder) | given) | given
+        return load_model(
+            folder,
+            lazy=lazy,
+            model_config=overrides,
+            get_model_classes=get_model_classes or registered_classes,
+        )
+
+
+def rope_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE's settings, where mlx-lm's families look for them.
+
+    transformers 5 writes them into ``rope_parameters``, which these families do not read: they
+    would run with a default base frequency and no scaling, without a word. Of YaRN's settings they
+    ignore ``attention_factor``, and guess the trained length where it is not given.
+    """
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    found = {}
+    if "rope_theta" in rope:
+        found["rope_theta"] = rope.pop("rope_theta")
+    if rope.get("rope_type", rope.get("type")) == "yarn":
+        rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+        if rope.get("attention_factor") is not None and rope["factor"] > 1:
+            # The factor that mlx-lm computes is 0.1 * mscale * ln(factor) + 1.
+            rope["mscale"] = (rope["attention_factor"] - 1) / (0.1 * math.log(rope["factor"]))
+            rope["mscale_all_dim"] = 0
+    if rope:
+        found["rope_scaling"] = rope
+    return found
+
+
+def registered_classes(config: dict[str, Any]) -> ModelClasses:
+    """The registry's ``(Model, ModelArgs)`` for a config."""
+    return archs.find(config["model_type"]).classes
 
 
 def find_folder(path_or_hf_repo: str | PathLike[str], revision: str | None = None) -> Path:
@@ -95,8 +151,8 @@ def find_folder(path_or_hf_repo: str | PathLike[str], revision: str | None = Non
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise ModelLoadError(
-            f"{str(path_or_hf_repo)!r} is no folder here, and the Hugging Face hub did not give it: "
-            f"{error}"
+            f"{str(path_or_hf_repo)!r} is no folder here, and the Hugging Face hub did not give "
+            f"it: {error}"
         ) from error
     return Path(fetched)
 
@@ -105,10 +161,6 @@ def trained_target_start(model: nn.Module) -> int | str | None:
     """Where the checkpoint's target positions started in training, if its config says so."""
     config: Mapping[str, Any] = getattr(model, "streaming_config", {})
     return config.get("target_start")
-
-
-def _model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
-    return archs.find(config["model_type"]).classes
 
 
 @contextmanager
@@ -120,8 +172,8 @@ def _explained(what: str) -> Iterator[None]:
         raise
     except KeyError as error:
         raise ModelLoadError(f"{what} cannot be loaded: its config has no {error}.") from error
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # a config that does not fit makes mlx-lm raise anything
         raise ModelLoadError(
-            f"{what} cannot be loaded: {error}\nIf files are missing or cut short, fetch them again; "
-            "tools/validate.py checks a folder piece by piece."
+            f"{what} cannot be loaded: {error}\nIf files are missing or cut short, fetch them "
+            "again; tools/validate.py checks a folder piece by piece."
         ) from error

@@ -55,7 +55,7 @@ WordSteps: TypeAlias = Generator[Step, int | None, FinishReason | None]
 
 
 class Detokenizer(Protocol):
-    """Turns target tokens into stable text; see :class:`mlx_simul.detokenizer.StableDetokenizer`."""
+    """Turns target tokens into stable text, as :mod:`mlx_simul.detokenizer` does."""
 
     def add(self, token: int) -> str:
         """Text that became stable with this token."""
@@ -237,7 +237,7 @@ class SimulLoop:
                 return None if self.state.should_write_next_target() else "max_words"
 
     def _end_of_turn(self) -> WordSteps:
-        """The end-of-turn closes an open word; while source is left it is never taken at its word."""
+        """It closes an open word; while source is left it is never taken at its word."""
         open_word = self._boundary.has_content(self._word)
         if open_word:
             yield from self._complete_word()

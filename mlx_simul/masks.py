@@ -39,7 +39,7 @@ def source_mask(n_new: int, n_source: int, window: int | None = None) -> mx.arra
 def target_mask(
     n_new: int, n_source: int, n_target: int, window: int | None = None, as_array: bool = False
 ) -> mx.array | str | None:
-    """Mask of a target pass: all the source read so far, and earlier target tokens (SPEC section 1).
+    """Mask of a target pass: the source read so far, and earlier target tokens (SPEC section 1).
 
     A window is measured in the order ``[source | target]`` as it stands at this moment.
 
@@ -95,8 +95,8 @@ def create_streaming_attention_mask(
         )
     if len(wait_tokens_list) != len(target_seg_len):
         raise InvalidOptionError(
-            f"wait_tokens_list has {len(wait_tokens_list)} entries for {len(target_seg_len)} target "
-            "segments; give one count of visible source segments for each."
+            f"wait_tokens_list has {len(wait_tokens_list)} entries for {len(target_seg_len)} "
+            "target segments; give one count of visible source segments for each."
         )
     source_ends = [0, *accumulate(source_seg_len)]
     visible = [

@@ -55,7 +55,7 @@ class FollowStart:
     """φ stays just behind the source: when a read overtakes it, it moves on (SPEC section 1).
 
     Args:
-        margin_tokens: how far ahead of the source it lands, so that it moves once in so many tokens.
+        margin_tokens: how far behind the source it lands, so that it moves once in so many.
     """
 
     margin_tokens: int = DEFAULT_MARGIN_TOKENS
@@ -63,7 +63,8 @@ class FollowStart:
     def __post_init__(self) -> None:
         if self.margin_tokens < 0:
             raise InvalidOptionError(
-                f"the margin of target_start='follow' must not be negative, got {self.margin_tokens}."
+                "the margin of target_start='follow' must not be negative, got "
+                f"{self.margin_tokens}."
             )
 
     def position(self, n_source: int, current: int | None) -> int:
@@ -153,7 +154,7 @@ def rotates_exactly(rope: Rope, head_dim: int, max_positions: int) -> bool:
         moved = rotate(rope, rope(key, offset=start), delta)
         whole = rotate(rope, scaled, start + delta)
         error = mx.linalg.norm(moved - whole) / mx.linalg.norm(whole)
-        if error.item() > _COMPOSES_WITHIN:
+        if (error > _COMPOSES_WITHIN).item():
             return False
     return True
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import mlx_simul.before_mlx
+
 import mlx.nn as nn
 
 from mlx_simul.detokenizer import StableDetokenizer
@@ -16,7 +18,7 @@ from mlx_simul.loading import trained_target_start
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
 from mlx_simul.policies import Policy, WaitK
 from mlx_simul.positions import TargetStart, make_target_start
-from mlx_simul.prompts import StreamingDataPreparator, TokenizedSource
+from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
 from mlx_simul.reference import ReferenceLoop
 from mlx_simul.segmenter import SourceSegmenter
 from mlx_simul.words import WordBoundaryStoppingCriteria
@@ -38,11 +40,11 @@ class SimulSession:
         target_language: likewise.
         context: text the model should know, in the prefix.
         glossary: source term to target term, in the prefix.
-        frame: ``"auto"`` (the chat template, else the few-shot frame) or ``"few-shot"``.
+        frame: ``"chat"``, ``"few-shot"``, or ``"auto"``: chat where the tokenizer has a template.
         examples: source and target pairs for the few-shot frame.
         split: cuts a run of a script without spaces into words; grapheme clusters by default.
         target_start: where target positions start: a position, ``"follow"`` (just behind the
-            source) or ``"auto"`` (as the checkpoint was trained, else ``"follow"``), SPEC section 1.
+            source) or ``"auto"`` (as the checkpoint was trained, else ``"follow"``); SPEC 1.
         max_words: target words after which the session ends.
         max_tokens: target tokens after which it ends.
         max_tokens_per_word: target tokens after which a word is cut.
@@ -71,7 +73,7 @@ class SimulSession:
         target_language: str | None = None,
         context: str | None = None,
         glossary: Mapping[str, str] | None = None,
-        frame: Literal["auto", "few-shot"] = "auto",
+        frame: Frame = "auto",
         examples: Sequence[tuple[str, str]] | None = None,
         split: Callable[[str], Sequence[str]] | None = None,
         target_start: int | str | TargetStart = "auto",
@@ -88,17 +90,16 @@ class SimulSession:
         if early_eos not in ("read", "stop"):
             raise InvalidOptionError(f"early_eos must be 'read' or 'stop', got {early_eos!r}.")
         self._began_s = time.perf_counter()
-        self._tokenizer = tokenizer
         self._engine = StreamingEngine(
             model,
             make_target_start(target_start, trained_target_start(model)),
             sampler,
             logits_processors,
         )
-        self._segmenter = SourceSegmenter(split)
         self._prompt: StreamingDataPreparator | None = None
+        self._segmenter = SourceSegmenter(split)
         if source is None:
-            self._prompt = StreamingDataPreparator(
+            prompt = self._prompt = StreamingDataPreparator(
                 tokenizer,
                 instruction=instruction,
                 source_language=source_language,
@@ -108,15 +109,21 @@ class SimulSession:
                 frame=frame,
                 examples=examples,
             )
-            header, end_of_turn_ids = self._prompt.header_ids, self._prompt.end_of_turn_ids
+            prefix, header, end_of_turn_ids = (
+                prompt.prefix_ids,
+                prompt.header_ids,
+                prompt.end_of_turn_ids,
+            )
         else:
-            header, end_of_turn_ids = source.header, frozenset(tokenizer.eos_token_ids)
-
-        boundary = WordBoundaryStoppingCriteria(tokenizer, max_tokens_per_word, end_of_turn_ids)
+            prefix, header, end_of_turn_ids = (
+                source.segments[0],
+                source.header,
+                frozenset(tokenizer.eos_token_ids),
+            )
         parts = (
             policy or WaitK(3),
             header,
-            boundary,
+            WordBoundaryStoppingCriteria(tokenizer, max_tokens_per_word, end_of_turn_ids),
             end_of_turn_ids,
             StableDetokenizer(tokenizer),
             Limits(max_words, max_tokens, max_target_source_ratio),
@@ -128,14 +135,14 @@ class SimulSession:
             stop_early = early_eos == "stop"
             self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
         self._steps = self._loop.steps()
-        self._source_closed = False
         self._is_finished = False
         self._n_words = 0
-
-        if source is None:
-            self._loop.add_segment(self._prompt.prefix_ids)
-        else:
-            self._add_tokenized(source)
+        self._loop.add_segment(prefix)
+        self._source_closed = source is not None
+        if source is not None:
+            for word in source.segments[1:-1]:
+                self._loop.add_segment(word, tokenizer.decode(list(word)))
+            self._loop.close_source(source.segments[-1])
 
     @property
     def finished(self) -> bool:
@@ -209,11 +216,3 @@ class SimulSession:
         for word in words:
             self._loop.add_segment(self._prompt.encode_word(word, self._n_words == 0), word)
             self._n_words += 1
-
-    def _add_tokenized(self, source: TokenizedSource) -> None:
-        prefix, *words, suffix = source.segments
-        self._loop.add_segment(prefix)
-        for word in words:
-            self._loop.add_segment(word, self._tokenizer.decode(list(word)))
-        self._loop.close_source(suffix)
-        self._source_closed = True

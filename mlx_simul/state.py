@@ -34,7 +34,7 @@ class StreamingState:
     ) -> None:
         if max_target_words is not None and max_target_words < 1:
             raise InvalidOptionError(
-                f"max_target_words must be at least 1, got {max_target_words}; use None for no limit."
+                f"max_target_words must be at least 1, got {max_target_words}; None is no limit."
             )
         self._wait_k_policy = None if wait_k is None else WaitK(wait_k)
         self.source_seg_len = list(source_seg_len)
@@ -89,7 +89,7 @@ class StreamingState:
         return self.max_target_words is None or self.target_words_generated < self.max_target_words
 
     def get_source_tokens_to_read(self) -> int:
-        """Tokens of the next read: prefix and word 1 at first, then one segment; 0 if none is left."""
+        """Tokens of the next read: prefix and word 1, then a segment each; 0 if none is left."""
         if not self.should_read_next_source():
             return 0
         if self.source_words_read == 0:

@@ -46,9 +46,8 @@ class WordBoundaryStoppingCriteria:
         self._tokenizer = tokenizer
         self._pieces = piece_texts(tokenizer)
         self._max_tokens = max_tokens_per_word
-        if end_of_turn_ids is None:
-            end_of_turn_ids = tokenizer.eos_token_ids
-        self._end_of_turn = frozenset(end_of_turn_ids)
+        ends = tokenizer.eos_token_ids if end_of_turn_ids is None else end_of_turn_ids
+        self._end_of_turn = frozenset(ends)
 
     def __call__(self, tokens: Sequence[int]) -> tuple[bool, bool]:
         """Judge a word by its last token.

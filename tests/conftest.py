@@ -3,11 +3,11 @@
 import mlx_simul.before_mlx
 
 import pytest
+from golden_cases import GOLDEN, GOLDEN_MODELS
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model
 from transformers import PreTrainedTokenizerFast
 
-from golden_cases import GOLDEN, GOLDEN_MODELS
 from mlx_simul import archs
 
 

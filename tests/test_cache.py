@@ -22,7 +22,9 @@ def tokens(n, start=0, batch=B, dtype=mx.float32):
 
 
 def same(actual, expected):
-    return all(np.array_equal(np.array(a), np.array(b)) for a, b in zip(actual, expected, strict=True))
+    return all(
+        np.array_equal(np.array(a), np.array(b)) for a, b in zip(actual, expected, strict=True)
+    )
 
 
 def concatenated(parts):

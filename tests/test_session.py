@@ -1,6 +1,7 @@
 """Sessions end to end on a tiny model: SPEC sections 2, 3 and 7."""
 
 import asyncio
+import itertools
 import threading
 import warnings
 
@@ -37,10 +38,11 @@ def reads(events):
 
 def cut(text, places):
     bounds = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
-    return [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [text[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 # The laws of a session
+
 
 @quick
 @given(st.lists(st.integers(0, 1000), max_size=30))
@@ -117,6 +119,7 @@ def test_the_source_is_read_no_further_than_the_policy_needs(model, tokenizer):
 
 # Limits
 
+
 @pytest.mark.parametrize(
     ("limit", "reason"),
     [({"max_words": 3}, "max_words"), ({"max_tokens": 7}, "max_tokens")],
@@ -182,6 +185,7 @@ def test_reference_mode_knows_wait_k_only(model, tokenizer):
 
 # Sampling
 
+
 def test_samplers_and_processors_are_mlx_lms(model, tokenizer):
     mx.random.seed(7)
     options = {
@@ -207,6 +211,7 @@ def test_processors_see_the_target_only(model, tokenizer):
 
 
 # Where the target starts
+
 
 @pytest.mark.parametrize("target_start", [0, 64, "follow", "auto"])
 def test_every_target_start_streams(model, tokenizer, target_start):
@@ -241,6 +246,7 @@ def test_outgrowing_the_trained_length_is_said_once(model, tokenizer, monkeypatc
 
 # Inputs nobody wants
 
+
 @pytest.mark.parametrize("source", ["", "   \n\t ", [], ["", " ", ""]], ids=repr)
 def test_an_empty_source_ends_at_once(model, tokenizer, source):
     assert run(model, tokenizer, source) == [
@@ -265,7 +271,9 @@ def test_odd_sources_give_whole_text_in_any_chunks(model, tokenizer, text):
     whole = run(model, tokenizer, text, policy=WaitK(100))
     assert run(model, tokenizer, list(text), policy=WaitK(100)) == whole
     said = "".join(event.text for event in reads(whole))
-    assert said == " ".join(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split())
+    assert said == " ".join(
+        text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split()
+    )
 
 
 def test_feeding_after_the_end_is_refused(model, tokenizer):
@@ -305,6 +313,7 @@ def test_weights_that_are_no_numbers_are_named(golden_models, tokenizer):
 
 
 # The async twin
+
 
 def test_the_async_twin_gives_the_same_events_and_leaves_the_loop_free(model, tokenizer):
     threads = set()

@@ -70,7 +70,12 @@ def test_sentencepiece_words_are_judged_by_the_piece(tokenizer):
     fast = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
     fast.pre_tokenizer = pre_tokenizers.Metaspace()
     fast.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     wrapped = TokenizerWrapper(
         PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="</s>"), eos_token_ids=[1]

@@ -53,6 +53,8 @@ def registered_types() -> list[str]:
 
 def remapped_types() -> dict[str, str]:
     """Types that mlx-lm runs as a registered one, by its own table."""
+    import mlx_simul.before_mlx
+
     from mlx_lm.utils import MODEL_REMAPPING
 
     known = _known()
@@ -87,8 +89,8 @@ def _known() -> dict[str, str]:
     twice = plug_ins.keys() & _registry.keys()
     if twice:
         raise InvalidOptionError(
-            f"model_type {', '.join(sorted(twice))} is registered here and by an installed plug-in; "
-            "uninstall one of them."
+            f"model_type {', '.join(sorted(twice))} is registered here and by an installed "
+            "plug-in; uninstall one of them."
         )
     return _registry | plug_ins
 

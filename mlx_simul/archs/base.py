@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import mlx_simul.before_mlx
+
 import mlx.nn as nn
 from mlx_lm.models.base import create_attention_mask
 
@@ -39,11 +41,11 @@ class Architecture:
     verified_against: str
     rope: Callable[[Any], Rope | None] = rope_of_self_attention
 
-    def make_cache(self, model: nn.Module) -> list[SourceTargetCache]:
+    def make_cache(self, model: Any) -> list[SourceTargetCache]:
         """One empty cache per layer of ``model``."""
         return [DualStreamingCache() for _ in model.layers]
 
-    def ropes(self, model: nn.Module) -> list[Rope | None]:
+    def ropes(self, model: Any) -> list[Rope | None]:
         """The RoPE module of each layer of ``model``."""
         return [self.rope(layer) for layer in model.layers]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mlx_simul.before_mlx
+
 from mlx_lm.models import qwen2
 
 from mlx_simul.archs.base import Architecture, Windowed

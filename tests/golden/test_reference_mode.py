@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from golden_cases import GOLDEN, GOLDEN_MODELS, golden_cases
 
 import mlx_simul
-from golden_cases import GOLDEN, GOLDEN_MODELS, golden_cases
 from mlx_simul.events import Finished, Read, Write
 from mlx_simul.words import CLOSING_PUNCTUATION
 

@@ -5,9 +5,9 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 import numpy as np
 import pytest
+from golden_cases import GOLDEN_MODELS, golden_cases
 
 import mlx_simul
-from golden_cases import GOLDEN_MODELS, golden_cases
 
 CASES = [
     pytest.param(case, id=f"{name}-{i}")
@@ -19,9 +19,7 @@ CASES = [
 def mask_of(case, extra_words=0, padding=0):
     source = [len(segment) for segment in case["source_segments"]]
     target = [len(segment) for segment in case["target_segments"]]
-    waits = [
-        min(case["wait_k"] + j + extra_words, len(source)) for j in range(len(target))
-    ]
+    waits = [min(case["wait_k"] + j + extra_words, len(source)) for j in range(len(target))]
     total = sum(source) + sum(target) + padding
     return np.array(mlx_simul.create_streaming_attention_mask(total, source, target, waits))
 

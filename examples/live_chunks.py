@@ -1,0 +1,39 @@
+"""Feed text in whatever pieces it arrives in, and see what is read and written because of each.
+
+python examples/live_chunks.py --model FOLDER_OR_REPOSITORY
+"""
+
+import argparse
+
+from mlx_simul import Read, SimulSession, WaitK, Write, load
+
+# Pieces end anywhere, as a speech recogniser's or a keyboard's do.
+PIECES = ["Good mor", "ning. The train to Par", "is leaves at ", "seven, from plat", "form two."]
+
+
+def show(piece, events):
+    """One line per piece: what arrived, the words read, and the text written."""
+    read = "".join(event.text for event in events if isinstance(event, Read))
+    written = "".join(event.text for event in events if isinstance(event, Write))
+    print(f"{piece!r:26} read {read.strip()!r:26} wrote {written!r}")
+    return written
+
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--model", required=True)
+args = parser.parse_args()
+
+model, tokenizer = load(args.model)
+session = SimulSession(
+    model,
+    tokenizer,
+    policy=WaitK(3),
+    source_language="English",
+    target_language="French",
+    max_target_source_ratio=2,
+)
+text = ""
+for piece in PIECES:
+    text += show(piece, session.feed(piece))
+text += show("", session.finish())
+print(f"\n{text.strip()}")

@@ -1,0 +1,67 @@
+from .cache import DualStreamingCache, SourceTargetCache
+from .errors import (
+    CacheStateError,
+    ConversionError,
+    InvalidOptionError,
+    ModelLoadError,
+    PromptError,
+    SessionClosedError,
+    SimulError,
+    SimulWarning,
+    UnknownArchitectureError,
+    ValidationError,
+)
+from .events import Event, Finished, Read, Write
+from .generate import astream_generate, stream_generate
+from .loading import load
+from .masks import create_streaming_attention_mask
+from .policies import Action, Policy, WaitK, calculate_wait_words
+from .positions import FixedStart, FollowStart, StayStart
+from .prompts import StreamingDataPreparator, TokenizedSource
+from .segmenter import SourceSegmenter
+from .session import SimulSession
+from .state import StreamingState
+from .words import (
+    EOSStoppingCriteria,
+    MaxLengthStoppingCriteria,
+    WordBoundaryStoppingCriteria,
+)
+
+__version__: str
+__all__ = [
+    "Action",
+    "CacheStateError",
+    "ConversionError",
+    "DualStreamingCache",
+    "EOSStoppingCriteria",
+    "Event",
+    "Finished",
+    "FixedStart",
+    "FollowStart",
+    "InvalidOptionError",
+    "MaxLengthStoppingCriteria",
+    "ModelLoadError",
+    "Policy",
+    "PromptError",
+    "Read",
+    "SessionClosedError",
+    "SimulError",
+    "SimulSession",
+    "SimulWarning",
+    "SourceSegmenter",
+    "SourceTargetCache",
+    "StayStart",
+    "StreamingDataPreparator",
+    "StreamingState",
+    "TokenizedSource",
+    "UnknownArchitectureError",
+    "ValidationError",
+    "WaitK",
+    "WordBoundaryStoppingCriteria",
+    "Write",
+    "astream_generate",
+    "calculate_wait_words",
+    "create_streaming_attention_mask",
+    "load",
+    "stream_generate",
+]

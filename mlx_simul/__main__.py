@@ -1,0 +1,8 @@
+"""``python -m mlx_simul``: the command line."""
+
+import sys
+
+from mlx_simul.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

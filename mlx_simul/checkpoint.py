@@ -1,0 +1,291 @@
+"""A model on its way from one format to another: read, checked, cast, quantised, saved."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+from mlx.utils import tree_flatten, tree_map_with_path
+from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from mlx_simul.errors import ConversionError
+from mlx_simul.gguf import GGUFFile
+from mlx_simul.gguf_model import read_config, read_weights
+from mlx_simul.gguf_tokenizer import read_tokenizer
+
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Passes items on while it shows how many are done."""
+
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its weights, its Hugging Face config and its tokenizer."""
+
+    model: nn.Module
+    config: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase
+
+
+def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoint:
+    """Read a Hugging Face or MLX folder of safetensors; weights stay on disk until needed.
+
+    Args:
+        folder: config.json, model*.safetensors and a tokenizer.
+        dtype: What to cast the weights to; None leaves them.
+        progress: Shows which weights have been checked.
+
+    Raises:
+        ConversionError: if something is missing, damaged, contradictory, or not finite in
+            ``dtype``; or if the weights are pickles, which are never opened.
+    """
+    files = _weight_files(folder)
+    names = _check_files(files)
+    _check_config(folder, len(names))
+    tokenizer = _folder_tokenizer(folder)
+    for path, name, weight in progress(_stored_weights(files), "Checking", len(names)):
+        if mx.issubdtype(weight.dtype, mx.floating):
+            _refuse_infinite(path, name, weight.astype(DTYPES[dtype]) if dtype else weight, dtype)
+    try:
+        model, config = load_model(folder, lazy=True)
+    except Exception as error:  # mlx-lm has no error of its own for a config that does not fit
+        raise ConversionError(
+            f"{folder}: mlx-lm cannot build the model that config.json describes from these "
+            f"weights: {error}"
+        ) from error
+    if dtype is not None:
+        _cast(model, DTYPES[dtype])
+        config.pop("dtype", None)
+        config["torch_dtype"] = dtype
+    return Checkpoint(model, config, tokenizer)
+
+
+def read_gguf(path: Path, dtype: str | None, progress: Progress) -> Checkpoint:
+    """Read a GGUF file of the llama or qwen2 family.
+
+    Args:
+        path: The file.
+        dtype: What to cast the weights to; None keeps the type most of them are stored in, and
+            takes float16 for quantised ones, whose scales have that type.
+        progress: Shows which weights have been read.
+
+    Raises:
+        ConversionError: if it cannot be read, or its weights are not finite in ``dtype``.
+    """
+    file = GGUFFile(path)
+    config = read_config(file)
+    tokenizer = read_tokenizer(file)
+    dtype = dtype or _stored_dtype(file)
+    family = importlib.import_module(f"mlx_lm.models.{_mlx_module(config)}")
+    model = family.Model(family.ModelArgs.from_dict(config))
+    shapes = {name: value.shape for name, value in _parameters(model)}
+    weights = []
+    for name, values in progress(read_weights(file, config, shapes), "Reading", len(shapes)):
+        weight = mx.array(np.ascontiguousarray(values)).astype(DTYPES[dtype])
+        _refuse_infinite(path, name, weight, dtype)
+        weights.append((name, weight))
+    model.load_weights(weights)
+    config["torch_dtype"] = dtype
+    return Checkpoint(model, config, tokenizer)
+
+
+def quantise(checkpoint: Checkpoint, bits: int, group_size: int, progress: Progress) -> Checkpoint:
+    """Quantise the model, in place, as mlx-lm does.
+
+    Args:
+        checkpoint: An unquantised model.
+        bits: Bits per weight.
+        group_size: Weights that share a scale.
+        progress: Shows which weights are done.
+
+    Raises:
+        ConversionError: if it is quantised already, or no layer can be.
+    """
+    if {"quantization", "quantization_config"} & checkpoint.config.keys():
+        raise ConversionError(
+            "These weights are quantised already, and quantising them again would only lose "
+            "accuracy. Leave out --quantize, or begin from the full weights."
+        )
+    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints where results may be read
+        model, config = quantize_model(checkpoint.model, checkpoint.config, group_size, bits)
+    parameters = _parameters(model)
+    if not any(name.endswith(".scales") for name, _ in parameters):
+        raise ConversionError(
+            f"No layer's input size is a multiple of the group size {group_size}, so nothing "
+            "would be quantised. Use a smaller --q-group-size."
+        )
+    for _, parameter in progress(parameters, "Quantising", len(parameters)):
+        mx.eval(parameter)
+    return Checkpoint(model, config, checkpoint.tokenizer)
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write an MLX folder. The model gives its weights away in the process."""
+    save_model(folder, checkpoint.model, donate_model=True)
+    save_config(dict(checkpoint.config), folder / "config.json")
+    checkpoint.tokenizer.save_pretrained(folder)
+
+
+def copy_generation_config(source: Path, folder: Path) -> None:
+    """Keep the author's sampling defaults and end tokens, where there are any."""
+    if (source / "generation_config.json").is_file():
+        shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise if ``path`` is a pickle: opening one runs whatever code it contains.
+
+    Raises:
+        ConversionError: if its name says that it is.
+    """
+    if path.suffix in PICKLES:
+        raise ConversionError(
+            f"{path} is a pickle, which can run code when opened, so it is never read. Use the "
+            "model's safetensors, or make them where you trust the file: in Python, "
+            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(FOLDER)"
+        )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors, or say what the folder holds in their place."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if files:
+        return files
+    entries = sorted(folder.iterdir())
+    for path in entries:
+        refuse_pickle(path)
+    ggufs = [path.name for path in entries if path.suffix == ".gguf"]
+    raise ConversionError(
+        f"{folder} holds no model*.safetensors. "
+        + (f"Name the GGUF file itself: {folder / ggufs[0]}" if ggufs else "Download it again.")
+    )
+
+
+def _check_files(files: list[Path]) -> list[str]:
+    """Return the names of all tensors; every file must be whole, and every shard there."""
+    names: list[str] = []
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                names += tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise ConversionError(f"{path} is damaged ({error}): download it again.") from error
+    index = files[0].parent / "model.safetensors.index.json"
+    if index.is_file():
+        listed = set(_read_json(index).get("weight_map", {}).values())
+        missing = sorted(map(str, listed - {path.name for path in files}))
+        if missing:
+            raise ConversionError(
+                f"{index.parent} lacks {', '.join(missing)}, which {index.name} lists: download "
+                "it again."
+            )
+    return names
+
+
+def _check_config(folder: Path, n_tensors: int) -> None:
+    """Refuse a config with more layers than there are tensors before mlx-lm builds them."""
+    config = _read_json(folder / "config.json")
+    for part in (config, config.get("text_config")):
+        layers = part.get("num_hidden_layers", 0) if isinstance(part, dict) else 0
+        if not isinstance(layers, int) or layers > n_tensors:
+            raise ConversionError(
+                f"{folder / 'config.json'} claims {layers!r} layers, but there are {n_tensors} "
+                "tensors."
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConversionError(f"{path} is missing: download the model again.") from error
+    except ValueError as error:
+        raise ConversionError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise ConversionError(f"{path} holds {type(value).__name__}, not an object.")
+    return value
+
+
+def _stored_weights(files: list[Path]) -> Iterator[tuple[Path, str, mx.array]]:
+    """Yield each weight and let go of it, so that a large model need not fit into memory."""
+    for path in files:
+        weights: dict[str, mx.array] = dict(mx.load(str(path)))  # pyright: ignore
+        while weights:
+            name, weight = weights.popitem()
+            yield path, name, weight
+
+
+def _refuse_infinite(path: Path, name: str, weight: mx.array, dtype: str | None) -> None:
+    if not mx.isfinite(weight).all().item():
+        raise ConversionError(
+            f"{path}: {name!r} holds NaN or infinite weights"
+            + (f" in {dtype}. Try another --dtype; if" if dtype else ". If")
+            + " the file itself is damaged, download it again."
+        )
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
+    return tree_flatten(model.parameters())  # pyright: ignore
+
+
+def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
+    """Cast the floating-point weights, but for those that mlx-lm's model wants left alone."""
+    keep = getattr(model, "cast_predicate", lambda _: True)
+
+    def cast(name: str, value: mx.array) -> mx.array:
+        floating = mx.issubdtype(value.dtype, mx.floating)
+        return value.astype(dtype) if floating and keep(name) else value
+
+    model.update(tree_map_with_path(cast, model.parameters()))  # pyright: ignore
+
+
+def _folder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ConversionError(
+            f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Copy the "
+            "tokenizer files of the model it was made from into it."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers has no error of its own for a damaged tokenizer
+        raise ConversionError(
+            f"{folder}: its tokenizer, or the config.json that names it, cannot be read: {error}"
+        ) from error
+
+
+def _stored_dtype(file: GGUFFile) -> str:
+    n_bytes: Counter[GGMLQuantizationType] = Counter()
+    for tensor in file.tensors.values():
+        n_bytes[tensor.type] += tensor.n_bytes
+    most = n_bytes.most_common(1)[0][0]
+    exact = {GGMLQuantizationType.F32: "float32", GGMLQuantizationType.BF16: "bfloat16"}
+    return exact.get(most, "float16")
+
+
+def _mlx_module(config: dict[str, Any]) -> str:
+    """Return mlx-lm's module for a model read from GGUF; Mistral is its llama with a window."""
+    return "qwen2" if config["model_type"] == "qwen2" else "llama"

@@ -1,0 +1,135 @@
+"""The command ``mlx-simul``. Each subcommand imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
+from mlx_simul.live import drop_stdout, emit
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE
+
+_COMMANDS = {
+    "translate": "translate text while it is still arriving",
+    "models": "list what streams",
+    "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
+    "validate": "prove that a folder holds a model that streams",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0, 1 for what failed, 2 for wrong usage, 130 after Ctrl-C, 141 if whoever
+        read the output has gone.
+
+    Raises:
+        SystemExit: from argparse, for ``--help``, ``--version`` and wrong usage.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows no such character shows "?" rather than ending the session.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _warning_shower(warnings.showwarning)
+        try:
+            try:
+                return _run(sys.argv[1:] if argv is None else argv)
+            finally:
+                emit("")
+        except BrokenPipeError:
+            return EXIT_CLOSED_PIPE
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+        except SimulError as error:
+            print(f"mlx-simul: {error}", file=sys.stderr)
+            return EXIT_USAGE if isinstance(error, InvalidOptionError) else EXIT_FAILED
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mlx-simul", description="Simultaneous translation with large language models on MLX."
+    )
+    parser.add_argument(
+        "--version", action=_Version, help="show versions and the BLAS in use, and exit"
+    )
+    commands = parser.add_subparsers(title="commands", dest="command", required=True)
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=_sentence(summary))
+        if name == "models":
+            command.add_argument("--json", action="store_true", help="as a JSON array")
+            command.set_defaults(run=_run_models)
+        elif name in argv:
+            home = import_module(f"mlx_simul.{name}")
+            home.add_arguments(command)
+            command.set_defaults(run=home.run)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+def _run_models(args: argparse.Namespace) -> int:
+    from mlx_simul import archs
+
+    aliases = archs.remapped_types()
+    models = [
+        {
+            "model_type": model_type,
+            "also": [alias for alias, known in aliases.items() if known == model_type],
+            "verified_against": archs.find(model_type).verified_against,
+        }
+        for model_type in archs.registered_types()
+    ]
+    if args.json:
+        emit(json.dumps(models, indent=2) + "\n")
+        return 0
+    rows = [("model_type", "also", "verified against")]
+    rows += [(m["model_type"], ", ".join(m["also"]), m["verified_against"]) for m in models]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        emit("  ".join(map(str.ljust, row, widths)).rstrip() + "\n")
+    return 0
+
+
+class _Version(argparse.Action):
+    """``--version``; what it tells is looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from mlx_simul.blas import describe
+
+        emit(f"mlx-simul {version('mlx-simul')}\n")
+        emit(f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}, BLAS: {describe()}\n")
+        parser.exit()
+
+
+def _warning_shower(usual: Callable[..., None]) -> Callable[..., None]:
+    """Our own warnings as one line, without the place in the code; others as usual."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, SimulWarning):
+            print(f"mlx-simul: warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *place, **more)
+
+    return show
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."

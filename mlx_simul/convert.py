@@ -1,0 +1,240 @@
+"""Conversion of a checkpoint, safetensors or GGUF, into a folder that MLX loads.
+
+The work is in ``checkpoint``; here are the order of its steps, and the command line. MLX is only
+imported once there is something to convert.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_simul.atomic import replacing_folder
+from mlx_simul.errors import ConversionError, InvalidOptionError
+
+if TYPE_CHECKING:
+    from mlx_simul.checkpoint import Progress, T
+
+DTYPES = ("float32", "float16", "bfloat16")
+Q_BITS = (2, 3, 4, 5, 6, 8)
+Q_GROUP_SIZES = (32, 64, 128)
+HUB_FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "*.tiktoken"]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How mlx-lm is to quantise the weights.
+
+    Args:
+        bits: Bits per weight: 2, 3, 4, 5, 6 or 8.
+        group_size: Weights that share a scale and an offset: 32, 64 or 128.
+
+    Raises:
+        InvalidOptionError: if MLX has no such format.
+    """
+
+    bits: int = 4
+    group_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("bits", self.bits, Q_BITS),
+            ("group_size", self.group_size, Q_GROUP_SIZES),
+        ):
+            if value not in known:
+                raise InvalidOptionError(
+                    f"MLX cannot quantise with {name}={value!r}. Possible: "
+                    f"{', '.join(map(str, known))}."
+                )
+
+
+def silent(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """Show no progress."""
+    return items
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    dtype: str | None = None,
+    quantization: Quantization | None = None,
+    force: bool = False,
+    revision: str | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Convert a checkpoint into an MLX folder, which appears whole or not at all.
+
+    Args:
+        source: A folder of safetensors, a GGUF file, or one of these on the Hugging Face Hub
+            (``owner/name``, ``owner/name/file.gguf``).
+        target: The folder to write.
+        dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``; None keeps what the source has.
+        quantization: How to quantise; None leaves the weights as they are.
+        force: Replace a target that holds a model already.
+        revision: Branch, tag or commit on the Hub.
+        progress: Wraps each sequence of steps, and shows how far it has got.
+
+    Returns:
+        The target folder.
+
+    Raises:
+        ConversionError: if the source cannot be converted or the target cannot be written. The
+            target is then as it was.
+        InvalidOptionError: if ``dtype`` is not one of the three.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InvalidOptionError(f"dtype is {dtype!r}. Possible: {', '.join(DTYPES)}.")
+    target = Path(target).expanduser().resolve()
+    try:
+        with replacing_folder(target, force=force) as folder:
+            path = locate(source, revision)
+            if target in (path.resolve(), *path.resolve().parents):
+                raise ConversionError(f"{target} holds the source; name another folder to write.")
+            _write(path, folder, dtype, quantization, progress)
+    except OSError as error:
+        raise ConversionError(f"Converting {source} to {target} failed: {error}") from error
+    return target
+
+
+def _write(
+    path: Path,
+    folder: Path,
+    dtype: str | None,
+    quantization: Quantization | None,
+    progress: Progress,
+) -> None:
+    from mlx_simul import checkpoint as steps
+
+    steps.refuse_pickle(path)
+    if path.is_dir():
+        checkpoint = steps.read_folder(path, dtype, progress)
+    elif path.suffix == ".safetensors":
+        raise ConversionError(f"{path} is one file of a model; name its folder, {path.parent}.")
+    else:
+        checkpoint = steps.read_gguf(path, dtype, progress)
+    if quantization is not None:
+        checkpoint = steps.quantise(
+            checkpoint, quantization.bits, quantization.group_size, progress
+        )
+    try:
+        steps.save(checkpoint, folder)
+    except RuntimeError as error:  # MLX's, where the disk is full
+        raise ConversionError(f"Writing the weights failed: {error}") from error
+    if path.is_dir():
+        steps.copy_generation_config(path, folder)
+
+
+def locate(source: str | Path, revision: str | None = None) -> Path:
+    """Return the file or folder that ``source`` names, downloading it if it is on the Hub.
+
+    Raises:
+        ConversionError: if there is no such path, and it cannot be downloaded either.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    owner_and_name, inside = "/".join(path.parts[:2]), "/".join(path.parts[2:])
+    if path.is_absolute() or len(path.parts) < 2 or (inside and path.suffix != ".gguf"):
+        raise ConversionError(
+            f"There is no file or folder {str(source)!r}, and it is no Hub id such as owner/name "
+            "or owner/name/file.gguf."
+        )
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    try:
+        if inside:
+            return Path(hf_hub_download(owner_and_name, inside, revision=revision))
+        return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:
+        raise ConversionError(
+            f"{str(source)!r} is no local path, and downloading it failed: {error}"
+        ) from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "source", help="folder of safetensors, GGUF file, or Hub id (owner/name[/file.gguf])"
+    )
+    parser.add_argument("target", type=Path, help="folder to write")
+    parser.add_argument("--dtype", choices=DTYPES, help="cast the weights (default: keep)")
+    parser.add_argument("--quantize", action="store_true", help="quantise the weights")
+    parser.add_argument("--q-bits", type=int, choices=Q_BITS, help="bits per weight (default: 4)")
+    parser.add_argument(
+        "--q-group-size",
+        type=int,
+        choices=Q_GROUP_SIZES,
+        help="weights that share a scale (default: 64)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a target that holds a model already"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert as the command line says, with a progress bar on a terminal; return the exit code.
+
+    Raises:
+        SimulError: see ``convert``.
+    """
+    quantization = None
+    if args.quantize:
+        default = Quantization()
+        quantization = Quantization(
+            args.q_bits or default.bits, args.q_group_size or default.group_size
+        )
+    elif args.q_bits or args.q_group_size:
+        raise InvalidOptionError("--q-bits and --q-group-size need --quantize.")
+    with _tidy_termination(), progress_bar() as progress:
+        target = convert(
+            args.source,
+            args.target,
+            dtype=args.dtype,
+            quantization=quantization,
+            force=args.force,
+            revision=args.revision,
+            progress=progress,
+        )
+    print(f"{target}: {_summary(target)}")
+    return 0
+
+
+@contextmanager
+def _tidy_termination() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that what was begun is removed."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield lambda items, description, total: bar.track(items, total, description=description)
+
+
+def _summary(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    totals = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))["metadata"]
+    kind = config.get("torch_dtype") or config.get("dtype") or "as stored"
+    if "quantization" in config:
+        kind = f"{config['quantization']['bits']} bits"
+    return (
+        f"{config['model_type']}, {totals['total_parameters'] / 1e6:,.1f} M parameters, {kind}, "
+        f"{totals['total_size'] / 1e6:,.1f} MB"
+    )

@@ -1,0 +1,238 @@
+"""The fixed text around a source: a chat template, or a plain frame for base models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_simul.errors import PromptError
+
+MAX_PROMPT_CHARS = 32_768
+"""The most characters that instruction, languages, context, glossary and examples have together."""
+
+# Plain letters pass through every template unchanged and occur in none.
+_GUIDE = "mlxsimulguidesentinel"
+_SOURCE = "mlxsimulsourcesentinel"
+
+_WAY_OUT = 'give frame="few-shot", or another chat template'
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_OPEN_THOUGHT = re.compile(r"<(?P<name>\w*think\w*)>\s*$")
+
+# The same sentences in each language, so that every pair of these languages has examples.
+_SENTENCES = {
+    "english": (
+        "Good morning, I am looking for the station.",
+        "The little shop on the corner is closed today.",
+        "We will call you when the letter arrives.",
+    ),
+    "french": (
+        "Bonjour, je cherche la gare.",
+        "Le petit magasin du coin est fermé aujourd'hui.",
+        "Nous vous appellerons quand la lettre arrivera.",
+    ),
+    "german": (
+        "Guten Morgen, ich suche den Bahnhof.",
+        "Der kleine Laden an der Ecke ist heute geschlossen.",
+        "Wir rufen Sie an, wenn der Brief ankommt.",
+    ),
+    "spanish": (
+        "Buenos días, busco la estación.",
+        "La pequeña tienda de la esquina está cerrada hoy.",
+        "Le llamaremos cuando llegue la carta.",
+    ),
+    "italian": (
+        "Buongiorno, cerco la stazione.",
+        "Il piccolo negozio all'angolo oggi è chiuso.",
+        "La chiameremo quando arriverà la lettera.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PromptParts:
+    """A prompt in order: before, guide, between, {source}, suffix, header.
+
+    Args:
+        before: Template text; control tokens in it count.
+        guide: Text that came from users.
+        between: Template text up to the source.
+        suffix: From the source to the end of the user's turn.
+        header: The start of the answer; never empty.
+    """
+
+    before: str
+    guide: str
+    between: str
+    suffix: str
+    header: str
+
+
+def check_texts(texts: Iterable[object]) -> None:
+    """Refuses what users may not put into a prompt.
+
+    Args:
+        texts: All that goes into the prompt but the source.
+
+    Raises:
+        PromptError: One is no text or holds a lone surrogate, or they are longer together than
+            ``MAX_PROMPT_CHARS``.
+    """
+    size = 0
+    for text in texts:
+        if not isinstance(text, str):
+            raise PromptError(
+                "instruction, languages, context, glossary and examples must be text, but one is "
+                f"{text!r}; give a str."
+            )
+        if _SURROGATE.search(text):
+            raise PromptError(
+                f"a prompt text holds half a character (a lone surrogate): {text[:80]!r}; decode "
+                'it with errors="replace".'
+            )
+        size += len(text)
+    if size > MAX_PROMPT_CHARS:
+        raise PromptError(
+            f"instruction, glossary, context and examples have {size} characters together; at most "
+            f"{MAX_PROMPT_CHARS} are accepted. Shorten the context or the glossary."
+        )
+
+
+def guide_text(
+    instruction: str | None, glossary: Mapping[str, str] | None, context: str | None
+) -> str:
+    """Joins what is to guide a translation, each part under its own heading.
+
+    Args:
+        instruction: Stands first, without a heading.
+        glossary: Source term -> target term; under "Glossary:", a line "- a = b" each.
+        context: Under "Context:".
+
+    Returns:
+        The text; empty if there is nothing to say.
+    """
+    terms = "\n".join(f"- {source} = {target}" for source, target in (glossary or {}).items())
+    context = (context or "").strip()
+    parts = (
+        (instruction or "").strip(),
+        f"Glossary:\n{terms}" if terms else "",
+        f"Context:\n{context}" if context else "",
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def chat_frame(tokenizer: Any, guide: str) -> PromptParts:
+    """Renders the chat template around sentinels, thinking switched off.
+
+    The guide is the system message or, where the template refuses, drops or misplaces one, comes
+    first in the user's turn.
+
+    Args:
+        tokenizer: One with a chat template.
+        guide: The instruction; may be empty.
+
+    Returns:
+        The parts. The suffix is empty if the start of an answer adds nothing of its own, or changes
+        how the user's turn ends: all that follows the source is header then.
+
+    Raises:
+        PromptError: The template fails, or does not show the user's text exactly once, or writes
+            nothing after it.
+    """
+    user = {"role": "user", "content": _SOURCE}
+    if not guide:
+        return _rendered(tokenizer, [user], guide)
+    try:
+        return _rendered(tokenizer, [{"role": "system", "content": _GUIDE}, user], guide)
+    except PromptError:
+        in_user_turn = {"role": "user", "content": f"{_GUIDE}\n\n{_SOURCE}"}
+        return _rendered(tokenizer, [in_user_turn], guide)
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]], guide: str) -> PromptParts:
+    prefix, after = _around(_SOURCE, _render(tokenizer, messages, starts_answer=True))
+    before, between = _around(_GUIDE, prefix) if guide else ("", prefix)
+    _, suffix = _around(_SOURCE, _render(tokenizer, messages, starts_answer=False))
+    if suffix == after or not after.startswith(suffix):
+        suffix = ""
+    header = after.removeprefix(suffix)
+    if not header:
+        raise PromptError(
+            "the chat template writes nothing after the user's text, so no token could start the "
+            f"translation; {_WAY_OUT}."
+        )
+    return PromptParts(before, guide, between, suffix, header + _end_of_thinking(header))
+
+
+def _around(sentinel: str, text: str) -> tuple[str, str]:
+    parts = text.split(sentinel)
+    if len(parts) != 2:
+        what = "the instruction" if sentinel == _GUIDE else "the user's text"
+        raise PromptError(
+            f"the chat template shows {what} {len(parts) - 1} times where it must do so once; "
+            f"{_WAY_OUT}."
+        )
+    return parts[0], parts[1]
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]], starts_answer: bool) -> str:
+    try:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=starts_answer, enable_thinking=False
+        )
+    except Exception as error:  # a template is a program, and can fail in any way
+        roles = " and ".join(message["role"] for message in messages)
+        raise PromptError(
+            f"the chat template cannot render a {roles} message: {error}; {_WAY_OUT}."
+        ) from error
+
+
+def _end_of_thinking(header: str) -> str:
+    # Some templates open the thought themselves and know no switch.
+    opened = _OPEN_THOUGHT.search(header)
+    if opened is None:
+        return ""
+    line_break = "" if header.endswith("\n") else "\n"
+    return f"{line_break}</{opened['name']}>\n\n"
+
+
+def built_in_examples(source_language: str, target_language: str) -> list[tuple[str, str]]:
+    """Gives example translations between two languages, named in English.
+
+    Returns:
+        Pairs (source, translation); none unless both languages are among English, French, German,
+        Spanish and Italian, and differ.
+    """
+    source, target = source_language.casefold(), target_language.casefold()
+    if source == target or not {source, target} <= _SENTENCES.keys():
+        return []
+    return list(zip(_SENTENCES[source], _SENTENCES[target], strict=True))
+
+
+def few_shot_frame(
+    guide: str,
+    examples: Sequence[tuple[str, str]],
+    source_label: str,
+    target_label: str,
+    line_end: str,
+) -> PromptParts:
+    """Lays out the plain frame, whose next line a base model continues with a translation.
+
+    Args:
+        guide: Text that stands on top; may be empty.
+        examples: Pairs (source, translation).
+        source_label: What a source line begins with, as in "English".
+        target_label: What a target line begins with.
+        line_end: What ends a line.
+
+    Returns:
+        The parts; all up to the source is ``guide``, but for a space.
+    """
+    shots = "".join(
+        f"{source_label}: {source}{line_end}{target_label}: {target}{line_end}\n"
+        for source, target in examples
+    )
+    top = f"{guide}\n\n" if guide else ""
+    return PromptParts("", f"{top}{shots}{source_label}:", " ", line_end, f"{target_label}:")

@@ -1,0 +1,216 @@
+"""Sources that arrive, views that show, and the loop between them and a session.
+
+Nothing here knows MLX or a terminal.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import select
+import sys
+from dataclasses import asdict
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from mlx_simul.errors import SimulError
+from mlx_simul.events import Event, Read, Write
+
+if TYPE_CHECKING:
+    from mlx_simul.session import SimulSession
+
+READ_BYTES = 4096
+
+MAX_AHEAD_CHARS = 16_384
+"""Source text taken in before it is asked for; beyond it, a fast producer has to wait."""
+
+
+class View(Protocol):
+    """Where a session is shown: the terminal, plain text or JSON."""
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def arrived(self, text: str | None) -> None:
+        """Source text has arrived, or has come to its end (``None``)."""
+        ...
+
+    def show(self, event: Event) -> None:
+        """The session said this."""
+        ...
+
+    def note(self, remark: str) -> None:
+        """A warning."""
+        ...
+
+
+class Source(Protocol):
+    """Text that arrives."""
+
+    def read(self, *, wait: bool = True) -> str | None:
+        """The next piece; ``""`` if there is none without waiting; ``None`` at the end."""
+        ...
+
+
+class WholeText:
+    """A source that is there from the start.
+
+    Args:
+        text: all of it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._pieces = iter([text])
+
+    def read(self, *, wait: bool = True) -> str | None:
+        """The text, then ``None``."""
+        return next(self._pieces, None)
+
+
+class LiveText:
+    """Text from a pipe, a file or a terminal, as it arrives.
+
+    Bytes that are no UTF-8 become U+FFFD; a character that has half arrived is held back; a byte
+    order mark at the start is dropped.
+
+    Args:
+        fd: the file descriptor to read.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        self._ended = False
+
+    def read(self, *, wait: bool = True) -> str | None:
+        """The next piece; ``""`` if there is none without waiting; ``None`` at the end.
+
+        Raises:
+            SimulError: if the file cannot be read.
+        """
+        while not self._ended:
+            try:
+                # A descriptor that another program left non-blocking is waited for all the same.
+                is_ready = select.select([self._fd], [], [], None if wait else 0)[0]
+                data = os.read(self._fd, READ_BYTES) if is_ready else b""
+            except OSError as error:
+                raise SimulError(f"the source cannot be read: {error.strerror}.") from error
+            self._ended = bool(is_ready) and not data
+            text = self._decoder.decode(data, final=self._ended)
+            if text or not (wait or self._ended):
+                return text
+        return None
+
+
+class TextView:
+    """Writes the translation, and nothing else, as it is produced."""
+
+    def __enter__(self) -> TextView:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None or not issubclass(kind, BrokenPipeError):
+            emit("\n")
+
+    def arrived(self, text: str | None) -> None:
+        """Shows nothing."""
+
+    def show(self, event: Event) -> None:
+        """Writes what became stable."""
+        if isinstance(event, Write):
+            emit(event.text)
+
+    def note(self, remark: str) -> None:
+        """Goes to standard error."""
+        print(f"mlx-simul: warning: {remark}", file=sys.stderr)
+
+
+class JsonView(TextView):
+    """Writes one JSON object a line: an event's fields and its ``type``."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leaves nothing behind the last line."""
+
+    def show(self, event: Event) -> None:
+        """Writes the event."""
+        fields = {"type": type(event).__name__.lower(), **asdict(event)}
+        emit(json.dumps(fields, ensure_ascii=False) + "\n")
+
+
+def run_session(session: SimulSession, source: Source, view: View) -> None:
+    """Run a session on a source to the end, whichever comes first.
+
+    All MLX work happens on the calling thread. Between events it takes in what has arrived, up to
+    ``MAX_AHEAD_CHARS``, so that a view can show what waits.
+
+    Args:
+        session: fresh; it is fed and closed.
+        source: where its text comes from.
+        view: told of all that happens.
+    """
+    is_open, ahead_chars = True, 0
+
+    def take(text: str | None) -> None:
+        nonlocal is_open, ahead_chars
+        if text is None:
+            is_open = False
+            session.close()
+        else:
+            session.push(text)
+            ahead_chars += len(text)
+        view.arrived(text)
+
+    while not session.finished:
+        ahead_chars = 0  # the session has read all it was given, but for half a word
+        take(source.read())
+        for event in session.events():
+            view.show(event)
+            if isinstance(event, Read):
+                ahead_chars -= len(event.text)
+            if is_open and not session.finished and ahead_chars < MAX_AHEAD_CHARS:
+                text = source.read(wait=False)
+                if text != "":
+                    take(text)
+
+
+def emit(text: str) -> None:
+    """Write to standard output and send it on its way, with all that was written before.
+
+    Raises:
+        BrokenPipeError: if whoever read it has gone.
+        SimulError: if it cannot be written.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_stdout()
+        raise SimulError(f"the output cannot be written: {error.strerror}.") from error
+
+
+def drop_stdout() -> None:
+    """Let what is still buffered go nowhere, so that no later flush fails once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

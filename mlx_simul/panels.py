@@ -1,0 +1,178 @@
+"""How far a session has got, as two panels: source and target."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.segmenter import SourceSegmenter
+
+MIN_SIDE_BY_SIDE_COLUMNS = 48
+"""In a narrower terminal the target stands below the source."""
+
+# Room behind the panels for the "^C" that a terminal echoes: without it the cursor would be on
+# another line than rich's Live believes.
+_MARGIN_COLUMNS = 2
+_BORDERS = 4  # columns of a panel that are not text
+_FRAME_ROWS = 2  # rows likewise
+
+# What comes from a pipe or a model must not steer the terminal.
+_HARMLESS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_HARMLESS |= {ord("\n"): "\n", ord("\t"): " "}
+
+
+class Progress:
+    """How far a session has got, as text and as counts of words.
+
+    Attributes:
+        read_text: the source that was read.
+        unread_text: the source that has arrived and was not read, a half word at its end included.
+        target_text: the target.
+        words_read: source words read.
+        words_waiting: whole source words that have arrived and were not read.
+        words_written: target words complete.
+        last_delay_words: source words read when the last target word was written.
+        source_ended: no more source will come.
+        finished: the session's last event.
+        notes: remarks, such as warnings.
+    """
+
+    def __init__(self) -> None:
+        self.read_text = ""
+        self.unread_text = ""
+        self.target_text = ""
+        self.words_read = 0
+        self.words_waiting = 0
+        self.words_written = 0
+        self.last_delay_words = 0
+        self.source_ended = False
+        self.finished: Finished | None = None
+        self.notes: list[str] = []
+        self._segmenter = SourceSegmenter()
+
+    def arrive(self, text: str | None) -> None:
+        """Take note of source text, or of its end (``None``)."""
+        if text is not None:
+            self.unread_text += text
+            self.words_waiting += len(self._segmenter.feed(text))
+        elif not self.source_ended:
+            self.source_ended = True
+            self.words_waiting += len(self._segmenter.finish())
+
+    def update(self, event: Event) -> None:
+        """Take note of an event."""
+        if isinstance(event, Read):
+            self._read(event)
+        elif isinstance(event, Write):
+            self.target_text += event.text
+            self.words_written = event.target_words_generated
+            if event.word_complete:
+                self.last_delay_words = event.source_words_read
+        else:
+            self.finished = event
+
+    def _read(self, event: Read) -> None:
+        self.words_read = event.source_words_read
+        if not event.text:
+            return
+        self.read_text += event.text
+        self.words_waiting -= 1
+        # The segments differ from what arrived in white space only.
+        self.unread_text = self.unread_text.lstrip()[len(event.text.strip()) :]
+
+
+def render(
+    progress: Progress,
+    console: Console,
+    labels: tuple[str, str] = ("Source", "Target"),
+    max_rows: int | None = None,
+) -> RenderableType:
+    """Lays out source and target side by side, or one below the other in a narrow terminal.
+
+    Args:
+        progress: what to show.
+        console: whose width to fit.
+        labels: what stands above source and target.
+        max_rows: rows to fit, by showing the end of each text and the start of what waits; by
+            default both texts are shown whole.
+    """
+    width = max(console.width - _MARGIN_COLUMNS, _BORDERS + 1)
+    is_stacked = width < MIN_SIDE_BY_SIDE_COLUMNS
+    panel_width = width if is_stacked else width // 2
+    notes = [Text(_harmless(note), style="yellow") for note in progress.notes]
+
+    columns, text_rows = panel_width - _BORDERS, None
+    if max_rows is not None:
+        rows = max_rows - len(notes)
+        text_rows = max(rows // (2 if is_stacked else 1) - _FRAME_ROWS, 1)
+    texts = (
+        _source_text(progress, columns, text_rows),
+        Text(_harmless(_tail(progress.target_text, columns, text_rows).strip())),
+    )
+    wrapped = [list(text.wrap(console, columns, overflow="fold")) or [Text()] for text in texts]
+    if text_rows is not None:
+        wrapped = [lines[-text_rows:] for lines in wrapped]
+    height = None if is_stacked else max(map(len, wrapped)) + _FRAME_ROWS
+    panels = [
+        Panel(
+            Text("\n").join(lines),
+            title=_harmless(label),
+            subtitle=_fitting(counts, columns - 2),
+            width=panel_width,
+            height=height,
+        )
+        for lines, label, counts in zip(
+            wrapped, labels, (_source_counts(progress), _target_counts(progress)), strict=True
+        )
+    ]
+    if is_stacked:
+        return Group(*panels, *notes)
+    grid = Table.grid()
+    grid.add_row(*panels)
+    return Group(grid, *notes)
+
+
+def _source_text(progress: Progress, columns: int, rows: int | None) -> Text:
+    unread = " ".join(progress.unread_text.split())
+    if rows is not None:
+        # Otherwise what waits would push what is being read off the screen.
+        room = max(rows * columns // 3, columns)
+        unread = unread if len(unread) <= room else f"{unread[:room]} …"
+    text = Text(_harmless(_tail(progress.read_text, columns, rows)))
+    if unread:
+        joint = " " if progress.read_text and progress.unread_text[:1].isspace() else ""
+        text.append(_harmless(joint + unread), style="dim")
+    return text
+
+
+def _tail(text: str, columns: int, rows: int | None) -> str:
+    # Wrapping a long session whole, for every token, would take longer and longer.
+    return text if rows is None else text[-rows * columns :]
+
+
+def _source_counts(progress: Progress) -> list[str]:
+    waiting = [f"{progress.words_waiting} waiting"] if progress.words_waiting else []
+    return [f"{progress.words_read} read", *waiting]
+
+
+def _target_counts(progress: Progress) -> list[str]:
+    counts = [f"{progress.words_written} written"]
+    if progress.finished is not None and progress.finished.reason != "end_of_turn":
+        counts.append(progress.finished.reason)
+    if progress.words_written:
+        counts.append(f"last after {progress.last_delay_words}")
+    return counts
+
+
+def _fitting(parts: list[str], columns: int) -> str:
+    # A number cut short would be a wrong number.
+    while parts and len(", ".join(parts)) > columns:
+        parts = parts[:-1]
+    return ", ".join(parts)
+
+
+def _harmless(text: str) -> str:
+    return text.translate(_HARMLESS)

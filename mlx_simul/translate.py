@@ -1,0 +1,283 @@
+"""The subcommand ``translate``: text in as it arrives, translation out as it is produced.
+
+MLX is only imported once the options are known to be right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
+from mlx_simul.live import JsonView, LiveText, Source, TextView, View, WholeText, run_session
+from mlx_simul.loop import Limits
+from mlx_simul.policies import WaitK
+
+if TYPE_CHECKING:
+    from mlx_simul.session import SimulSession
+
+MAX_OPTION_FILE_BYTES = 1_048_576
+"""The most that a glossary or context file may hold; a prompt takes far less."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("text", nargs="?", help="the source; default: standard input, as it comes")
+    parser.add_argument("--file", metavar="F", help="read the source from a file or named pipe")
+    parser.add_argument("--model", required=True, help="folder, or Hugging Face repository id")
+    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA or DoRA adapters")
+
+    prompt = parser.add_argument_group("what to do")
+    prompt.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
+    prompt.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
+    prompt.add_argument("--instruction", help="instead of 'Translate the following … paragraph …'")
+    prompt.add_argument("--context", metavar="TEXT|@FILE", help="what the model should know")
+    prompt.add_argument(
+        "--glossary", metavar="FILE", help="terms: lines 'source<TAB>target', or a .json object"
+    )
+    prompt.add_argument(
+        "--frame",
+        choices=("auto", "few-shot"),
+        default="auto",
+        help="chat template if there is one, or example translations (for base models)",
+    )
+
+    when = parser.add_argument_group("when to write, and how much")
+    when.add_argument(
+        "--wait-k", type=int, default=3, metavar="K", help="words behind (default: 3)"
+    )
+    when.add_argument(
+        "--target-start",
+        type=_target_start,
+        default="auto",
+        metavar="auto|follow|N",
+        help="where target positions start (default: auto)",
+    )
+    when.add_argument("--max-words", type=int, metavar="N", help="target words in all")
+    when.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="default: 1024")
+    when.add_argument(
+        "--max-tokens-per-word", type=int, default=50, metavar="N", help="default: 50"
+    )
+    when.add_argument(
+        "--max-ratio", type=float, metavar="R", help="target words per source word read"
+    )
+    when.add_argument(
+        "--early-eos",
+        choices=("read", "stop"),
+        default="read",
+        help="the model is done before the source is: read on (default), or stop",
+    )
+    when.add_argument(
+        "--gpe-compat", action="store_true", help="token for token as EIT-NLP/StreamingLLM"
+    )
+
+    how = parser.add_argument_group("how to choose a token (default: the likeliest)")
+    how.add_argument("--temp", type=_number(0, 100), default=0.0, metavar="T")
+    how.add_argument("--top-p", type=_number(0, 1), metavar="P")
+    how.add_argument("--min-p", type=_number(0, 1), metavar="P")
+    how.add_argument("--repetition-penalty", type=_number(0.01, 100), metavar="R")
+    how.add_argument("--seed", type=_seed, metavar="N")
+
+    output = parser.add_argument_group("output").add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="one event a line")
+    output.add_argument("--plain", action="store_true", help="text only, on a terminal too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Translate as the command line says; return the exit code.
+
+    Raises:
+        SimulError: for options, models or sources that will not do.
+        KeyboardInterrupt: Ctrl-C; what was written is out, and the terminal as it was.
+        BrokenPipeError: whoever read the output has gone.
+    """
+    options = _session_options(args)
+    with _opened(args) as source:
+        if sys.stdout is None:
+            raise SimulError("standard output is closed; there is nowhere to write to.")
+        session = _session(args, options)
+        with _view(args) as view, warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: view.note(str(message))
+            run_session(session, source, view)
+    return 0
+
+
+def _session_options(args: argparse.Namespace) -> dict[str, Any]:
+    if args.temp == 0 and (args.top_p is not None or args.min_p is not None):
+        raise InvalidOptionError("--top-p and --min-p choose among samples; give a --temp above 0.")
+    limits = Limits(args.max_words, args.max_tokens, args.max_ratio)
+    context = args.context
+    if context and context.startswith("@"):
+        context = _read_option_file("--context", context[1:])
+    if args.instruction is None and args.target_language is None:
+        warnings.warn(
+            "neither --to nor --instruction: the model is not told what to do with the source.",
+            SimulWarning,
+            stacklevel=2,
+        )
+    return {
+        "policy": WaitK(args.wait_k),
+        "instruction": args.instruction,
+        "source_language": args.source_language,
+        "target_language": args.target_language,
+        "context": context,
+        "glossary": args.glossary and _read_glossary(args.glossary),
+        "frame": args.frame,
+        "target_start": args.target_start,
+        "max_words": limits.max_words,
+        "max_tokens": limits.max_tokens,
+        "max_tokens_per_word": args.max_tokens_per_word,
+        "max_target_source_ratio": limits.max_target_source_ratio,
+        "early_eos": args.early_eos,
+        "gpe_compat": args.gpe_compat,
+    }
+
+
+def _session(args: argparse.Namespace, options: Mapping[str, Any]) -> SimulSession:
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"loading {args.model}"):
+        import mlx_simul.before_mlx
+
+        import mlx.core as mx
+        from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+        from mlx_simul.loading import load
+        from mlx_simul.session import SimulSession
+
+        model, tokenizer = load(args.model, adapter_path=args.adapter)
+        if args.seed is not None:
+            mx.random.seed(args.seed)
+        return SimulSession(
+            model,
+            tokenizer,
+            sampler=make_sampler(args.temp, args.top_p or 0.0, args.min_p or 0.0),
+            logits_processors=make_logits_processors(repetition_penalty=args.repetition_penalty),
+            **options,
+        )
+
+
+@contextmanager
+def _opened(args: argparse.Namespace) -> Iterator[Source]:
+    if args.text is not None and args.file is not None:
+        raise InvalidOptionError("a TEXT and a --file: give one of them.")
+    if args.text is not None:
+        # Bytes of the command line that are no text come as lone surrogates.
+        yield WholeText(args.text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    elif args.file is None:
+        if sys.stdin is None:
+            raise InvalidOptionError("standard input is closed; give a TEXT or a --file.")
+        yield LiveText(sys.stdin.fileno())
+    else:
+        try:
+            fd = os.open(args.file, os.O_RDONLY)
+        except (OSError, ValueError) as error:
+            raise InvalidOptionError(f"--file {args.file}: {error}.") from error
+        try:
+            yield LiveText(fd)
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def _view(args: argparse.Namespace) -> Iterator[View]:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    view: View
+    if args.json:
+        view = JsonView()
+    elif args.plain or not sys.stdout.isatty() or console.is_dumb_terminal:
+        view = TextView()
+    else:
+        from mlx_simul.display import Display, TypedDisplay
+
+        is_typed = args.text is None and args.file is None and sys.stdin.isatty()
+        kind = TypedDisplay if is_typed else Display
+        view = kind(console, args.source_language or "Source", args.target_language or "Target")
+    # The end of the process that runs no handler would leave a terminal without its cursor.
+    before = signal.signal(signal.SIGTERM, _exit_on_signal)
+    try:
+        with view:
+            yield view
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit_on_signal(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def _read_glossary(path: str) -> dict[str, str]:
+    text = _read_option_file("--glossary", path)
+    if path.endswith(".json"):
+        try:
+            terms = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidOptionError(f"--glossary {path} is no JSON: {error}.") from error
+        if not isinstance(terms, dict) or not all(isinstance(t, str) for t in terms.values()):
+            raise InvalidOptionError(
+                f"--glossary {path}: the JSON must be one object of strings, source term to target."
+            )
+        return terms
+    terms = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        source, tab, target = line.partition("\t")
+        if not (tab and source.strip() and target.strip()) or "\t" in target:
+            raise InvalidOptionError(
+                f"--glossary {path}, line {number}: {line!r} is not a source term, one tab, and "
+                "its target."
+            )
+        terms[source.strip()] = target.strip()
+    return terms
+
+
+def _read_option_file(option: str, path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_OPTION_FILE_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InvalidOptionError(f"{option} {path}: {error}.") from error
+    if len(data) > MAX_OPTION_FILE_BYTES:
+        raise InvalidOptionError(
+            f"{option} {path} has more than {MAX_OPTION_FILE_BYTES} bytes; a prompt takes far less."
+        )
+    return text
+
+
+def _target_start(text: str) -> int | str:
+    if text in ("auto", "follow"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, follow, or a position from 0 on")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1")
+    return int(text)
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+        return value
+
+    return parse

@@ -1,0 +1,205 @@
+"""What a law is: two ways to the same place, tried on one model (see :mod:`mlx_simul.testing`).
+
+Shape legend: B batch, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeAlias
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_simul.engine import StreamingEngine
+from mlx_simul.errors import InvalidOptionError, SimulError, ValidationError
+from mlx_simul.positions import TargetStart
+
+EngineFactory: TypeAlias = Callable[[nn.Module, TargetStart], StreamingEngine]
+# What was done, the logits it gave, and the logits it should have given.
+Comparison: TypeAlias = tuple[str, mx.array, mx.array]
+
+TOLERANCES = {"float32": 2e-5, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest deviation of a logit, relative to the largest logit, by the dtype a model computes in."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tokens to try a law on.
+
+    Attributes:
+        segments: source tokens, in the pieces in which they are read; at least three pieces.
+        target: target tokens, at least four.
+
+    Raises:
+        InvalidOptionError: if there are fewer, or a piece is empty.
+    """
+
+    segments: tuple[tuple[int, ...], ...]
+    target: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.segments) < 3 or not all(self.segments) or len(self.target) < 4:
+            raise InvalidOptionError(
+                "a stream to try laws on needs three source segments with tokens in each and four "
+                f"target tokens, got segments of {[len(s) for s in self.segments]} tokens and "
+                f"{len(self.target)} target tokens."
+            )
+
+    @property
+    def source(self) -> tuple[int, ...]:
+        """All source tokens."""
+        return tuple(chain.from_iterable(self.segments))
+
+    @classmethod
+    def random(cls, vocab_size: int, seed: int = 0) -> Stream:
+        """28 source and 6 target tokens: more than a tiny model's window."""
+        draw = random.Random(seed)
+        segments = [
+            [draw.randrange(vocab_size) for _ in range(n)] for n in (7, 1, 4, 2, 1, 6, 3, 4)
+        ]
+        target = [draw.randrange(vocab_size) for _ in range(6)]
+        return cls(tuple(map(tuple, segments)), tuple(target))
+
+
+class Trial:
+    """One model, one stream, and engines to run it on."""
+
+    def __init__(self, model: nn.Module, stream: Stream, make_engine: EngineFactory) -> None:
+        self.model = model
+        self.stream = stream
+        self._make_engine = make_engine
+
+    def engine(self, start: TargetStart, read: Sequence[Sequence[int]] = ()) -> StreamingEngine:
+        """A fresh engine that has read these pieces of source."""
+        engine = self._make_engine(self.model, start)
+        for piece in read:
+            engine.read(piece)
+        return engine
+
+    def forward(
+        self, engine: StreamingEngine, ids: Sequence[Sequence[int]], is_reading: bool
+    ) -> mx.array:
+        """Feed rows of tokens to one group, past the engine.
+
+        Returns:
+            (B, L, V) logits.
+        """
+        for cache in engine.caches:
+            cache.is_reading = is_reading
+        return self.model(mx.array([list(row) for row in ids], mx.int32), cache=engine.caches)
+
+
+@dataclass(frozen=True)
+class LawResult:
+    """What a law found.
+
+    Attributes:
+        name: of the law.
+        statement: what it says.
+        error: largest deviation of a logit, relative to the largest logit.
+        tolerance: the largest error with which it holds.
+        detail: what was done when the error was largest.
+    """
+
+    name: str
+    statement: str
+    error: float
+    tolerance: float
+    detail: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the model keeps the law."""
+        return self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "is broken"
+        return (
+            f"{self.name} {verdict} ({self.statement} Largest relative error {self.error:.2g}, "
+            f"tolerance {self.tolerance:.2g}: {self.detail}.)"
+        )
+
+    def require(self) -> None:
+        """Pass if the law holds.
+
+        Raises:
+            ValidationError: if it does not.
+        """
+        if not self.holds:
+            raise ValidationError(str(self))
+
+
+@dataclass(frozen=True)
+class Law:
+    """One law; call it on a model.
+
+    Attributes:
+        name: a Python name.
+        statement: what it says, in a sentence.
+    """
+
+    name: str
+    statement: str
+    _compare: Callable[[Trial], Iterator[Comparison]]
+
+    @property
+    def __name__(self) -> str:
+        """The name by which pytest calls a test of it."""
+        return self.name
+
+    def __call__(
+        self,
+        model: nn.Module,
+        *,
+        stream: Stream | None = None,
+        make_engine: EngineFactory = StreamingEngine,
+        tolerance: float | None = None,
+    ) -> LawResult:
+        """Try the law.
+
+        Args:
+            model: an mlx-lm model whose ``model_type`` is registered.
+            stream: the tokens to try it on; random ones by default.
+            make_engine: makes the engine, so that other caches and engines can be tried.
+            tolerance: largest relative error; by default that of the model's dtype.
+        """
+        stream = stream or Stream.random(model.args.vocab_size)  # pyright: ignore
+        tolerance = tolerance_of(model) if tolerance is None else tolerance
+        worst, detail = 0.0, ""
+        try:
+            for what, got, wanted in self._compare(Trial(model, stream, make_engine)):
+                error = relative_error(got, wanted)
+                if error >= worst:
+                    worst, detail = error, what
+        except SimulError as error:
+            worst, detail = math.inf, f"stopped by {type(error).__name__}: {error}"
+        return LawResult(self.name, self.statement, worst, tolerance, detail)
+
+
+def law(compare: Callable[[Trial], Iterator[Comparison]]) -> Law:
+    """Make a law of a generator of comparisons; its docstring is the statement."""
+    return Law(compare.__name__, " ".join((compare.__doc__ or "").split()), compare)
+
+
+def relative_error(got: mx.array, wanted: mx.array) -> float:
+    """Largest deviation, relative to the largest wanted value; infinite where one is not finite."""
+    got, wanted = got.astype(mx.float32), wanted.astype(mx.float32)
+    if not (mx.isfinite(got).all() & mx.isfinite(wanted).all()).item():
+        return math.inf
+    deviation, scale = mx.abs(got - wanted).max(), mx.abs(wanted).max()
+    return (deviation / mx.maximum(scale, 1e-30)).item()  # pyright: ignore[reportReturnType]
+
+
+def tolerance_of(model: nn.Module) -> float:
+    """The tolerance of the least precise dtype that a model's parameters have."""
+    parameters: list[tuple[str, mx.array]] = tree_flatten(model.parameters())  # pyright: ignore
+    dtypes = {str(p.dtype).removeprefix("mlx.core.") for _, p in parameters}
+    return max((TOLERANCES[d] for d in dtypes & TOLERANCES.keys()), default=TOLERANCES["float32"])

@@ -1,0 +1,222 @@
+"""Each law rejects what it is there to reject: caches broken on purpose."""
+
+import mlx.core as mx
+import pytest
+from tiny_models import VARIATIONS, tiny_model
+
+from mlx_simul.cache import DualStreamingCache
+from mlx_simul.engine import StreamingEngine
+from mlx_simul.errors import ValidationError
+from mlx_simul.masks import source_mask, target_mask
+from mlx_simul.testing import LAWS
+
+MODELS = {str(variation): variation for variation in VARIATIONS}
+
+
+def engine_with(cache_class):
+    """An engine factory that differs in its caches only."""
+
+    def make_engine(model, target_start):
+        engine = StreamingEngine(model, target_start)
+        engine.caches = [cache_class() for _ in engine.caches]
+        return engine
+
+    return make_engine
+
+
+class ChunkTheWrongWayRound(DualStreamingCache):
+    """Stores the tokens of one source pass in order of arrival."""
+
+    def _append_source(self, keys, values):
+        super()._append_source(keys[..., ::-1, :], values[..., ::-1, :])
+
+
+class TargetSeesFutureTarget(DualStreamingCache):
+    def make_mask(self, n_new, return_array=False, window_size=None):
+        if self.is_reading:
+            return super().make_mask(n_new, return_array, window_size)
+        return None
+
+
+class SourceSeesFutureSource(DualStreamingCache):
+    def make_mask(self, n_new, return_array=False, window_size=None):
+        return None if self.is_reading else super().make_mask(n_new, return_array, window_size)
+
+
+class SourceSeesTarget(DualStreamingCache):
+    def update_and_fetch(self, keys, values):
+        fetched = super().update_and_fetch(keys, values)
+        if not self.is_reading:
+            return fetched
+        self.merge_source_target()
+        merged = self.get_merged()
+        self.separate_source_target()
+        return merged
+
+    def make_mask(self, n_new, return_array=False, window_size=None):
+        if not self.is_reading:
+            return super().make_mask(n_new, return_array, window_size)
+        mask = source_mask(n_new, self.source_tokens + n_new, window_size)
+        if mask is None:
+            return None
+        return mx.concatenate([mask, mx.ones((n_new, self.target_tokens), mx.bool_)], axis=1)
+
+
+class OnePositionCounter(DualStreamingCache):
+    """Counts both groups with one counter."""
+
+    @property
+    def offset(self):
+        return self.source_tokens + self.target_tokens
+
+
+class IgnoresWindow(DualStreamingCache):
+    def make_mask(self, n_new, return_array=False, window_size=None):
+        return super().make_mask(n_new, return_array, None)
+
+
+class WindowOverTargetOnly(DualStreamingCache):
+    """Measures a target row's window without the source before it."""
+
+    def make_mask(self, n_new, return_array=False, window_size=None):
+        if self.is_reading:
+            return super().make_mask(n_new, return_array, window_size)
+        n_target = self.target_tokens + n_new
+        mask = target_mask(n_new, 0, n_target, window_size, as_array=True)
+        if not isinstance(mask, mx.array):
+            mask = mx.ones((n_new, n_target), mx.bool_)
+        return mx.concatenate([mx.ones((n_new, self.source_tokens), mx.bool_), mask], axis=1)
+
+
+class NeverRollsBack(DualStreamingCache):
+    def trim_target(self, n_tokens):
+        pass
+
+
+class RollsBackOneLess(DualStreamingCache):
+    def trim_target(self, n_tokens):
+        super().trim_target(max(n_tokens - 1, 0))
+
+
+class RestoresWithoutTarget(DualStreamingCache):
+    @property
+    def state(self):
+        return super().state
+
+    @state.setter
+    def state(self, value):
+        DualStreamingCache.state.fset(self, value)
+        self.reset_target()
+
+
+class RestoresWithoutStart(DualStreamingCache):
+    @property
+    def state(self):
+        return super().state
+
+    @state.setter
+    def state(self, value):
+        DualStreamingCache.state.fset(self, (*value[:4], 0))
+
+
+class WritesIntoWhatWasSaved(DualStreamingCache):
+    @property
+    def state(self):
+        return super().state
+
+    @state.setter
+    def state(self, value):
+        DualStreamingCache.state.fset(self, value)
+        self._keys, self._values = value[:2]
+
+
+class MovesNoKeys(DualStreamingCache):
+    def rotate_target(self, rope, delta):
+        self.target_start += delta
+
+
+class MovesBackwards(DualStreamingCache):
+    def rotate_target(self, rope, delta):
+        super().rotate_target(rope, -delta)
+        self.target_start += 2 * delta
+
+
+class ScalesAtEachMove(DualStreamingCache):
+    """Applies the RoPE module as it is, with the scale that is in the keys already."""
+
+    def rotate_target(self, rope, delta):
+        n_source, n_target = self.source_tokens, self.target_tokens
+        keys, values, *_ = self.state
+        target = keys[..., n_source:, :].swapaxes(1, 2)
+        B, T, K, D = target.shape
+        moved = rope(target.reshape(B * T, K, 1, D), offset=delta)
+        moved = moved.reshape(B, T, K, D).swapaxes(1, 2)
+        keys = mx.concatenate([keys[..., :n_source, :], moved], axis=2)
+        self.state = (keys, values, n_source, n_target, self.target_start + delta)
+
+
+class MovesOneTooFar(DualStreamingCache):
+    def rotate_target(self, rope, delta):
+        super().rotate_target(rope, delta + 1)
+        self.target_start -= 1
+
+
+class MixesRows(DualStreamingCache):
+    def update_and_fetch(self, keys, values):
+        keys, values = super().update_and_fetch(keys, values)
+        return keys, mx.broadcast_to(values[:1], values.shape)
+
+
+CONTROLS = [
+    (ChunkTheWrongWayRound, "any_chunking", "qwen2-tied"),
+    (SourceSeesFutureSource, "any_chunking", "llama-tied"),
+    (TargetSeesFutureTarget, "any_target_chunking", "qwen2-tied"),
+    (SourceSeesFutureSource, "unread_source_changes_nothing", "llama-tied"),
+    (SourceSeesTarget, "target_changes_no_source", "mistral-plain"),
+    (OnePositionCounter, "target_changes_no_source", "qwen2-tied"),
+    (IgnoresWindow, "whole_source_equals_stock", "mistral-windowed"),
+    (IgnoresWindow, "whole_source_equals_stock", "qwen2-windowed"),
+    (IgnoresWindow, "whole_source_equals_stock", "llama-windowed"),
+    (WindowOverTargetOnly, "whole_source_equals_stock", "mistral-windowed"),
+    (NeverRollsBack, "roll_back_equals_never_written", "llama-tied"),
+    (RollsBackOneLess, "roll_back_equals_never_written", "mistral-windowed"),
+    (RestoresWithoutTarget, "restored_state_gives_same_logits", "qwen2-tied"),
+    (RestoresWithoutStart, "restored_state_gives_same_logits", "qwen2-tied"),
+    (WritesIntoWhatWasSaved, "restored_state_gives_same_logits", "llama-tied"),
+    (MovesNoKeys, "moved_target_equals_written_there", "llama-llama3"),
+    (MovesBackwards, "moved_target_equals_written_there", "llama-linear"),
+    (ScalesAtEachMove, "moved_target_equals_written_there", "qwen2-yarn"),
+    (ScalesAtEachMove, "moves_compose", "mistral-yarn"),
+    (MovesOneTooFar, "moves_compose", "llama-tied"),
+    (MixesRows, "rows_of_a_batch_are_independent", "qwen2-tied"),
+]
+
+
+@pytest.mark.parametrize(("broken", "name", "model"), CONTROLS)
+def test_broken_cache_is_rejected(broken, name, model):
+    law = next(law for law in LAWS if law.name == name)
+    result = law(tiny_model(MODELS[model]), make_engine=engine_with(broken))
+    assert not result.holds
+    assert result.error > 100 * result.tolerance, "too close to call"
+    with pytest.raises(ValidationError, match=name):
+        result.require()
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_sound_cache_passes_by_the_same_road(law):
+    law(tiny_model(MODELS["qwen2-yarn"]), make_engine=engine_with(DualStreamingCache)).require()
+
+
+def test_every_law_has_a_control():
+    assert {name for _, name, _ in CONTROLS} == {law.name for law in LAWS}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_nan_is_rejected(law):
+    class GivesNaN(DualStreamingCache):
+        def update_and_fetch(self, keys, values):
+            keys, values = super().update_and_fetch(keys, values)
+            return keys, values * mx.nan
+
+    result = law(tiny_model(MODELS["llama-tied"]), make_engine=engine_with(GivesNaN))
+    assert not result.holds

