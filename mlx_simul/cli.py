@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 emit("")
         except BrokenPipeError:
+            drop_stdout()
             return EXIT_CLOSED_PIPE
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED

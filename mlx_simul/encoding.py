@@ -39,22 +39,18 @@ class PieceEncoder:
         """Encodes a text alone; control tokens in it count."""
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def continuation(
-        self, text: str, before: str = "", before_ids: Sequence[int] = ()
-    ) -> list[int]:
+    def continuation(self, text: str, before: str = "") -> list[int]:
         """Encodes a text as it continues another one; control tokens in it count.
 
         Args:
             text: The piece to encode.
             before: What stands before it, if known; any plain text otherwise.
-            before_ids: The ids of ``before``, if it has others there than alone.
 
         Returns:
             The ids of ``text`` only; of ``text`` alone if the tokenizer joins it to anything.
         """
-        for anchor, anchor_ids in ((before, before_ids), *((anchor, ()) for anchor in _ANCHORS)):
-            start = list(anchor_ids) or self.encode(anchor)
-            ids = self.encode(anchor + text) if start else []
+        for anchor in (before, *_ANCHORS) if before else _ANCHORS:
+            start, ids = self.encode(anchor), self.encode(anchor + text)
             if start and ids[: len(start)] == start:
                 return ids[len(start) :]
         return self.encode(text)
@@ -73,18 +69,17 @@ class PieceEncoder:
         ids, end = self.encode(text + after), self.continuation(after)
         return ids[: -len(end)] if end and ids[-len(end) :] == end else self.encode(text)
 
-    def literal(self, text: str, before: str = "", before_ids: Sequence[int] = ()) -> list[int]:
+    def literal(self, text: str, before: str = "") -> list[int]:
         """Encodes a user's text: what spells a control token in it stays text.
 
         Args:
             text: The piece to encode.
             before: What stands before it, if known.
-            before_ids: The ids of ``before``, if it has others there than alone.
 
         Returns:
             Ids that decode to ``text`` and hold no control token.
         """
-        ids = self.continuation(text, before, before_ids)
+        ids = self.continuation(text, before)
         if self.has_control(ids) and len(text) > 1:
             # Not by split_special_tokens: that lets added tokens through which are not flagged
             # special. A token needs its whole text, so halving breaks every one.

@@ -68,6 +68,9 @@ def load(
         tokenizer = load_tokenizer(
             folder, dict(tokenizer_config or {}), eos_token_ids=config.get("eos_token_id")
         )
+        # Without its files transformers makes up a tokenizer that knows no text.
+        if not tokenizer.encode("a", add_special_tokens=False):
+            raise ValueError("its vocabulary is empty: tokenizer.json is missing")
     return model, tokenizer
 
 

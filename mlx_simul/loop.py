@@ -247,6 +247,8 @@ class SimulLoop:
             return "early_end_of_turn"
         if open_word:
             return None if self.state.should_write_next_target() else "max_words"
+        if self._held is not None and not self._detokenizer.is_holding:
+            yield self._release()
         self._read_on = True
         return None
 

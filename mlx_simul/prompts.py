@@ -167,7 +167,6 @@ class StreamingDataPreparator:
             ids += encoder.continuation(between)
         else:
             ids = encoder.opening(self.prefix_text, self._lead + "a")
-        self._opening_ids = ids
         self.prefix_ids = (*self._bos, *ids)
         self.suffix_ids = tuple(encoder.continuation(parts.suffix, "a"))
         self.header_ids = tuple(encoder.continuation(parts.header, parts.suffix or "a"))
@@ -197,8 +196,7 @@ class StreamingDataPreparator:
             Its token ids; none only if the tokenizer drops every character of it.
         """
         if is_first:
-            segment = self._lead + segment
-            return self._encoder.literal(segment, self.prefix_text, self._opening_ids)
+            return self._encoder.literal(self._lead + segment, self.prefix_text)
         return self._encoder.literal(segment)
 
     def prepare_source_text(self, text: str) -> tuple[str, list[int], list[int]]:

@@ -150,10 +150,10 @@ def _check_vocabulary(tokenizer: Any, config: dict[str, Any]) -> None:
             "another model's: copy the files of the model that the weights were made from."
         )
     ends = sorted(tokenizer.eos_token_ids)
-    if not ends or ends[-1] > largest:
+    if not any(0 <= token <= largest for token in ends):
         raise ValidationError(
-            f"the end-of-turn tokens are {ends}, and the vocabulary ends at {largest}, so no "
-            "translation could end. Set eos_token_id in config.json, or eos_token in "
+            f"none of the end-of-turn tokens {ends} is in the vocabulary, which ends at {largest}, "
+            "so no translation could end. Set eos_token_id in config.json, or eos_token in "
             "tokenizer_config.json."
         )
 

@@ -54,6 +54,12 @@ def arguments(folder, *more, k=2):
     return ["translate", "--model", str(folder), *languages, "--wait-k", str(k), *more]
 
 
+# Threads of several processes at once only get into each other's way, and an unbuffered standard
+# output would hide a missing flush.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+ENVIRONMENT |= {"MKL_NUM_THREADS": "1", "TERM": "xterm", "PYTHONUTF8": "1"}
+
+
 class Process:
     """The command in a process of its own, with pipes at its ends unless others are given."""
 
@@ -61,8 +67,7 @@ class Process:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "mlx_simul", *args],
-            # Threads of several processes at once only get into each other's way.
-            env=os.environ | {"MKL_NUM_THREADS": "1", "TERM": "xterm", "PYTHONUTF8": "1"},
+            env=ENVIRONMENT,
             cwd=Path(__file__).parent.parent,
             bufsize=0,
             **(pipes | streams),
@@ -343,7 +348,10 @@ def test_help_loads_no_mlx(args):
 def test_a_full_disk_is_one_message():
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "mlx_simul", "--version"], stdout=full, stderr=subprocess.PIPE
+            [sys.executable, "-m", "mlx_simul", "--version"],
+            env=ENVIRONMENT,
+            stdout=full,
+            stderr=subprocess.PIPE,
         )
     message = b"mlx-simul: the output cannot be written: No space left on device.\n"
     assert (done.returncode, done.stderr) == (cli.EXIT_FAILED, message)

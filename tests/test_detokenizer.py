@@ -40,9 +40,19 @@ def test_broken_characters_in_byte_level_streams_are_exactly_decode(tokenizer, d
     assert streamed(StableDetokenizer(tokenizer), ids) == tokenizer.decode(ids)
 
 
+def test_a_character_behind_invalid_bytes_is_whole(tokenizer) -> None:
+    nothing = len(tokenizer)
+    first, *rest = tokenizer.encode("🌍")
+    assert len(rest) == 3
+    for before in ([rest[-1]], [first], [nothing]):
+        for n in range(30):
+            for ids in ([*before * n, first, *rest], [*before * n, first, nothing, *rest]):
+                assert streamed(StableDetokenizer(tokenizer), ids) == tokenizer.decode(ids)
+
+
 @settings(max_examples=300)
 @given(marks=st.text("▁n'ts.", min_size=3, max_size=20))
-@example("▁n▁'▁t▁'s▁s")
+@example("s▁n▁'▁t▁'s▁s")
 def test_cleaned_up_streams_are_exactly_decode(marks: str) -> None:
     tokenizer = SENTENCEPIECE["unigram-clean-up"]
     ids = tokenizer.convert_tokens_to_ids(list(marks))

@@ -180,6 +180,16 @@ def test_a_fast_producer_has_to_wait():
     assert session.most_ahead_chars > MAX_AHEAD_CHARS  # it does read ahead, up to there
 
 
+def test_white_space_does_not_end_reading_ahead():
+    class Log(Recorder):
+        def arrived(self, text):
+            self.events.append(text)
+
+    view = Log()
+    run_session(Echo(), Chunks([" " * 2 * MAX_AHEAD_CHARS, "one ", "two "]), view)
+    assert view.events[1:4] == ["one ", Read(" one", 1, 1), "two "]
+
+
 def test_text_is_what_was_written_and_a_line_end(capsys):
     with TextView() as view:
         run_session(Echo(), WholeText("Good morning"), view)

@@ -14,11 +14,11 @@ import pytest
 from golden_cases import GOLDEN
 from mlx.utils import tree_flatten
 
+from mlx_simul import testing
 from mlx_simul import validate as module
 from mlx_simul.archs.base import Architecture
 from mlx_simul.cache import DualStreamingCache
 from mlx_simul.loading import load_folder
-from mlx_simul.testing import LAWS
 from mlx_simul.validate import run, validate
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -34,6 +34,12 @@ def no_torch(request, monkeypatch):
     """Comparing with PyTorch takes seconds; one test with its own marker does it."""
     if "parity" not in request.keywords:
         monkeypatch.setattr(module, "find_spec", lambda name: None)
+
+
+@pytest.fixture
+def one_law(monkeypatch):
+    """For tests that are about something else than the laws."""
+    monkeypatch.setattr(testing, "LAWS", testing.LAWS[:1])
 
 
 @pytest.fixture(params=["llama-tiny-0", "qwen2-tiny-0"])
@@ -145,8 +151,14 @@ def take_other_tokenizer(folder: Path) -> None:
     path = folder / "tokenizer.json"
     spec = json.loads(path.read_text())
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    spec["added_tokens"].append({"id": 5000, "content": "<x>", "special": True, **special})
+    spec["added_tokens"].append({"id": 1024, "content": "<x>", "special": True, **special})
     path.write_text(json.dumps(spec))
+
+
+def lose_end_of_turn(folder: Path) -> None:
+    edit_config(folder, eos_token_id=7000)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def break_template(folder: Path) -> None:
@@ -230,12 +242,12 @@ DAMAGE = {
     "NaN": (put_nan, "tensor values", f"{Q_PROJ} in model.safetensors holds 1 values"),
     "no tokenizer": (lose_tokenizer, "tokenizer", "holds no tokenizer"),
     "damaged tokenizer": (damage_tokenizer, "tokenizer", "cannot be loaded"),
-    "other tokenizer": (take_other_tokenizer, "tokenizer", "token ids up to 5000"),
-    "no end of turn": (
-        lambda f: edit_config(f, eos_token_id=7000),
+    "other tokenizer": (
+        take_other_tokenizer,
         "tokenizer",
-        r"end-of-turn tokens are \[7000\]",
+        "ids up to 1024, .* has 1024",
     ),
+    "no end of turn": (lose_end_of_turn, "tokenizer", r"none of the end-of-turn tokens \[7000\]"),
     "broken template": (break_template, "chat template", "template"),
 }
 
@@ -257,19 +269,21 @@ def test_good_folder_passes(any_folder, capsys):
     verdicts = {row.check: row.verdict for row in rows}
     assert verdicts.pop("logits as transformers'") == "skipped"
     assert set(verdicts.values()) == {"ok"}, rows
-    assert {law.name.replace("_", " ") for law in LAWS} < verdicts.keys()
+    assert {law.name.replace("_", " ") for law in testing.LAWS} < verdicts.keys()
     assert run(argparse.Namespace(folder=any_folder)) == 0
     assert "FAILED" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_law")
 def test_sharded_folder_passes(folder):
     shard(folder)
     assert {row.verdict for row in validate(folder)} == {"ok", "skipped"}
 
 
 @pytest.mark.parametrize("how", ["float16", "bfloat16", "4bit"])
+@pytest.mark.usefixtures("one_law")
 def test_converted_folder_passes(folder, how):
-    model, config = load_folder(folder)
+    model, _ = load_folder(folder)
     if how == "4bit":
         nn.quantize(model, group_size=32, bits=4)
         edit_config(folder, quantization={"group_size": 32, "bits": 4})
@@ -284,6 +298,7 @@ def test_converted_folder_passes(folder, how):
         assert "quantised" in rows[-1].explanation
 
 
+@pytest.mark.usefixtures("one_law")
 def test_quantised_folder_that_lost_a_scale_fails(folder):
     test_converted_folder_passes(folder, "4bit")
     edit_weights(folder, **{Q_PROJ.replace("weight", "biases").replace(".", "__"): None})
@@ -292,6 +307,7 @@ def test_quantised_folder_that_lost_a_scale_fails(folder):
     assert Q_PROJ.replace("weight", "biases") in last.explanation
 
 
+@pytest.mark.usefixtures("one_law")
 def test_missing_chat_template_is_a_note(folder, capsys):
     (folder / "chat_template.jinja").unlink()
     assert run(argparse.Namespace(folder=folder)) == 0
@@ -305,6 +321,7 @@ def test_head_that_the_config_would_drop(folder):
     assert "Set tie_word_embeddings to false" in last.explanation
 
 
+@pytest.mark.usefixtures("one_law")
 def test_head_that_repeats_the_embeddings_may_be_dropped(folder):
     edit_config(folder, tie_word_embeddings=True)
     embeddings = mx.load(str(folder / "model.safetensors"))[EMBEDDING]
@@ -312,6 +329,7 @@ def test_head_that_repeats_the_embeddings_may_be_dropped(folder):
     assert {row.verdict for row in validate(folder)} == {"ok", "skipped"}
 
 
+@pytest.mark.usefixtures("one_law")
 def test_words_that_a_tokenizer_joins_are_noted(folder, monkeypatch):
     from mlx_simul.prompts import StreamingDataPreparator
 
@@ -333,9 +351,10 @@ def test_broken_law_fails(folder, capsys, monkeypatch):
     assert rows["any chunking"].verdict == "ok"
     assert rows["roll back equals never written"].verdict == "FAILED"
     assert run(argparse.Namespace(folder=folder)) == 1
-    assert "roll_back_equals_never_written is broken" in capsys.readouterr().out
+    assert "is broken (" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_law")
 def test_progress_is_shown_for_what_takes_long(folder):
     shown = []
 
@@ -364,12 +383,14 @@ def test_tool_exits_with_one(folder):
 
 
 @pytest.mark.parity
+@pytest.mark.usefixtures("one_law")
 def test_logits_are_compared_with_transformers(any_folder):
     row = list(validate(any_folder))[-1]
     assert (row.check, row.verdict) == ("logits as transformers'", "ok")
 
 
 @pytest.mark.parity
+@pytest.mark.usefixtures("one_law")
 def test_setting_that_mlx_lm_does_not_know_fails(folder):
     edit_config(folder, hidden_act="relu")
     row = list(validate(folder))[-1]

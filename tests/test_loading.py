@@ -1,0 +1,202 @@
+"""load: folders and repository ids, and what is said of checkpoints that are damaged."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from golden_cases import GOLDEN
+from huggingface_hub.errors import RepositoryNotFoundError
+from mlx_lm.utils import quantize_model, save_model
+
+import mlx_simul
+from mlx_simul import ModelLoadError, UnknownArchitectureError, loading
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    """A whole checkpoint: the golden Qwen2 and its tokenizer."""
+    path = tmp_path / "model"
+    shutil.copytree(GOLDEN / "qwen2-tiny-0", path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def logits(model):
+    return np.array(model(mx.array([[5, 6, 7, 8]])).astype(mx.float32))
+
+
+def test_a_folder_gives_a_model_that_streams_and_its_tokenizer(folder, model):
+    loaded, tokenizer = mlx_simul.load(folder)
+    assert np.array_equal(logits(loaded), logits(model))
+    assert tokenizer.eos_token_ids == {2}
+    events = list(mlx_simul.stream_generate(loaded, tokenizer, "One two three.", max_tokens=4))
+    assert isinstance(events[-1], mlx_simul.Finished)
+
+
+def test_a_repository_id_is_fetched_from_the_hub_without_code_or_pickles(folder, monkeypatch):
+    asked = {}
+
+    def fetch(repo_id, revision, allow_patterns):
+        asked.update(repo_id=repo_id, revision=revision, patterns=allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(loading, "snapshot_download", fetch)
+    loaded, _ = mlx_simul.load("someone/model", revision="v1")
+    assert loaded.model_type == "qwen2"
+    assert (asked["repo_id"], asked["revision"]) == ("someone/model", "v1")
+    assert not any(name.endswith((".py", ".bin", ".pt", ".pkl")) for name in asked["patterns"])
+
+
+def test_a_repository_in_the_local_hub_cache_needs_no_network(folder, tmp_path, monkeypatch):
+    """The real huggingface_hub, offline, over a cache laid out as it lays it out."""
+    cache, commit = tmp_path / "hub", "0" * 40
+    repo = cache / "models--someone--model"
+    shutil.copytree(folder, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    loaded, _ = mlx_simul.load("someone/model")
+    assert loaded.model_type == "qwen2"
+    with pytest.raises(ModelLoadError, match="no folder here"):
+        mlx_simul.load("someone/other")
+
+
+def test_a_repository_that_is_not_there(monkeypatch):
+    def refuse(*args, **options):
+        response = SimpleNamespace(headers={}, status_code=404, request=None)
+        raise RepositoryNotFoundError("404: nothing here", response=response)
+
+    monkeypatch.setattr(loading, "snapshot_download", refuse)
+    with pytest.raises(ModelLoadError, match=r"'someone/typo'.*404"):
+        mlx_simul.load("someone/typo")
+
+
+def save_in_shards(folder, n_shards):
+    """Split model.safetensors as large checkpoints are, index included."""
+    weights = sorted(mx.load(str(folder / "model.safetensors")).items())
+    (folder / "model.safetensors").unlink()
+    index = {}
+    for i in range(n_shards):
+        name = f"model-{i + 1:05d}-of-{n_shards:05d}.safetensors"
+        shard = dict(weights[i::n_shards])
+        mx.save_safetensors(str(folder / name), shard, metadata={"format": "mlx"})
+        index |= dict.fromkeys(shard, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+
+@pytest.mark.parametrize("n_shards", [None, 3], ids=["one file", "shards"])
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_quantised_and_sharded_checkpoints_load(folder, model, bits, n_shards):
+    loaded, _ = mlx_simul.load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    if bits:
+        loaded, config = quantize_model(loaded, config, group_size=32, bits=bits)
+    (folder / "model.safetensors").unlink()
+    save_model(folder, loaded)
+    (folder / "config.json").write_text(json.dumps(config))
+    if n_shards:
+        save_in_shards(folder, n_shards)
+    again, _ = mlx_simul.load(folder)
+    assert np.array_equal(logits(again), logits(loaded))
+    assert np.array_equal(logits(again), logits(model)) == (bits is None)
+
+
+def test_adapters_load(folder, tmp_path):
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    parameters = {"rank": 4, "scale": 10.0, "dropout": 0.0}
+    tuned, _ = mlx_simul.load(folder)
+    tuned.freeze()
+    linear_to_lora_layers(tuned, 2, parameters)
+    tuned.update({"model": tuned.model})
+    adapter = {
+        name: mx.random.normal(value.shape)
+        for name, value in tree_flatten(tuned.trainable_parameters())
+    }
+    path = tmp_path / "adapter"
+    path.mkdir()
+    mx.save_safetensors(str(path / "adapters.safetensors"), adapter)
+    (path / "adapter_config.json").write_text(
+        json.dumps({"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters})
+    )
+    plain, _ = mlx_simul.load(folder)
+    adapted, _ = mlx_simul.load(folder, adapter_path=path)
+    assert not np.allclose(logits(adapted), logits(plain))
+    with pytest.raises(ModelLoadError, match="adapters"):
+        mlx_simul.load(folder, adapter_path=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("trained", "start"), [({}, None), ({"target_start": 64}, 64)])
+def test_the_config_says_how_it_was_trained(folder, trained, start):
+    edit_config(folder, mlx_simul=trained)
+    assert loading.trained_target_start(mlx_simul.load(folder)[0]) == start
+
+
+def cut_in_half(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        pytest.param(cut_in_half, "exceeding the size", id="cut short"),
+        pytest.param(
+            lambda f: (f / "model.safetensors").write_bytes(b"x" * 999), "header", id="garbage"
+        ),
+        pytest.param(
+            lambda f: (f / "model.safetensors").unlink(), "No safetensors", id="no weights"
+        ),
+        pytest.param(lambda f: (f / "config.json").unlink(), "config.json", id="no config"),
+        pytest.param(
+            lambda f: (f / "config.json").write_text("{"), "cannot be loaded", id="no JSON"
+        ),
+        pytest.param(lambda f: edit_config(f, hidden_size=128), "Expected shape", id="wider"),
+        pytest.param(lambda f: edit_config(f, num_hidden_layers=5), "Missing", id="deeper"),
+        pytest.param(lambda f: edit_config(f, num_hidden_layers=1), "not in", id="shallower"),
+        pytest.param(lambda f: edit_config(f, hidden_size="?"), "cannot be", id="no number"),
+        pytest.param(
+            lambda f: (f / "tokenizer.json").unlink(), "the tokenizer in", id="no tokenizer"
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_explained(folder, damage, said):
+    damage(folder)
+    with pytest.raises(ModelLoadError, match=said) as caught:
+        mlx_simul.load(folder)
+    assert "tools/validate.py" in str(caught.value)
+
+
+def test_a_config_without_a_type_or_with_an_unknown_one(folder):
+    edit_config(folder, model_type="perceiver")
+    with pytest.raises(UnknownArchitectureError, match="perceiver"):
+        mlx_simul.load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_type"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="'model_type'"):
+        mlx_simul.load(folder)
+
+
+def test_code_in_a_checkpoint_is_not_run(folder):
+    (folder / "evil.py").write_text("raise SystemExit('code ran')")
+    edit_config(folder, model_file="evil.py")
+    with pytest.raises(ModelLoadError, match=r"evil\.py"):
+        mlx_simul.load(folder)
+
+
+def test_a_file_where_a_folder_belongs(folder):
+    with pytest.raises(ModelLoadError, match=r"tools/convert\.py"):
+        mlx_simul.load(folder / "config.json")

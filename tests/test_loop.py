@@ -1,0 +1,199 @@
+"""The read/write loop without a model: a made-up one that predicts whatever hypothesis likes."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_simul.events import Finished, Read, Write
+from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
+from mlx_simul.policies import Action, WaitK
+from mlx_simul.words import WordBoundaryStoppingCriteria
+
+END_OF_TURN = 0
+PIECES = ["<end>", " a", " b", "c", "d", ",", "\n", " "]
+
+
+class Vocabulary:
+    """A tokenizer as far as the word rule needs one."""
+
+    eos_token_ids = (END_OF_TURN,)
+
+    def __len__(self):
+        return len(PIECES)
+
+    def get_vocab(self):
+        return {piece: i for i, piece in enumerate(PIECES)}
+
+    def encode(self, text, add_special_tokens=True):
+        return []
+
+    def batch_decode(self, rows, **options):
+        return ["".join(PIECES[token] for token in row) for row in rows]
+
+
+class Text:
+    """A detokenizer that holds nothing back."""
+
+    is_holding = False
+
+    def add(self, token):
+        return PIECES[token]
+
+    def flush(self):
+        return ""
+
+
+class Stream:
+    """Drives a loop; what it predicts depends on nothing but what was read and fed."""
+
+    def __init__(self, seed, policy, **limits):
+        self.seed = seed
+        vocabulary = Vocabulary()
+        self.loop = SimulLoop(
+            policy,
+            (9, 9),
+            WordBoundaryStoppingCriteria(vocabulary, max_tokens_per_word=4),
+            vocabulary.eos_token_ids,
+            Text(),
+            Limits(**{"max_tokens": 30, **limits}),
+            stop_early=False,
+            clock_ms=lambda: 0.0,
+        )
+        self.steps = self.loop.steps()
+        self.source, self.target, self.events = [], [], []
+        self.waiting = False
+
+    def run(self):
+        reply = None
+        while not self.events or not isinstance(self.events[-1], Finished):
+            step = self.steps.send(reply)
+            reply = None
+            if step == NEED_SOURCE:
+                return
+            if isinstance(step, SourcePass):
+                assert step.token_ids
+                self.source.extend(step.token_ids)
+            elif isinstance(step, TargetPass):
+                del self.target[len(self.target) - step.n_rewind :]
+                self.target.extend(step.token_ids)
+                assert self.target == [9, 9, *step.written]
+                reply = self.predict()
+            else:
+                self.events.append(step)
+
+    def predict(self):
+        return random.Random(repr((self.seed, self.source, self.target))).randrange(len(PIECES))
+
+    def feed(self, words, suffix=None):
+        for word in words:
+            self.loop.add_segment(word, str(word))
+        if suffix is not None:
+            self.loop.close_source(suffix)
+        self.run()
+
+
+def whole(seed, words, policy, **limits):
+    stream = Stream(seed, policy, **limits)
+    stream.loop.add_segment([100, 101])
+    stream.feed(words, suffix=[200])
+    return stream
+
+
+sources = st.lists(st.lists(st.integers(10, 99), min_size=1, max_size=3), min_size=1, max_size=12)
+seeds = st.integers(0, 10_000)
+ks = st.integers(1, 14)
+
+
+@given(seeds, sources, ks)
+def test_every_stream_ends_and_keeps_the_policy(seed, words, k):
+    stream = whole(seed, words, WaitK(k))
+    *said, finished = stream.events
+    n_read = n_written = 0
+    for event in said:
+        if isinstance(event, Read):
+            n_read += 1
+        else:
+            assert n_read >= min(k + n_written, len(words) + 1)
+            assert event.source_words_read == min(n_read, len(words))
+            n_written += event.word_complete
+    assert finished.reason in ("end_of_turn", "max_tokens")
+    assert finished.token_ids == tuple(e.token for e in said if isinstance(e, Write))
+    assert END_OF_TURN not in finished.token_ids
+    assert len(finished.delays) == n_written
+    flat = [100, 101, *(token for word in words for token in word), 200]
+    assert stream.source == flat[: len(stream.source)]
+
+
+@given(seeds, sources, ks, seeds)
+def test_segments_in_any_portions_give_the_same_events(seed, words, k, portions):
+    stream, rest, rng = Stream(seed, WaitK(k)), list(words), random.Random(portions)
+    stream.loop.add_segment([100, 101])
+    stream.feed([])
+    while rest:
+        n = rng.randint(0, len(rest))
+        stream.feed(rest[:n])
+        rest = rest[n:]
+        stream.feed([])
+    stream.feed([], suffix=[200])
+    assert stream.events == whole(seed, words, WaitK(k)).events
+
+
+def test_a_policy_that_looks_at_the_portions_is_told_apart():
+    """Negative control: deciding by what has arrived makes events depend on the portions."""
+
+    class Impatient:
+        def decide(self, progress):
+            has_more = progress.source_words_read < len(progress.source_seg_len) - 1
+            return Action.READ if has_more or not progress.source_words_read else Action.WRITE
+
+    words = [[10], [11], [12]]
+    stream = Stream(3, Impatient())
+    stream.loop.add_segment([100, 101])
+    for word in words:
+        stream.feed([word])
+    stream.feed([], suffix=[200])
+    assert stream.events != whole(3, words, Impatient()).events
+
+
+@given(seeds, sources, ks)
+def test_an_early_end_of_turn_reads_one_segment_and_writes_nothing(seed, words, k):
+    """SPEC section 3: it is never fed, emitted or counted; i does not advance."""
+
+    class Silent(Stream):
+        def predict(self):
+            return END_OF_TURN
+
+    stream = Silent(seed, WaitK(k))
+    stream.loop.add_segment([100, 101])
+    stream.feed(words, suffix=[200])
+    *said, finished = stream.events
+    assert [type(event) for event in said] == [Read] * (len(words) + 1)
+    assert (finished.reason, finished.token_ids, finished.delays) == ("end_of_turn", (), ())
+    assert stream.target == [9, 9]
+    # One prediction per segment from the k-th on; segments at hand before that share a pass.
+    n_predictions = max(1, len(words) + 2 - min(k, len(words) + 1))
+    assert finished.n_passes == 2 * n_predictions
+
+
+@given(seeds, sources, st.integers(1, 5), st.floats(0.2, 2.0))
+def test_limits_are_never_exceeded(seed, words, max_words, ratio):
+    finished = whole(seed, words, WaitK(1), max_words=max_words).events[-1]
+    assert len(finished.delays) <= max_words
+    stream = whole(seed, words, WaitK(1), max_target_source_ratio=ratio)
+    for event in stream.events[:-1]:
+        if isinstance(event, Write):
+            assert (
+                event.target_words_generated - event.word_complete < ratio * event.source_words_read
+            )
+
+
+@given(seeds, sources, ks)
+def test_white_space_alone_is_no_word(seed, words, k):
+    word = ""
+    for event in whole(seed, words, WaitK(k)).events[:-1]:
+        if isinstance(event, Write):
+            word += event.text
+            if event.word_complete:
+                assert word.strip() or len(word) >= 4
+                word = ""
