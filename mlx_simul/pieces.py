@@ -22,8 +22,9 @@ def piece_texts(tokenizer: Any) -> tuple[str, ...]:
     Returns:
         One string per id, from 0 to the largest id of the vocabulary.
     """
-    n_entries, pieces = _cache.get(tokenizer, (-1, ()))
-    if n_entries == len(tokenizer):
+    n_entries = tokenizer.vocab_size + len(tokenizer.added_tokens_decoder)
+    n_known, pieces = _cache.get(tokenizer, (-1, ()))
+    if n_known == n_entries:
         return pieces
     size = 1 + max(tokenizer.get_vocab().values(), default=-1)
     # The tokenizer's own decoder is the one authority on what its pieces mean. Behind an anchor it
@@ -37,5 +38,5 @@ def piece_texts(tokenizer: Any) -> tuple[str, ...]:
     start = texts[0]
     # Only a byte piece can spoil the anchor: the two together are then no valid UTF-8.
     pieces = tuple(text[len(start) :] if text.startswith(start) else "\ufffd" for text in texts[1:])
-    _cache[tokenizer] = len(tokenizer), pieces
+    _cache[tokenizer] = n_entries, pieces
     return pieces

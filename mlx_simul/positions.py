@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import mlx_simul.before_mlx
 
@@ -23,6 +23,7 @@ DEFAULT_MARGIN_TOKENS = 8
 _COMPOSES_WITHIN = 0.25
 
 
+@runtime_checkable
 class TargetStart(Protocol):
     """Says at which position the target group starts (φ)."""
 
@@ -108,7 +109,7 @@ def make_target_start(value: int | str | TargetStart, trained: int | str | None)
         return FollowStart()
     if isinstance(value, int) and not isinstance(value, bool):
         return FixedStart(value)
-    if isinstance(value, FixedStart | FollowStart | StayStart):
+    if isinstance(value, TargetStart):
         return value
     raise InvalidOptionError(
         f"target_start must be a position, 'follow' or 'auto', got {value!r}; "

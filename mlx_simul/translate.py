@@ -67,7 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens-per-word", type=int, default=50, metavar="N", help="default: 50"
     )
     when.add_argument(
-        "--max-ratio", type=float, metavar="R", help="target words per source word read"
+        "--max-ratio",
+        type=float,
+        default=3.0,
+        metavar="R",
+        help="target words per source word read (default: 3; inf for no limit)",
     )
     when.add_argument(
         "--early-eos",
@@ -113,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
 def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.temp == 0 and (args.top_p is not None or args.min_p is not None):
         raise InvalidOptionError("--top-p and --min-p choose among samples; give a --temp above 0.")
-    limits = Limits(args.max_words, args.max_tokens, args.max_ratio)
+    max_ratio = None if args.max_ratio == math.inf else args.max_ratio
+    limits = Limits(args.max_words, args.max_tokens, max_ratio)
     context = args.context
     if context and context.startswith("@"):
         context = _read_option_file("--context", context[1:])

@@ -62,7 +62,7 @@ class WordBoundaryStoppingCriteria:
         last, length = tokens[-1], len(tokens)
         if last in self._end_of_turn:
             return True, True
-        piece = self._pieces[last]
+        piece = self._piece(last)
         if piece[:1].isspace() and self.has_content(tokens[:-1]):
             return True, True
         if piece in CLOSING_PUNCTUATION or self._ends_spaceless(tokens):
@@ -71,11 +71,15 @@ class WordBoundaryStoppingCriteria:
 
     def has_content(self, tokens: Sequence[int]) -> bool:
         """Whether the tokens hold more than white space."""
-        return any(not self._pieces[token].isspace() for token in tokens)
+        return any(not self._piece(token).isspace() for token in tokens)
+
+    def _piece(self, token: int) -> str:
+        """What a token spells; nothing for the ids by which a vocabulary is padded."""
+        return self._pieces[token] if token < len(self._pieces) else ""
 
     def _ends_spaceless(self, tokens: Sequence[int]) -> bool:
         """Whether the word now ends in a whole character of a script without spaces."""
-        text = self._pieces[tokens[-1]]
+        text = self._piece(tokens[-1])
         if _REPLACEMENT in text:
             # A piece of a character: only the decoder knows whether it is whole now.
             text = self._tokenizer.decode(list(tokens))

@@ -19,8 +19,8 @@ class Vocabulary:
 
     eos_token_ids = (END_OF_TURN,)
 
-    def __len__(self):
-        return len(PIECES)
+    vocab_size = len(PIECES)
+    added_tokens_decoder = ()
 
     def get_vocab(self):
         return {piece: i for i, piece in enumerate(PIECES)}

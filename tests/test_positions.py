@@ -137,6 +137,15 @@ def test_target_start_option(value, trained, expected):
     assert make_target_start(value, trained) == expected
 
 
+def test_any_target_start_is_taken():
+    class Mine:
+        def position(self, n_source, current):
+            return 7
+
+    mine = Mine()
+    assert make_target_start(mine, None) is mine
+
+
 @pytest.mark.parametrize("value", ["behind", -1, 1.5, True, None])
 def test_other_target_starts_are_refused(value):
     with pytest.raises(InvalidOptionError, match="target_start"):

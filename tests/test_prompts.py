@@ -147,6 +147,13 @@ def test_segments_concatenate_for_any_words(name: str, words: list[str]) -> None
     assert prompt.check_segments(" ".join(words)) == []
 
 
+@pytest.mark.parametrize("marks_start", ["normalizer", "first", "never"])
+def test_a_first_word_right_behind_a_control_token(marks_start: str) -> None:
+    template = "<s>{{ messages[0].content }}</s>{{ 'answer:' if add_generation_prompt }}"
+    prompt = StreamingDataPreparator(sentencepiece_bpe(marks_start, chat_template=template))
+    assert prompt.check_segments("the good") == []
+
+
 class EncodesWordsAlone(StreamingDataPreparator):
     """What goes wrong without an anchor."""
 

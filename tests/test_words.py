@@ -88,6 +88,14 @@ def test_sentencepiece_words_are_judged_by_the_piece(tokenizer):
     assert criteria([4, 2]) == GO_ON
 
 
+def test_ids_beyond_the_vocabulary_spell_nothing(tokenizer):
+    """Models have more rows than their tokenizers have tokens, and may predict one."""
+    criteria = WordBoundaryStoppingCriteria(tokenizer)
+    padding = len(tokenizer.get_vocab()) + 5
+    assert criteria([padding]) == GO_ON
+    assert criteria([padding, *tokenizer.encode(" the")]) == LOOK_AHEAD
+
+
 def test_other_criteria():
     assert [MaxLengthStoppingCriteria(2)(range(n)) for n in range(4)] == [False, False, True, True]
     assert EOSStoppingCriteria(7)([1, 7])
