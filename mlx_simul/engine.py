@@ -117,7 +117,7 @@ class StreamingEngine:
         if mx.isnan(total).item():
             raise ValidationError(
                 "the model predicts NaN: its weights are damaged, or overflow in half precision. "
-                "tools/validate.py names the tensor; converting with --dtype float32 rules out the "
+                "mlx-simul validate names the tensor; converting with --dtype float32 rules out the "
                 "second."
             )
         return int(token.item())  # pyright: ignore[reportArgumentType]

@@ -77,7 +77,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         raise ValidationError(
             f"{folder} holds no model*.safetensors. Fetch the weights; a GGUF file becomes such a "
-            "folder with tools/convert.py."
+            "folder with `mlx-simul convert`."
         )
     missing = sorted({name for name in _index(folder).values() if not (folder / name).is_file()})
     if missing:

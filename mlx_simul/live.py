@@ -110,7 +110,10 @@ class LiveText:
 
 
 class TextView:
-    """Writes the translation, and nothing else, as it is produced."""
+    """Writes the translation, without the space before its first word, as it is produced."""
+
+    def __init__(self) -> None:
+        self._has_begun = False
 
     def __enter__(self) -> TextView:
         return self
@@ -130,7 +133,9 @@ class TextView:
     def show(self, event: Event) -> None:
         """Writes what became stable."""
         if isinstance(event, Write):
-            emit(event.text)
+            text = event.text if self._has_begun else event.text.lstrip()
+            self._has_begun = self._has_begun or bool(text)
+            emit(text)
 
     def note(self, remark: str) -> None:
         """Goes to standard error."""

@@ -146,7 +146,7 @@ def find_folder(path_or_hf_repo: str | PathLike[str], revision: str | None = Non
     if folder.exists():
         raise ModelLoadError(
             f"{folder} is a file; give the folder that holds config.json and model*.safetensors "
-            "(a GGUF file is converted by tools/convert.py first)."
+            "(a GGUF file is converted by `mlx-simul convert` first)."
         )
     try:
         fetched = snapshot_download(
@@ -178,5 +178,5 @@ def _explained(what: str) -> Iterator[None]:
     except Exception as error:  # a config that does not fit makes mlx-lm raise anything
         raise ModelLoadError(
             f"{what} cannot be loaded: {error}\nIf files are missing or cut short, fetch them "
-            "again; tools/validate.py checks a folder piece by piece."
+            "again; `mlx-simul validate` checks a folder piece by piece."
         ) from error

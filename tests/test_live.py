@@ -193,7 +193,7 @@ def test_white_space_does_not_end_reading_ahead():
 def test_text_is_what_was_written_and_a_line_end(capsys):
     with TextView() as view:
         run_session(Echo(), WholeText("Good morning"), view)
-    assert capsys.readouterr().out == " Good morning\n"
+    assert capsys.readouterr().out == "Good morning\n"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_an_end_by_force_leaves_what_was_written(capsys, error, ending):
     with pytest.raises(error), TextView() as view:
         view.show(Write(0, " Good", False, 1, 0))
         raise error
-    assert capsys.readouterr().out == f" Good{ending}"
+    assert capsys.readouterr().out == f"Good{ending}"
 
 
 def test_json_has_one_event_a_line(capsys):
