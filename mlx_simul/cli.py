@@ -12,8 +12,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from mlx_simul.console.live import drop_stdout, emit
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
-from mlx_simul.live import drop_stdout, emit
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -25,6 +25,12 @@ _COMMANDS = {
     "models": "list what streams",
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
+}
+# Each has add_arguments(parser) and run(args); imported only when it is called.
+_HOMES = {
+    "translate": "mlx_simul.console.translate",
+    "convert": "mlx_simul.checkpoints.convert",
+    "validate": "mlx_simul.checkpoints.validate",
 }
 
 
@@ -76,7 +82,7 @@ def _run(argv: Sequence[str]) -> int:
             command.add_argument("--json", action="store_true", help="as a JSON array")
             command.set_defaults(run=_run_models)
         elif name in argv:
-            home = import_module(f"mlx_simul.{name}")
+            home = import_module(_HOMES[name])
             home.add_arguments(command)
             command.set_defaults(run=home.run)
     args = parser.parse_args(argv)

@@ -117,8 +117,8 @@ class StreamingEngine:
         if mx.isnan(total).item():
             raise ValidationError(
                 "the model predicts NaN: its weights are damaged, or overflow in half precision. "
-                "mlx-simul validate names the tensor; converting with --dtype float32 rules out the "
-                "second."
+                "mlx-simul validate names the tensor; mlx-simul convert --dtype float32 rules out "
+                "the second."
             )
         return int(token.item())  # pyright: ignore[reportArgumentType]
 

@@ -12,9 +12,9 @@ import mlx_simul.before_mlx
 import pytest
 from tiny_checkpoints import everything_in, golden_folder
 
-from mlx_simul import atomic, checkpoint
-from mlx_simul.atomic import replacing_folder
-from mlx_simul.convert import Quantization, convert
+from mlx_simul.checkpoints import atomic, checkpoint
+from mlx_simul.checkpoints.atomic import replacing_folder
+from mlx_simul.checkpoints.convert import Quantization, convert
 from mlx_simul.errors import ConversionError
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def test_an_interrupted_replacement_leaves_the_old_folder(
 KILLED_WHILE_WRITING = """
 import sys, time
 from pathlib import Path
-from mlx_simul.atomic import replacing_folder
+from mlx_simul.checkpoints.atomic import replacing_folder
 with replacing_folder(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     print("writing", flush=True)

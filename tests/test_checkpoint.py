@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_checkpoints import everything_in, golden_folder, golden_weights, write_tiny
 from transformers import AutoTokenizer
 
-from mlx_simul.convert import Quantization, convert
+from mlx_simul.checkpoints.convert import Quantization, convert
 from mlx_simul.errors import ConversionError
 
 

@@ -13,8 +13,8 @@ import huggingface_hub
 import pytest
 from tiny_checkpoints import everything_in, golden_folder, write_tiny
 
-from mlx_simul import checkpoint
-from mlx_simul.convert import Quantization, add_arguments, convert, locate, run
+from mlx_simul.checkpoints import checkpoint
+from mlx_simul.checkpoints.convert import Quantization, add_arguments, convert, locate, run
 from mlx_simul.errors import ConversionError, InvalidOptionError
 
 ROOT = Path(__file__).parents[1]

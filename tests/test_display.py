@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from mlx_simul.display import Display, TypedDisplay
+from mlx_simul.console.display import Display, TypedDisplay
+from mlx_simul.console.panels import MIN_SIDE_BY_SIDE_COLUMNS, Progress, render
 from mlx_simul.events import Finished, Read, Write
-from mlx_simul.panels import MIN_SIDE_BY_SIDE_COLUMNS, Progress, render
 from mlx_simul.segmenter import SourceSegmenter
 
 words = st.lists(

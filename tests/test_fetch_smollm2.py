@@ -17,7 +17,7 @@ from mlx_lm.utils import load
 from tiny_checkpoints import GOLDEN, everything_in
 from transformers import AutoTokenizer
 
-from mlx_simul.convert import convert
+from mlx_simul.checkpoints.convert import convert
 
 ROOT = Path(__file__).parents[1]
 

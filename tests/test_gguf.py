@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_checkpoints import write_gguf
 
+from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.errors import ConversionError
-from mlx_simul.gguf import GGUFFile
 
 SHARED_FOLDER = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

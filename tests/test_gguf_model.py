@@ -14,11 +14,11 @@ from tiny_checkpoints import (
     write_tiny,
 )
 
-from mlx_simul import gguf_model
+from mlx_simul.checkpoints import gguf_model
+from mlx_simul.checkpoints.gguf import GGUFFile
+from mlx_simul.checkpoints.gguf_model import read_config, read_weights, restore_rotary_layout
+from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.errors import ConversionError
-from mlx_simul.gguf import GGUFFile
-from mlx_simul.gguf_model import read_config, read_weights, restore_rotary_layout
-from mlx_simul.gguf_tokenizer import read_tokenizer
 
 FAMILIES = ("llama", "qwen2")
 SHARED_FOLDER = settings(

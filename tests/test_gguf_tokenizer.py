@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tiny_checkpoints import GOLDEN, tiny_metadata, write_gguf, write_tiny
 from tokenizers import Tokenizer
 
+from mlx_simul.checkpoints.gguf import GGUFFile
+from mlx_simul.checkpoints.gguf_tokenizer import merges_from_scores, read_tokenizer
 from mlx_simul.errors import ConversionError
-from mlx_simul.gguf import GGUFFile
-from mlx_simul.gguf_tokenizer import merges_from_scores, read_tokenizer
 
 TEXT = st.text(max_size=30) | st.sampled_from(["I bought 12 apples", " a  b", "l'été, 1999 !\n"])
 

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_simul.errors import SimulError
-from mlx_simul.events import Finished, Read, Write
-from mlx_simul.live import (
+from mlx_simul.console.live import (
     MAX_AHEAD_CHARS,
     READ_BYTES,
     JsonView,
@@ -20,6 +18,8 @@ from mlx_simul.live import (
     WholeText,
     run_session,
 )
+from mlx_simul.errors import SimulError
+from mlx_simul.events import Finished, Read, Write
 
 
 def arriving(chunks):

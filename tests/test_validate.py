@@ -15,11 +15,11 @@ from golden_cases import GOLDEN
 from mlx.utils import tree_flatten
 
 from mlx_simul import testing
-from mlx_simul import validate as module
 from mlx_simul.archs.base import Architecture
 from mlx_simul.cache import DualStreamingCache
+from mlx_simul.checkpoints import validate as module
+from mlx_simul.checkpoints.validate import run, validate
 from mlx_simul.loading import load_folder
-from mlx_simul.validate import run, validate
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"

@@ -15,8 +15,8 @@ import pytest
 from golden_cases import GOLDEN
 
 import mlx_simul
-from mlx_simul.convert import convert
-from mlx_simul.validate import run
+from mlx_simul.checkpoints.convert import convert
+from mlx_simul.checkpoints.validate import run
 
 pytestmark = pytest.mark.real_weights
 

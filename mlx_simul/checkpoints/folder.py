@@ -15,7 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
-from mlx_simul.checkpoint import PICKLES, TOKENIZER_FILES, Progress
+from mlx_simul.checkpoints.checkpoint import PICKLES, TOKENIZER_FILES, Progress
 from mlx_simul.errors import ValidationError
 from mlx_simul.loading import ModelClasses, load_folder, registered_classes
 

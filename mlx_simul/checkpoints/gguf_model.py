@@ -15,8 +15,8 @@ import numpy as np
 from gguf.constants import MODEL_ARCH
 from gguf.tensor_mapping import get_tensor_name_map
 
+from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.errors import ConversionError
-from mlx_simul.gguf import GGUFFile
 
 ARCHITECTURES = {"llama": MODEL_ARCH.LLAMA, "qwen2": MODEL_ARCH.QWEN2}
 CLASSES = {

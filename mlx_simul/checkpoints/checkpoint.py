@@ -24,10 +24,10 @@ from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from mlx_simul.checkpoints.gguf import GGUFFile
+from mlx_simul.checkpoints.gguf_model import read_config, read_weights
+from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.errors import ConversionError
-from mlx_simul.gguf import GGUFFile
-from mlx_simul.gguf_model import read_config, read_weights
-from mlx_simul.gguf_tokenizer import read_tokenizer
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")

@@ -26,8 +26,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.errors import ConversionError
-from mlx_simul.gguf import GGUFFile
 
 PREFIX = "tokenizer.ggml."
 SPACE = "\u2581"  # SentencePiece's stand-in for a space

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_simul.atomic import replacing_folder
+from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import ConversionError, InvalidOptionError
 
 if TYPE_CHECKING:
-    from mlx_simul.checkpoint import Progress, T
+    from mlx_simul.checkpoints.checkpoint import Progress, T
 
 DTYPES = ("float32", "float16", "bfloat16")
 Q_BITS = (2, 3, 4, 5, 6, 8)
@@ -111,7 +111,7 @@ def _write(
     quantization: Quantization | None,
     progress: Progress,
 ) -> None:
-    from mlx_simul import checkpoint as steps
+    from mlx_simul.checkpoints import checkpoint as steps
 
     steps.refuse_pickle(path)
     if path.is_dir():

@@ -9,8 +9,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from mlx_simul.console.panels import Progress, render
 from mlx_simul.events import Event
-from mlx_simul.panels import Progress, render
 
 _PROMPT = "> "
 _HINT = "Enter sends a line, Ctrl-D ends"

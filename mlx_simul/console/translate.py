@@ -16,8 +16,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mlx_simul.console.live import (
+    JsonView,
+    LiveText,
+    Source,
+    TextView,
+    View,
+    WholeText,
+    run_session,
+)
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
-from mlx_simul.live import JsonView, LiveText, Source, TextView, View, WholeText, run_session
 from mlx_simul.loop import Limits
 from mlx_simul.policies import WaitK
 
@@ -203,7 +211,7 @@ def _view(args: argparse.Namespace) -> Iterator[View]:
     elif args.plain or not sys.stdout.isatty() or console.is_dumb_terminal:
         view = TextView()
     else:
-        from mlx_simul.display import Display, TypedDisplay
+        from mlx_simul.console.display import Display, TypedDisplay
 
         is_typed = args.text is None and args.file is None and sys.stdin.isatty()
         kind = TypedDisplay if is_typed else Display

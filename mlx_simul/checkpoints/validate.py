@@ -1,7 +1,7 @@
 """validate: proof that a folder holds a model that streams.
 
-The checks are in :mod:`mlx_simul.folder` and :mod:`mlx_simul.testing`; here are their order, the
-table, and the command line. MLX is only imported once there is something to check.
+The checks are in :mod:`mlx_simul.checkpoints.folder` and :mod:`mlx_simul.testing`; here are their
+order, the table, and the command line. MLX is only imported once there is something to check.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from mlx_simul.convert import progress_bar, silent
+from mlx_simul.checkpoints.convert import progress_bar, silent
 from mlx_simul.errors import ModelLoadError, PromptError, SimulWarning, ValidationError
 
 if TYPE_CHECKING:
     import mlx.nn as nn
 
-    from mlx_simul.checkpoint import Progress
+    from mlx_simul.checkpoints.checkpoint import Progress
     from mlx_simul.prompts import StreamingDataPreparator
     from mlx_simul.testing import Stream
 
@@ -87,7 +87,7 @@ def validate(folder: Path, *, progress: Progress = silent) -> Iterator[Row]:
 
 def _rows(folder: Path, progress: Progress) -> Iterator[Row]:
     from mlx_simul import archs
-    from mlx_simul import folder as contents
+    from mlx_simul.checkpoints import folder as contents
     from mlx_simul.loading import load
     from mlx_simul.prompts import StreamingDataPreparator
 
@@ -225,6 +225,8 @@ def _parity_row(folder: Path, config: dict[str, Any], model: nn.Module, stream: 
             "skipped",
             explanation="it needs PyTorch, which is not installed: pip install torch",
         )
+    import mlx_simul.before_mlx
+
     import mlx.core as mx
 
     from mlx_simul.testing import relative_error, tolerance_of
