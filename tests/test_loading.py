@@ -200,3 +200,28 @@ def test_code_in_a_checkpoint_is_not_run(folder):
 def test_a_file_where_a_folder_belongs(folder):
     with pytest.raises(ModelLoadError, match="mlx-simul convert"):
         mlx_simul.load(folder / "config.json")
+
+
+@pytest.mark.parametrize(
+    "scaling", [{}, {"rope_type": "linear", "factor": 2.0}, {"rope_type": "yarn", "factor": 4.0}]
+)
+def test_rope_settings_are_found_where_transformers_5_writes_them(folder, scaling):
+    edit_config(folder, rope_theta=777.0, rope_scaling=scaling or None)
+    old = logits(mlx_simul.load(folder)[0])
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["rope_theta"], config["rope_scaling"]
+    nested = {"rope_type": "default", "rope_theta": 777.0, **scaling}
+    path.write_text(json.dumps({**config, "rope_parameters": nested}))
+    assert np.array_equal(logits(mlx_simul.load(folder)[0]), old)
+    path.write_text(json.dumps(config))
+    assert not np.array_equal(logits(mlx_simul.load(folder)[0]), old)
+
+
+def test_yarn_is_read_as_transformers_reads_it():
+    given = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5, "rope_theta": 7.0}
+    found = loading.rope_overrides({"rope_parameters": given, "max_position_embeddings": 128})
+    assert found["rope_theta"] == 7.0
+    scaling = found["rope_scaling"]
+    assert scaling["original_max_position_embeddings"] == 128
+    assert 0.1 * scaling["mscale"] * np.log(4.0) + 1 == pytest.approx(1.5)

@@ -41,7 +41,7 @@ def folder():
     cache = Path(os.environ.get("MLX_SIMUL_CACHE") or tool.CACHE)
     target = cache / "SmolLM2-135M-Instruct-float32"
     config = target / "config.json"
-    changed_s = max(p.stat().st_mtime for p in (ROOT / "mlx_simul").glob("*.py"))
+    changed_s = max(p.stat().st_mtime for p in (ROOT / "mlx_simul").rglob("*.py"))
     if not config.is_file() or config.stat().st_mtime < changed_s:
         convert(tool.fetch(cache), target, dtype="float32", force=True)
     return target
