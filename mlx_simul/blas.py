@@ -125,9 +125,9 @@ def _candidates() -> Iterator[str]:
 
 def _load(library: str) -> Blas:
     """Load a library for the whole process; raise OSError if it is missing or no plain BLAS."""
-    # MKL's threads would spin for 200 ms after each product and starve MLX's own where cores are
-    # few: a tiny model decoded 8 times slower beside other work.
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    # MKL's threads else spin while they wait for each other: on two cores beside other work a pass
+    # over a 135M model took ten times longer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Local first: a library without the symbol must not leak its others into the process.
     handle = ctypes.CDLL(library, ctypes.RTLD_LOCAL)
     try:

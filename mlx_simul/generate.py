@@ -31,17 +31,20 @@ def stream_generate(
             or a :class:`~mlx_simul.TokenizedSource`.
         **options: those of :class:`~mlx_simul.SimulSession`, ``source`` excepted.
 
-    Yields:
-        Read, Write, and last Finished.
+    Returns:
+        An iterator over Read, Write, and last Finished; it runs as far as it is asked.
 
     Raises:
-        as :class:`~mlx_simul.SimulSession`.
+        as :class:`~mlx_simul.SimulSession`, at once.
     """
     if isinstance(source, TokenizedSource):
-        yield from SimulSession(model, tokenizer, source=source, **options).events()
-        return
-    session = SimulSession(model, tokenizer, **options)
-    for chunk in [source] if isinstance(source, str) else source:
+        return SimulSession(model, tokenizer, source=source, **options).events()
+    chunks = [source] if isinstance(source, str) else source
+    return _run(SimulSession(model, tokenizer, **options), chunks)
+
+
+def _run(session: SimulSession, chunks: Iterable[str]) -> Iterator[Event]:
+    for chunk in chunks:
         session.push(chunk)
         yield from session.events()
         if session.finished:

@@ -96,6 +96,8 @@ def read_until(fd, is_enough):
 @pytest.fixture(scope="module", autouse=True)
 def processes(folder):
     """All of them, begun at once and before all tests: most of their time is their start."""
+    # Where the suite runs in the background they would inherit a Ctrl-C that is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     terminal, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 80)) if sys.version_info >= (3, 11) else None
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)

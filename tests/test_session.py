@@ -171,6 +171,11 @@ def test_options_out_of_range_are_refused(model, tokenizer, option):
         SimulSession(model, tokenizer, **option)
 
 
+def test_options_are_judged_before_the_first_event(model, tokenizer):
+    with pytest.raises(InvalidOptionError, match="max_tokens"):
+        mlx_simul.stream_generate(model, tokenizer, TEXT, max_tokens=0)
+
+
 def test_reference_mode_knows_wait_k_only(model, tokenizer):
     class ReadAll:
         def decide(self, progress):
