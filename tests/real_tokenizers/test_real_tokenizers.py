@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fetch import FOLDER, SOURCES
+from fetch import FOLDER, SMOLLM2, SOURCES
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from transformers import AutoTokenizer
 
@@ -42,14 +42,11 @@ every_frame = pytest.mark.parametrize("frame", ["chat", "few-shot"])
 
 @functools.cache
 def load(name: str) -> TokenizerWrapper:
-    if not (FOLDER / name).is_dir():
-        how = (
-            "copy tokenizer.json and tokenizer_config.json of a converted SmolLM2 there"
-            if name == "smollm2"
-            else "run tests/real_tokenizers/fetch.py"
-        )
-        pytest.skip(f"{FOLDER / name} does not exist: {how}")
-    return TokenizerWrapper(AutoTokenizer.from_pretrained(FOLDER / name, trust_remote_code=False))
+    folder = SMOLLM2 if name == "smollm2" else FOLDER / name
+    if not folder.is_dir():
+        how = "tox -e real-weights" if name == "smollm2" else "tests/real_tokenizers/fetch.py"
+        pytest.skip(f"{folder} does not exist; it is made by {how}")
+    return TokenizerWrapper(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
 def prompt_for(name: str, frame="chat", **options) -> StreamingDataPreparator:

@@ -7,7 +7,6 @@ tools/fetch_smollm2.py keeps the file.
 import argparse
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def fetch_tool():
 def folder():
     """The float32 folder, converted again whenever the package has changed."""
     tool = fetch_tool()
-    cache = Path(os.environ.get("MLX_SIMUL_CACHE") or tool.CACHE)
+    cache = tool.CACHE
     target = cache / "SmolLM2-135M-Instruct-float32"
     config = target / "config.json"
     changed_s = max(p.stat().st_mtime for p in (ROOT / "mlx_simul").rglob("*.py"))
