@@ -292,7 +292,11 @@ class DualStreamingCache:
 
     @property
     def state(self) -> tuple[mx.array | None, mx.array | None, int, int, int]:
-        """Keys, values, S, T and φ; the arrays hold ``[source | target]`` without free room."""
+        """Keys, values, S, T and φ; the arrays hold ``[source | target]`` without free room.
+
+        What rounding took in half precision is not saved: a restored target starts from its keys as
+        they are.
+        """
         if self._keys is None:
             return None, None, 0, 0, self.target_start
         keys, values = self._slice(self._middle - self._n_source, self._middle + self._n_target)
@@ -304,7 +308,8 @@ class DualStreamingCache:
         if keys is not None and values is not None:
             _check_pair(keys, values)
         n_cached = 0 if keys is None else keys.shape[2]
-        if n_cached != n_source + n_target or (keys is None) != (values is None):
+        is_paired = (keys is None) == (values is None)
+        if not is_paired or min(n_source, n_target) < 0 or n_cached != n_source + n_target:
             raise InvalidOptionError(
                 f"a saved state of {n_source} source and {n_target} target tokens must hold as "
                 f"many keys and values, got {n_cached}; it may be cut short or of another model."

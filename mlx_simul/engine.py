@@ -14,7 +14,7 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 
 from mlx_simul import archs
-from mlx_simul.errors import SimulWarning, ValidationError
+from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
 from mlx_simul.positions import FollowStart, StayStart, TargetStart, rotates_exactly
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]
@@ -53,7 +53,9 @@ class StreamingEngine:
         self.model = model
         self.caches = architecture.make_cache(model)
         self._ropes = architecture.ropes(model)
+        self._vocab_size = getattr(model.args, "vocab_size", None)
         self._max_positions = getattr(model.args, "max_position_embeddings", None)
+        self._has_warned = False
         self._sampler = sampler or greedy
         self._logits_processors = tuple(logits_processors or ())
         self._start: int | None = None
@@ -114,11 +116,11 @@ class StreamingEngine:
         total = mx.logsumexp(logits, axis=-1, keepdims=True)
         token = self._sampler(logits - total)
         mx.eval(token, total)
-        if mx.isnan(total).item():
+        if not mx.isfinite(total).item():
             raise ValidationError(
-                "the model predicts NaN: its weights are damaged, or overflow in half precision. "
-                "mlx-simul validate names the tensor; mlx-simul convert --dtype float32 rules out "
-                "the second."
+                "no token can be drawn: the logits are not finite. The weights are damaged "
+                "(mlx-simul validate names the tensor), or overflow in half precision (mlx-simul "
+                "convert --dtype float32 rules that out), or a logits processor forbids all tokens."
             )
         return int(token.item())  # pyright: ignore[reportArgumentType]
 
@@ -139,6 +141,12 @@ class StreamingEngine:
         self._start = self.caches[0].target_start if self.target_tokens else None
 
     def _forward(self, token_ids: Sequence[int]) -> mx.array:
+        if self._vocab_size is not None and max(token_ids) >= self._vocab_size:
+            # MLX would read whatever lies behind the embeddings.
+            raise InvalidOptionError(
+                f"token id {max(token_ids)} is beyond the model's {self._vocab_size} embeddings; "
+                "the tokenizer, or the TokenizedSource, belongs to another model."
+            )
         self._warn_if_beyond_training(self.caches[0].offset + len(token_ids))
         return self.model(mx.array([list(token_ids)], mx.int32), cache=self.caches)
 
@@ -181,7 +189,10 @@ class StreamingEngine:
         return stay
 
     def _warn_if_beyond_training(self, n_positions: int) -> None:
-        if self._max_positions is not None and n_positions > self._max_positions:
+        if self._has_warned or self._max_positions is None:
+            return
+        if n_positions > self._max_positions:
+            self._has_warned = True
             warnings.warn(
                 f"this session has reached position {n_positions}, beyond the "
                 f"{self._max_positions} the model was trained on (max_position_embeddings); it "
@@ -189,4 +200,3 @@ class StreamingEngine:
                 SimulWarning,
                 stacklevel=2,
             )
-            self._max_positions = None

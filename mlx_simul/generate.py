@@ -10,17 +10,18 @@ from typing import Any
 import mlx_simul.before_mlx
 
 import mlx.nn as nn
+from typing_extensions import Unpack
 
 from mlx_simul.events import Event
 from mlx_simul.prompts import TokenizedSource
-from mlx_simul.session import SimulSession
+from mlx_simul.session import SessionOptions, SimulSession
 
 
 def stream_generate(
     model: nn.Module,
     tokenizer: Any,
     source: str | Iterable[str] | TokenizedSource,
-    **options: Any,
+    **options: Unpack[SessionOptions],
 ) -> Iterator[Event]:
     """Answer while the source is still arriving.
 
@@ -39,11 +40,11 @@ def stream_generate(
     """
     if isinstance(source, TokenizedSource):
         return SimulSession(model, tokenizer, source=source, **options).events()
-    chunks = [source] if isinstance(source, str) else source
+    chunks = iter([source] if isinstance(source, str) else source)
     return _run(SimulSession(model, tokenizer, **options), chunks)
 
 
-def _run(session: SimulSession, chunks: Iterable[str]) -> Iterator[Event]:
+def _run(session: SimulSession, chunks: Iterator[str]) -> Iterator[Event]:
     for chunk in chunks:
         session.push(chunk)
         yield from session.events()
@@ -57,12 +58,13 @@ async def astream_generate(
     model: nn.Module,
     tokenizer: Any,
     source: AsyncIterable[str],
-    **options: Any,
+    **options: Unpack[SessionOptions],
 ) -> AsyncIterator[Event]:
     """As :func:`stream_generate`, for an async source; the event loop stays free.
 
     All MLX work of the session happens on one thread of its own, since MLX's streams are
-    thread-local. The model's weights must be loaded already, as ``load`` leaves them.
+    thread-local. The model's weights must be loaded already, as ``load`` leaves them. A pass that
+    is under way when the generator is closed or cancelled ends on that thread, unseen.
 
     Args:
         model: from :func:`mlx_simul.load`.
@@ -72,24 +74,26 @@ async def astream_generate(
 
     Yields:
         Read, Write, and last Finished.
+
+    Raises:
+        as :class:`~mlx_simul.SimulSession`, with the first event.
     """
     loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-simul") as thread:
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-simul")
+    try:
+        chunks = aiter(source)
         session = await loop.run_in_executor(
             thread, lambda: SimulSession(model, tokenizer, **options)
         )
-
-        async def run() -> AsyncIterator[Event]:
+        while not session.finished:
+            chunk = await anext(chunks, None)
+            if chunk is None:
+                await loop.run_in_executor(thread, session.close)
+            else:
+                await loop.run_in_executor(thread, session.push, chunk)
             events = session.events()
             while (event := await loop.run_in_executor(thread, next, events, None)) is not None:
                 yield event
-
-        async for chunk in source:
-            await loop.run_in_executor(thread, session.push, chunk)
-            async for event in run():
-                yield event
-            if session.finished:
-                return
-        await loop.run_in_executor(thread, session.close)
-        async for event in run():
-            yield event
+    finally:
+        # Waiting here for the thread would hold up every other task of the loop.
+        thread.shutdown(wait=False, cancel_futures=True)

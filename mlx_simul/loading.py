@@ -59,7 +59,8 @@ def load(
     """
     folder = find_folder(path_or_hf_repo, revision)
     model, config = load_folder(folder, lazy=lazy, model_config=model_config)
-    model.streaming_config = dict(config.get(CONFIG_KEY) or {})
+    with _explained(f"{CONFIG_KEY!r} in {folder / 'config.json'}"):
+        model.streaming_config = dict(config.get(CONFIG_KEY) or {})
     if adapter_path is not None:
         with _explained(f"the adapters in {adapter_path}"):
             model = load_adapters(model, str(adapter_path))

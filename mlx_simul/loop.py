@@ -91,7 +91,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not (0 < value < math.inf):
+            if value is None and name != "max_tokens":
+                continue
+            kind = float | int if name == "max_target_source_ratio" else int
+            if not isinstance(value, kind) or not 0 < value < math.inf:
                 raise InvalidOptionError(f"{name} must be a positive number, got {value!r}.")
 
 
@@ -182,12 +185,17 @@ class SimulLoop:
             return False
         if self._read_on or not self._ratio_allows_a_word():
             return True
-        return self.policy.decide(self.state) is Action.READ
+        decision = self.policy.decide(self.state)
+        if not isinstance(decision, Action):
+            raise InvalidOptionError(
+                f"{self.policy!r} decided {decision!r}; a policy answers Action.READ or WRITE."
+            )
+        return decision is Action.READ
 
     def _ratio_allows_a_word(self) -> bool:
         if self._max_ratio is None:
             return True
-        return self.state.target_words_generated < self._max_ratio * self.state.delay_words
+        return self.state.target_words_generated + 1 <= self._max_ratio * self.state.delay_words
 
     def _read(self) -> Steps:
         """Read as far as the policy says; segments at hand share one pass."""

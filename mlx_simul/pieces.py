@@ -9,6 +9,12 @@ from weakref import WeakKeyDictionary
 _cache: WeakKeyDictionary[Any, tuple[int, tuple[str, ...]]] = WeakKeyDictionary()
 
 
+def end_of_turn_ids_of(tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a turn, as a tokenizer or mlx-lm's wrapper around one names them."""
+    ends = tokenizer.eos_token_ids
+    return frozenset([ends] if isinstance(ends, int) else ends or ())
+
+
 def piece_texts(tokenizer: Any) -> tuple[str, ...]:
     """Spells out every vocabulary entry as it reads in the middle of a text.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mlx_simul.errors import InvalidOptionError
 
@@ -45,6 +45,7 @@ class Progress(Protocol):
         ...
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Decides between reading one more source segment and writing one more target word."""
 

@@ -19,6 +19,9 @@ Rope: TypeAlias = Callable[..., mx.array]
 
 DEFAULT_MARGIN_TOKENS = 8
 
+MAX_POSITION = 2**24
+"""Beyond it float32 cannot tell one position from the next."""
+
 # Far above what float32 angles lose at 10^5 positions, far below two unrelated rotations (1.4).
 _COMPOSES_WITHIN = 0.25
 
@@ -43,8 +46,10 @@ class FixedStart:
     start: int
 
     def __post_init__(self) -> None:
-        if self.start < 0:
-            raise InvalidOptionError(f"target_start must not be negative, got {self.start}.")
+        if not isinstance(self.start, int) or not 0 <= self.start <= MAX_POSITION:
+            raise InvalidOptionError(
+                f"target_start must be a position from 0 to {MAX_POSITION}, got {self.start!r}."
+            )
 
     def position(self, n_source: int, current: int | None) -> int:
         """The fixed φ."""
@@ -104,16 +109,17 @@ def make_target_start(value: int | str | TargetStart, trained: int | str | None)
         InvalidOptionError: for anything else.
     """
     if value == "auto":
-        value = "follow" if trained is None else trained
+        value = "follow" if trained in (None, "auto") else trained
     if value == "follow":
         return FollowStart()
     if isinstance(value, int) and not isinstance(value, bool):
         return FixedStart(value)
-    if isinstance(value, TargetStart):
+    if isinstance(value, TargetStart) and not isinstance(value, type):
         return value
     raise InvalidOptionError(
         f"target_start must be a position, 'follow' or 'auto', got {value!r}; "
-        "FollowStart(margin_tokens) sets the margin."
+        'FollowStart(margin_tokens) sets the margin. ("auto" takes it from config.json\'s '
+        "mlx_simul.target_start.)"
     )
 
 

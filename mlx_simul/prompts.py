@@ -21,7 +21,7 @@ from mlx_simul.frames import (
     few_shot_frame,
     guide_text,
 )
-from mlx_simul.pieces import piece_texts
+from mlx_simul.pieces import end_of_turn_ids_of, piece_texts
 from mlx_simul.segmenter import SourceSegmenter
 
 Frame = Literal["auto", "chat", "few-shot"]
@@ -64,8 +64,9 @@ def _checked_ids(ids: Iterable[int], what: str) -> tuple[int, ...]:
         checked = tuple(operator.index(token) for token in ids)
     except TypeError as error:
         raise PromptError(f"{what} must be a sequence of token ids: {error}.") from error
-    if checked and min(checked) < 0:
-        raise PromptError(f"{what} holds the token id {min(checked)}; ids are not negative.")
+    for token in checked:
+        if not 0 <= token < 2**31:
+            raise PromptError(f"{what} holds the token id {token}; ids go from 0 to 2**31 - 1.")
     return checked
 
 
@@ -127,13 +128,18 @@ class StreamingDataPreparator:
         split: Callable[[str], Sequence[str]] | None = None,
         examples: Sequence[tuple[str, str]] | None = None,
     ) -> None:
+        if glossary is not None and not isinstance(glossary, Mapping):
+            raise PromptError(
+                f"glossary must map source terms to target terms, got {type(glossary).__name__}."
+            )
+        if any(len(pair) != 2 for pair in examples or ()):
+            raise PromptError("examples must be pairs of a source and its translation.")
         options = (instruction, source_language, target_language, context)
         pairs = (*(glossary or {}).items(), *(examples or ()))
         check_texts(text for text in (*options, *chain(*pairs)) if text is not None)
         self._split = split
         self._encoder = PieceEncoder(tokenizer)
-        has_template, end_ids = _template_and_ends(tokenizer)
-        is_chat = _is_chat(frame, has_template)
+        is_chat = _is_chat(frame, _has_template(tokenizer))
         if source_language and not target_language:
             raise PromptError(
                 f"source_language={source_language!r} without a target_language; name both, or "
@@ -174,7 +180,7 @@ class StreamingDataPreparator:
             ends = encoder.control_ids.intersection(self.suffix_ids[:1])
         else:
             ends = {i for i, piece in enumerate(piece_texts(tokenizer)) if "\n" in piece}
-        self.end_of_turn_ids = end_ids | ends
+        self.end_of_turn_ids = end_of_turn_ids_of(tokenizer) | ends
         if not self.header_ids or not self.end_of_turn_ids:
             what = "end a target: it has no eos_token" if self.header_ids else "start a target"
             raise PromptError(f"this tokenizer has no token to {what}; complete its configuration.")
@@ -268,14 +274,12 @@ class StreamingDataPreparator:
         return "\n" if is_apart else " \n"
 
 
-def _template_and_ends(tokenizer: Any) -> tuple[bool, frozenset[int]]:
+def _has_template(tokenizer: Any) -> bool:
     from transformers import PreTrainedTokenizerBase
 
     if isinstance(tokenizer, PreTrainedTokenizerBase):
-        end = tokenizer.eos_token_id
-        ends = frozenset([end] if isinstance(end, int) else [])
-        return tokenizer.chat_template is not None, ends
-    return tokenizer.has_chat_template, frozenset(tokenizer.eos_token_ids)
+        return tokenizer.chat_template is not None
+    return tokenizer.has_chat_template
 
 
 def _is_chat(frame: str, has_template: bool) -> bool:

@@ -28,7 +28,8 @@ class ReferenceLoop(SimulLoop):
         others: as :class:`~mlx_simul.loop.SimulLoop`.
 
     Raises:
-        InvalidOptionError: if the policy is not :class:`~mlx_simul.policies.WaitK`.
+        InvalidOptionError: if the policy is not :class:`~mlx_simul.policies.WaitK`, or the limits
+            hold a ratio.
     """
 
     def __init__(
@@ -46,6 +47,11 @@ class ReferenceLoop(SimulLoop):
         if not isinstance(policy, WaitK):
             raise InvalidOptionError(
                 f"gpe_compat reproduces wait-k only, got {policy!r}; pass policy=WaitK(k)."
+            )
+        if limits.max_target_source_ratio is not None:
+            raise InvalidOptionError(
+                "gpe_compat has no max_target_source_ratio: it would change what the reference "
+                "reads; leave it out."
             )
         super().__init__(
             policy,

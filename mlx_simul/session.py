@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from contextlib import contextmanager
+from typing import Any, Literal, TypedDict
 
 import mlx_simul.before_mlx
 
@@ -16,12 +17,36 @@ from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.loading import trained_target_start
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
+from mlx_simul.pieces import end_of_turn_ids_of
 from mlx_simul.policies import Policy, WaitK
 from mlx_simul.positions import TargetStart, make_target_start
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
 from mlx_simul.reference import ReferenceLoop
 from mlx_simul.segmenter import SourceSegmenter
 from mlx_simul.words import WordBoundaryStoppingCriteria
+
+
+class SessionOptions(TypedDict, total=False):
+    """The options of :class:`SimulSession`, for the signatures that hand them on."""
+
+    policy: Policy | None
+    instruction: str | None
+    source_language: str | None
+    target_language: str | None
+    context: str | None
+    glossary: Mapping[str, str] | None
+    frame: Frame
+    examples: Sequence[tuple[str, str]] | None
+    split: Callable[[str], Sequence[str]] | None
+    target_start: int | str | TargetStart
+    max_words: int | None
+    max_tokens: int
+    max_tokens_per_word: int
+    max_target_source_ratio: float | None
+    sampler: Sampler | None
+    logits_processors: Iterable[LogitsProcessor] | None
+    early_eos: Literal["read", "stop"]
+    gpe_compat: bool
 
 
 class SimulSession:
@@ -52,7 +77,8 @@ class SimulSession:
         sampler: mlx-lm's (``mlx_lm.sample_utils.make_sampler``); greedy by default.
         logits_processors: mlx-lm's; they see target tokens only.
         early_eos: an end-of-turn predicted while source is left means ``"read"`` on or ``"stop"``.
-        gpe_compat: reproduce EIT-NLP/StreamingLLM to the token (SPEC section 4).
+        gpe_compat: reproduce EIT-NLP/StreamingLLM to the token (SPEC section 4); it has a word
+            rule, a limit per word and an end-of-turn rule of its own, and no ratio limit.
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
 
@@ -87,6 +113,12 @@ class SimulSession:
         gpe_compat: bool = False,
         source: TokenizedSource | None = None,
     ) -> None:
+        policy = WaitK(3) if policy is None else policy
+        if isinstance(policy, type) or not isinstance(policy, Policy):
+            raise InvalidOptionError(
+                f"policy must be an object with a decide(progress) method, got {policy!r}; the "
+                "usual one is WaitK(3)."
+            )
         if early_eos not in ("read", "stop"):
             raise InvalidOptionError(f"early_eos must be 'read' or 'stop', got {early_eos!r}.")
         self._began_s = time.perf_counter()
@@ -108,6 +140,7 @@ class SimulSession:
                 glossary=glossary,
                 frame=frame,
                 examples=examples,
+                split=split,
             )
             prefix, header, end_of_turn_ids = (
                 prompt.prefix_ids,
@@ -118,10 +151,10 @@ class SimulSession:
             prefix, header, end_of_turn_ids = (
                 source.segments[0],
                 source.header,
-                frozenset(tokenizer.eos_token_ids),
+                end_of_turn_ids_of(tokenizer),
             )
         parts = (
-            policy or WaitK(3),
+            policy,
             header,
             WordBoundaryStoppingCriteria(tokenizer, max_tokens_per_word, end_of_turn_ids),
             end_of_turn_ids,
@@ -136,6 +169,7 @@ class SimulSession:
             self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
         self._steps = self._loop.steps()
         self._is_finished = False
+        self._is_broken = False
         self._n_words = 0
         self._loop.add_segment(prefix)
         self._source_closed = source is not None
@@ -173,39 +207,56 @@ class SimulSession:
         """Take a piece of the source without running: :meth:`events` does that.
 
         Raises:
-            SessionClosedError: after :meth:`finish` or :meth:`close`.
+            SessionClosedError: after :meth:`finish` or :meth:`close`, or after an error.
         """
         if self._source_closed:
-            raise SessionClosedError(
-                "this session's source has ended (finish was called); begin a new SimulSession."
-            )
-        self._add_words(self._segmenter.feed(text))
+            raise SessionClosedError("this session's source has ended; begin a new SimulSession.")
+        if self._is_finished:
+            return
+        with self._breaking_off():
+            self._add_words(self._segmenter.feed(text))
 
     def close(self) -> None:
         """Say that the source has ended, without running; idempotent."""
         if self._source_closed:
             return
-        self._source_closed = True
-        self._add_words(self._segmenter.finish())
-        if self._prompt is not None:
-            self._loop.close_source(self._prompt.suffix_ids)
+        with self._breaking_off():
+            self._source_closed = True
+            self._add_words(self._segmenter.finish())
+            if self._prompt is not None:
+                self._loop.close_source(self._prompt.suffix_ids)
 
     def events(self) -> Iterator[Event]:
         """Run as far as the source allows, giving each event as it happens."""
         reply: int | None = None
         while not self._is_finished:
-            step = self._steps.send(reply)
-            reply = None
-            if isinstance(step, SourcePass):
-                self._engine.read(step.token_ids)
-            elif isinstance(step, TargetPass):
-                self._engine.roll_back(step.n_rewind)
-                reply = self._engine.predict(step.token_ids, step.written)
-            elif isinstance(step, Read | Write | Finished):
+            with self._breaking_off():
+                step = self._steps.send(reply)
+                reply = None
+                if isinstance(step, SourcePass):
+                    self._engine.read(step.token_ids)
+                elif isinstance(step, TargetPass):
+                    self._engine.roll_back(step.n_rewind)
+                    reply = self._engine.predict(step.token_ids, step.written)
+            if isinstance(step, Read | Write | Finished):
                 self._is_finished = isinstance(step, Finished)
                 yield step
             elif step == NEED_SOURCE:
                 return
+
+    @contextmanager
+    def _breaking_off(self) -> Iterator[None]:
+        """After an error the loop and the cache may disagree, so nothing more is done with them."""
+        if self._is_broken:
+            raise SessionClosedError(
+                "an error broke this session off, and what it holds is no longer whole; begin a "
+                "new SimulSession."
+            )
+        try:
+            yield
+        except BaseException:
+            self._is_broken = True
+            raise
 
     def _clock_ms(self) -> float:
         return (time.perf_counter() - self._began_s) * 1000

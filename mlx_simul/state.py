@@ -54,7 +54,7 @@ class StreamingState:
     def delay_words(self) -> int:
         """Source *words* read: as ``source_words_read``, but the suffix does not count."""
         n_words = len(self.source_seg_len) - (2 if self.source_complete else 1)
-        return min(self.source_words_read, n_words)
+        return max(0, min(self.source_words_read, n_words))
 
     def add_source_segment(self, n_tokens: int) -> None:
         """Append one segment to a live source."""
@@ -97,7 +97,13 @@ class StreamingState:
         return self.source_seg_len[self.source_words_read + 1]
 
     def mark_source_read(self) -> None:
-        """Count one segment as read."""
+        """Count one segment as read.
+
+        Raises:
+            InvalidOptionError: if none is left.
+        """
+        if not self.should_read_next_source():
+            raise InvalidOptionError("no source segment is left to read; add_source_segment first.")
         self.source_words_read += 1
 
     def mark_target_written(self, lagging: int | None = None) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.pieces import piece_texts
+from mlx_simul.pieces import end_of_turn_ids_of, piece_texts
 from mlx_simul.segmenter import is_spaceless
 
-BoundaryRule: TypeAlias = Callable[[Sequence[int]], tuple[bool, bool]]
-
 CLOSING_PUNCTUATION = frozenset(".,:;?!")
-FULL_WIDTH_PUNCTUATION = frozenset("。，、：；？！")
 
 _REPLACEMENT = "\ufffd"
 
@@ -46,8 +43,9 @@ class WordBoundaryStoppingCriteria:
         self._tokenizer = tokenizer
         self._pieces = piece_texts(tokenizer)
         self._max_tokens = max_tokens_per_word
-        ends = tokenizer.eos_token_ids if end_of_turn_ids is None else end_of_turn_ids
-        self._end_of_turn = frozenset(ends)
+        self._end_of_turn = (
+            end_of_turn_ids_of(tokenizer) if end_of_turn_ids is None else frozenset(end_of_turn_ids)
+        )
 
     def __call__(self, tokens: Sequence[int]) -> tuple[bool, bool]:
         """Judge a word by its last token.
@@ -67,7 +65,7 @@ class WordBoundaryStoppingCriteria:
             return True, True
         if piece in CLOSING_PUNCTUATION or self._ends_spaceless(tokens):
             return True, False
-        return length >= self._max_tokens, False
+        return length >= self._max_tokens and self.has_content(tokens), False
 
     def has_content(self, tokens: Sequence[int]) -> bool:
         """Whether the tokens hold more than white space."""
@@ -83,8 +81,7 @@ class WordBoundaryStoppingCriteria:
         if _REPLACEMENT in text:
             # A piece of a character: only the decoder knows whether it is whole now.
             text = self._tokenizer.decode(list(tokens))
-        last = text[-1:]
-        return last in FULL_WIDTH_PUNCTUATION or is_spaceless(last)
+        return is_spaceless(text[-1:])
 
 
 class MaxLengthStoppingCriteria:

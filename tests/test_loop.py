@@ -1,13 +1,16 @@
 """The read/write loop without a model: a made-up one that predicts whatever hypothesis likes."""
 
+import itertools
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_simul.events import Finished, Read, Write
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
 from mlx_simul.policies import Action, WaitK
+from mlx_simul.reference import ReferenceLoop
 from mlx_simul.words import WordBoundaryStoppingCriteria
 
 END_OF_TURN = 0
@@ -21,6 +24,9 @@ class Vocabulary:
 
     vocab_size = len(PIECES)
     added_tokens_decoder = ()
+
+    def decode(self, tokens):
+        return "".join(PIECES[token] for token in tokens)
 
     def get_vocab(self):
         return {piece: i for i, piece in enumerate(PIECES)}
@@ -184,8 +190,50 @@ def test_limits_are_never_exceeded(seed, words, max_words, ratio):
     for event in stream.events[:-1]:
         if isinstance(event, Write):
             assert (
-                event.target_words_generated - event.word_complete < ratio * event.source_words_read
+                event.target_words_generated - event.word_complete + 1
+                <= ratio * event.source_words_read
             )
+
+
+class Reference(Stream):
+    """The same under the reference's rules, with predictions by script."""
+
+    def __init__(self, k, script):
+        super().__init__(0, WaitK(k))
+        self.script = iter(script)
+        self.loop = ReferenceLoop(
+            WaitK(k),
+            (9, 9),
+            WordBoundaryStoppingCriteria(Vocabulary()),
+            Vocabulary.eos_token_ids,
+            Text(),
+            Limits(max_tokens=10_000),
+            tokenizer=Vocabulary(),
+            clock_ms=lambda: 0.0,
+        )
+        self.steps = self.loop.steps()
+        self.loop.add_segment([100, 101])
+
+    def predict(self):
+        return next(self.script)
+
+
+@pytest.mark.parametrize(("n_words", "reason"), [(1, "end_of_turn"), (9, "early_end_of_turn")])
+def test_the_reference_ends_at_the_first_end_of_turn_and_keeps_it(n_words, reason):
+    """SPEC section 4, points 4 and 5."""
+    stream = Reference(2, [1, END_OF_TURN])
+    stream.feed([[10]] * n_words, suffix=[200])
+    finished = stream.events[-1]
+    assert (finished.reason, finished.token_ids, finished.delays) == (reason, (1, 0), (2,))
+
+
+def test_the_reference_ends_when_stops_run_ahead_of_reads():
+    """SPEC section 4, point 6: one stop per comma, and nothing left to read after the third."""
+    stream = Reference(1, itertools.repeat(PIECES.index(",")))
+    stream.feed([[10], [11]], suffix=[200])
+    finished = stream.events[-1]
+    assert finished.reason == "stop_limit"
+    assert len(finished.delays) == 3 + 101
 
 
 @given(seeds, sources, ks)
@@ -195,5 +243,5 @@ def test_white_space_alone_is_no_word(seed, words, k):
         if isinstance(event, Write):
             word += event.text
             if event.word_complete:
-                assert word.strip() or len(word) >= 4
+                assert word.strip()
                 word = ""

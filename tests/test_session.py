@@ -1,6 +1,7 @@
 """Sessions end to end on a tiny model: SPEC sections 2, 3 and 7."""
 
 import asyncio
+import inspect
 import itertools
 import threading
 import warnings
@@ -15,6 +16,7 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 import mlx_simul
 from mlx_simul import Finished, InvalidOptionError, Read, SimulSession, WaitK, Write
+from mlx_simul.session import SessionOptions
 
 TEXT = "Good morning, how are you today? I would like to buy a ticket to Paris, please."
 
@@ -139,7 +141,7 @@ def test_a_ratio_limit_reads_on_and_ends_with_the_source(model, tokenizer):
     assert finished.reason == "max_target_source_ratio"
     assert len(finished.delays) == len(TEXT.split()) / 2
     for event in writes(said):
-        assert event.target_words_generated <= 0.5 * event.source_words_read + 0.5
+        assert event.target_words_generated <= 0.5 * event.source_words_read
     assert reads(said)[-1].source_finished
 
 
@@ -162,13 +164,37 @@ def test_words_are_cut_at_their_limit(model, tokenizer):
         {"max_target_source_ratio": float("nan")},
         {"max_target_source_ratio": float("inf")},
         {"early_eos": "perhaps"},
+        {"max_words": "5"},
+        {"max_tokens": None},
+        {"max_target_source_ratio": "2"},
         {"target_start": -1},
+        {"target_start": 10**30},
+        {"target_start": mlx_simul.FollowStart},
+        {"policy": 3},
+        {"policy": WaitK},
+        {"gpe_compat": True, "max_target_source_ratio": 2.0},
+        {"glossary": ["a"]},
+        {"frame": "few-shot", "examples": [("a",)]},
     ],
     ids=str,
 )
 def test_options_out_of_range_are_refused(model, tokenizer, option):
-    with pytest.raises(InvalidOptionError):
+    with pytest.raises((InvalidOptionError, mlx_simul.PromptError)):
         SimulSession(model, tokenizer, **option)
+
+
+def test_a_policy_that_answers_something_else_is_refused(model, tokenizer):
+    class Vague:
+        def decide(self, progress):
+            return "read"
+
+    with pytest.raises(InvalidOptionError, match=r"Action\.READ"):
+        run(model, tokenizer, TEXT, policy=Vague())
+
+
+def test_the_options_that_are_handed_on_are_those_of_a_session():
+    taken = set(inspect.signature(SimulSession).parameters) - {"model", "tokenizer", "source"}
+    assert set(SessionOptions.__annotations__) == taken
 
 
 def test_options_are_judged_before_the_first_event(model, tokenizer):
@@ -249,7 +275,89 @@ def test_outgrowing_the_trained_length_is_said_once(model, tokenizer, monkeypatc
     assert len(caught) == 1
 
 
+# After an error
+
+
+class Stumble(Exception):
+    """Something of the user's that fails once."""
+
+
+class Stumbling:
+    """A policy, sampler or processor that fails at its third call."""
+
+    def __init__(self):
+        self.n_calls = 0
+
+    def count(self):
+        self.n_calls += 1
+        if self.n_calls == 3:
+            raise Stumble
+
+    def decide(self, progress):
+        self.count()
+        return WaitK(1).decide(progress)
+
+    def __call__(self, *arguments):
+        self.count()
+        return mx.argmax(arguments[-1], axis=-1) if len(arguments) == 1 else arguments[-1]
+
+
+@pytest.mark.parametrize("part", ["policy", "sampler", "processor", "split"])
+def test_after_an_error_a_session_does_not_go_on_as_if_nothing_had_been(model, tokenizer, part):
+    stumbling = Stumbling()
+    options = {
+        "policy": {"policy": stumbling},
+        "sampler": {"sampler": stumbling},
+        "processor": {"logits_processors": [stumbling]},
+        "split": {"split": lambda run: [run[:-1]]},
+    }[part]
+    session = SimulSession(model, tokenizer, **({"policy": WaitK(1)} | options))
+    with pytest.raises((Stumble, InvalidOptionError)):
+        session.feed("one two 你好。 three four five six ")
+    for go_on in (lambda: session.feed("seven "), session.finish, lambda: list(session.events())):
+        with pytest.raises(mlx_simul.SessionClosedError, match="broke this session off"):
+            go_on()
+
+
+def test_an_interrupted_pass_breaks_a_session_off(model, tokenizer, monkeypatch):
+    session = SimulSession(model, tokenizer, policy=WaitK(2))
+
+    def interrupted(token_ids):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session._engine, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.feed("one two three ")
+    monkeypatch.undo()
+    with pytest.raises(mlx_simul.SessionClosedError):
+        session.feed("four ")
+
+
+def test_a_consumer_may_stop_and_go_on(model, tokenizer):
+    """Closing an iterator over events is no error."""
+    session = SimulSession(model, tokenizer, policy=WaitK(2), max_tokens=24)
+    session.push(TEXT)
+    session.close()
+    first = next(events := session.events())
+    events.close()
+    assert [first, *session.events()] == run(model, tokenizer, TEXT)
+
+
 # Inputs nobody wants
+
+
+@pytest.mark.parametrize("token", [1024, 100_000, 2**31 - 1])
+def test_ids_beyond_the_embeddings_are_refused(model, tokenizer, token):
+    source = mlx_simul.TokenizedSource([[1], [token], [3]], [4])
+    with pytest.raises(InvalidOptionError, match="1024 embeddings"):
+        list(mlx_simul.stream_generate(model, tokenizer, source))
+
+
+def test_a_plain_hugging_face_tokenizer_serves(model, tokenizer):
+    source = mlx_simul.TokenizedSource([[1], [5], [6], [3]], [4])
+    plain = tokenizer._tokenizer
+    assert run(model, plain, source) == run(model, tokenizer, source)
+    assert run(model, plain, TEXT) == run(model, tokenizer, TEXT)
 
 
 @pytest.mark.parametrize("source", ["", "   \n\t ", [], ["", " ", ""]], ids=repr)
@@ -311,7 +419,7 @@ def test_weights_that_are_no_numbers_are_named(golden_models, tokenizer):
     norm = model.model.norm.weight
     model.model.norm.weight = mx.full(norm.shape, mx.nan)
     try:
-        with pytest.raises(mlx_simul.ValidationError, match="NaN"):
+        with pytest.raises(mlx_simul.ValidationError, match="not finite"):
             run(model, tokenizer, TEXT)
     finally:
         model.model.norm.weight = norm
@@ -359,3 +467,47 @@ def test_the_async_twin_gives_the_same_events_and_leaves_the_loop_free(model, to
     assert ticks > 50
     assert len(threads) == 1
     assert threads != {threading.get_ident()}
+
+
+def test_cancelling_the_async_twin_does_not_hold_up_the_loop(model, tokenizer):
+    release, is_sampling = threading.Event(), threading.Event()
+
+    def slow(logprobs):
+        is_sampling.set()
+        release.wait(10)
+        return mx.argmax(logprobs, axis=-1)
+
+    async def endless():
+        while True:
+            yield "word "
+
+    async def consume():
+        async for _ in mlx_simul.astream_generate(
+            model, tokenizer, endless(), policy=WaitK(1), sampler=slow
+        ):
+            pass
+
+    async def cancel():
+        task = asyncio.create_task(consume())
+        await asyncio.to_thread(is_sampling.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 5)
+        return release.is_set()
+
+    try:
+        assert asyncio.run(cancel()) is False
+    finally:
+        release.set()
+
+
+def test_an_error_of_an_async_source_reaches_the_caller(model, tokenizer):
+    async def chunks():
+        yield "one two three "
+        raise Stumble
+
+    async def consume():
+        return [e async for e in mlx_simul.astream_generate(model, tokenizer, chunks())]
+
+    with pytest.raises(Stumble):
+        asyncio.run(consume())

@@ -32,6 +32,9 @@ from mlx_simul.policies import WaitK
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
 
+DEFAULT_MAX_RATIO = 3.0
+"""Small models ramble; no language pair needs three words for one, beyond the shortest texts."""
+
 MAX_OPTION_FILE_BYTES = 1_048_576
 """The most that a glossary or context file may hold; a prompt takes far less."""
 
@@ -77,9 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     when.add_argument(
         "--max-ratio",
         type=float,
-        default=3.0,
         metavar="R",
-        help="target words per source word read (default: 3; inf for no limit)",
+        help="target words per source word read (default: 3, --gpe-compat has none; inf: no limit)",
     )
     when.add_argument(
         "--early-eos",
@@ -125,7 +127,11 @@ def run(args: argparse.Namespace) -> int:
 def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.temp == 0 and (args.top_p is not None or args.min_p is not None):
         raise InvalidOptionError("--top-p and --min-p choose among samples; give a --temp above 0.")
-    max_ratio = None if args.max_ratio == math.inf else args.max_ratio
+    max_ratio = args.max_ratio
+    if max_ratio is None and not args.gpe_compat:
+        max_ratio = DEFAULT_MAX_RATIO
+    if max_ratio == math.inf:
+        max_ratio = None
     limits = Limits(args.max_words, args.max_tokens, max_ratio)
     context = args.context
     if context and context.startswith("@"):
