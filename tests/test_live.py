@@ -217,3 +217,12 @@ def test_json_has_one_event_a_line(capsys):
 def test_remarks_go_to_standard_error(capsys):
     TextView().note("it is late")
     assert capsys.readouterr() == ("", "mlx-simul: warning: it is late\n")
+
+
+def test_control_codes_do_not_reach_a_terminal(capsys, monkeypatch):
+    """A model, or whoever wrote the source, must not be able to move the cursor or set a title."""
+    said = Write(0, "a\x1b]0;title\x07b\x9bc\n", False, 1, 0)
+    for is_terminal, wanted in ((True, "a\ufffd]0;title\ufffdb\ufffdc\n"), (False, said.text)):
+        monkeypatch.setattr("sys.stdout.isatty", lambda is_terminal=is_terminal: is_terminal)
+        TextView().show(said)
+        assert capsys.readouterr().out == wanted

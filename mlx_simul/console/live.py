@@ -25,6 +25,10 @@ READ_BYTES = 4096
 MAX_AHEAD_CHARS = 16_384
 """Source text taken in before it is asked for; beyond it, a fast producer has to wait."""
 
+# What comes from a pipe or a model must not steer the terminal.
+_HARMLESS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_HARMLESS |= {ord("\n"): "\n", ord("\t"): " "}
+
 
 class View(Protocol):
     """Where a session is shown: the terminal, plain text or JSON."""
@@ -135,7 +139,7 @@ class TextView:
         if isinstance(event, Write):
             text = event.text if self._has_begun else event.text.lstrip()
             self._has_begun = self._has_begun or bool(text)
-            emit(text)
+            emit(harmless(text) if sys.stdout.isatty() else text)
 
     def note(self, remark: str) -> None:
         """Goes to standard error."""
@@ -193,6 +197,11 @@ def run_session(session: SimulSession, source: Source, view: View) -> None:
                 text = source.read(wait=False)
                 if text != "":
                     take(text)
+
+
+def harmless(text: str) -> str:
+    """The text without the codes that could take over a terminal; they become U+FFFD."""
+    return text.translate(_HARMLESS)
 
 
 def emit(text: str) -> None:

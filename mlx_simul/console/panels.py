@@ -7,6 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from mlx_simul.console.live import harmless
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.segmenter import SourceSegmenter
 
@@ -18,10 +19,6 @@ MIN_SIDE_BY_SIDE_COLUMNS = 48
 _MARGIN_COLUMNS = 2
 _BORDERS = 4  # columns of a panel that are not text
 _FRAME_ROWS = 2  # rows likewise
-
-# What comes from a pipe or a model must not steer the terminal.
-_HARMLESS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_HARMLESS |= {ord("\n"): "\n", ord("\t"): " "}
 
 
 class Progress:
@@ -102,7 +99,7 @@ def render(
     width = max(console.width - _MARGIN_COLUMNS, _BORDERS + 1)
     is_stacked = width < MIN_SIDE_BY_SIDE_COLUMNS
     panel_width = width if is_stacked else width // 2
-    notes = [Text(_harmless(note), style="yellow") for note in progress.notes]
+    notes = [Text(harmless(note), style="yellow") for note in progress.notes]
 
     columns, text_rows = panel_width - _BORDERS, None
     if max_rows is not None:
@@ -110,7 +107,7 @@ def render(
         text_rows = max(rows // (2 if is_stacked else 1) - _FRAME_ROWS, 1)
     texts = (
         _source_text(progress, columns, text_rows),
-        Text(_harmless(_tail(progress.target_text, columns, text_rows).strip())),
+        Text(harmless(_tail(progress.target_text, columns, text_rows).strip())),
     )
     wrapped = [list(text.wrap(console, columns, overflow="fold")) or [Text()] for text in texts]
     if text_rows is not None:
@@ -119,7 +116,7 @@ def render(
     panels = [
         Panel(
             Text("\n").join(lines),
-            title=_harmless(label),
+            title=harmless(label),
             subtitle=_fitting(counts, columns - 2),
             width=panel_width,
             height=height,
@@ -141,10 +138,10 @@ def _source_text(progress: Progress, columns: int, rows: int | None) -> Text:
         # Otherwise what waits would push what is being read off the screen.
         room = max(rows * columns // 3, columns)
         unread = unread if len(unread) <= room else f"{unread[:room]} …"
-    text = Text(_harmless(_tail(progress.read_text, columns, rows)))
+    text = Text(harmless(_tail(progress.read_text, columns, rows)))
     if unread:
         joint = " " if progress.read_text and progress.unread_text[:1].isspace() else ""
-        text.append(_harmless(joint + unread), style="dim")
+        text.append(harmless(joint + unread), style="dim")
     return text
 
 
@@ -172,7 +169,3 @@ def _fitting(parts: list[str], columns: int) -> str:
     while parts and len(", ".join(parts)) > columns:
         parts = parts[:-1]
     return ", ".join(parts)
-
-
-def _harmless(text: str) -> str:
-    return text.translate(_HARMLESS)
