@@ -125,9 +125,8 @@ class SourceSegmenter:
         words: list[str] = []
         self._grapheme = ""
         at = 0
-        while at < len(text):
-            run = _RUN.match(text, at)
-            assert run is not None  # the three groups cover every character
+        # The three groups cover every character: only the end of the text matches none.
+        while run := _RUN.match(text, at):
             if run.lastgroup == "spaceless":
                 # A slice: \X looks behind its start, and what lies there depends on chunking.
                 window = text[at : at + MAX_GRAPHEME_CHARS + 1]

@@ -15,8 +15,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load
 from safetensors.numpy import load_file, save_file
 from tiny_checkpoints import everything_in, golden_folder, golden_weights, write_tiny
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
+from mlx_simul import archs
 from mlx_simul.checkpoints.convert import Quantization, convert
 from mlx_simul.errors import ConversionError
 
@@ -65,6 +66,37 @@ def test_a_gguf_file_is_converted(tmp_path: Path, target: Path, family: str) -> 
     chat = [{"role": "user", "content": "hi"}]
     assert tokenizer.apply_chat_template(chat, tokenize=False) == "<|im_start|>hi"
     assert load(str(target))[1].eos_token_ids == {2}
+
+
+def set_rope_parameters(folder: Path) -> None:
+    """Write the base frequency as transformers 5 does."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["rope_theta"]
+    config["rope_parameters"] = {"rope_theta": 12345.0, "rope_type": "default"}
+    path.write_text(json.dumps(config))
+
+
+def test_rope_parameters_reach_plain_mlx_lm(tmp_path: Path, target: Path, family: str) -> None:
+    source = golden_folder(tmp_path / "source", family)
+    set_rope_parameters(source)
+    convert(source, target)
+    assert load(str(target))[0].layers[0].self_attn.rope.base == 12345.0
+    assert load(str(source))[0].layers[0].self_attn.rope.base != 12345.0
+    config = AutoConfig.from_pretrained(target)
+    assert config.rope_parameters == {"rope_theta": 12345.0, "rope_type": "default"}
+
+
+def test_rope_parameters_of_other_families_are_left_to_mlx_lm(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_rope_parameters(source)
+    monkeypatch.setattr(archs, "registered_types", lambda: ["qwen2"])
+    monkeypatch.setattr(archs, "remapped_types", dict)
+    convert(source, target)
+    assert (
+        not {"rope_theta", "rope_scaling"} & json.loads((target / "config.json").read_text()).keys()
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -185,18 +217,29 @@ FAULTS = {
     "NaN": (lambda f: edit_weights(f, model__norm__weight=NORM * np.nan), "holds NaN"),
     "infinity": (lambda f: edit_weights(f, model__norm__weight=NORM * np.inf), "holds NaN or inf"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-    "half a config": (lambda f: cut(f / "config.json", 20), "is not valid JSON"),
-    "no object": (lambda f: (f / "config.json").write_text("[]"), "holds list, not an object"),
+    "half a config": (lambda f: cut(f / "config.json", 20), "is not readable JSON"),
+    "no object": (lambda f: (f / "config.json").write_text("[]"), "list where an object belongs"),
     "another shape": (lambda f: edit_config(f, hidden_size=128), "cannot build the model"),
     "too few layers": (lambda f: edit_config(f, num_hidden_layers=2), "cannot build the model"),
-    "endless layers": (lambda f: edit_config(f, num_hidden_layers=10**9), "claims 1000000000 lay"),
+    "endless layers of a part": (
+        lambda f: edit_config(f, text_config={"num_hidden_layers": 10**9}),
+        "asks for 1000000000 layers",
+    ),
+    "a weight twice": (
+        lambda f: save_file({"model.norm.weight": NORM}, f / "model-old.safetensors"),
+        "is both in",
+    ),
+    "endless layers": (
+        lambda f: edit_config(f, num_hidden_layers=10**9),
+        "asks for 1000000000 lay",
+    ),
     "no heads": (
         lambda f: edit_config(f, num_attention_heads=0),
         "or the config.json that names it",
     ),
     "no such type": (lambda f: edit_config(f, model_type="klingon"), "klingon not supported"),
     "remote code": (lambda f: edit_config(f, model_file="evil.py"), "cannot build the model"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer"),
     "half a tokenizer": (lambda f: cut(f / "tokenizer.json", 99), "its tokenizer, or the"),
 }
 

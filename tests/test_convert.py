@@ -43,7 +43,7 @@ def test_a_wrong_kind_of_path_is_put_right(tmp_path: Path, source: Path, target:
     with pytest.raises(ConversionError, match="name its folder"):
         convert(source / "model.safetensors", target)
     gguf = write_tiny(tmp_path / "m.gguf", "llama")
-    with pytest.raises(ConversionError, match=f"Name the GGUF file itself: {gguf}"):
+    with pytest.raises(ConversionError, match=f"Convert its GGUF file by name: {gguf}"):
         convert(tmp_path, tmp_path.with_name("elsewhere"))
 
 

@@ -176,6 +176,11 @@ DAMAGE = {
     "unknown type": (lambda f: edit_config(f, model_type="rwkv"), "config.json", "'rwkv'"),
     "no type": (lambda f: edit_config(f, model_type=None), "config.json", "Known: "),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "weight files", "holds no model"),
+    "GGUF only": (
+        lambda f: (f / "model.safetensors").rename(f / "m.gguf"),
+        "weight files",
+        "Convert its GGUF file by name: .*m.gguf",
+    ),
     "pickle only": (to_pickle, "weight files", "pytorch_model.bin.*never read"),
     "cut short": (cut_short, "weight files", "damaged or cut short"),
     "corrupt header": (corrupt_header, "weight files", "damaged or cut short"),

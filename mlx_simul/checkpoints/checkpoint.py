@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import mlx_simul.before_mlx
 
@@ -21,25 +20,18 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
-from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from mlx_simul import archs
+from mlx_simul.checkpoints import folder as contents
+from mlx_simul.checkpoints.folder import Progress
 from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.checkpoints.gguf_model import read_config, read_weights
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
-from mlx_simul.errors import ConversionError
+from mlx_simul.errors import ConversionError, ValidationError
+from mlx_simul.loading import rope_overrides
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-
-T = TypeVar("T")
-
-
-class Progress(Protocol):
-    """Passes items on while it shows how many are done."""
-
-    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]: ...
 
 
 @dataclass(frozen=True)
@@ -63,15 +55,18 @@ def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoi
         ConversionError: if something is missing, damaged, contradictory, or not finite in
             ``dtype``; or if the weights are pickles, which are never opened.
     """
-    files = _weight_files(folder)
-    names = _check_files(files)
-    _check_config(folder, len(names))
+    with _conversion_errors():
+        files = contents.weight_files(folder)
+        n_tensors = len(contents.read_headers(folder, files))
+        stored_config = contents.read_json(folder / "config.json")
+        contents.check_layers(stored_config, n_tensors)
+        contents.check_tokenizer_files(folder)
     tokenizer = _folder_tokenizer(folder)
-    for path, name, weight in progress(_stored_weights(files), "Checking", len(names)):
+    for path, name, weight in progress(_stored_weights(files), "Checking", n_tensors):
         if mx.issubdtype(weight.dtype, mx.floating):
             _refuse_infinite(path, name, weight.astype(DTYPES[dtype]) if dtype else weight, dtype)
     try:
-        model, config = load_model(folder, lazy=True)
+        model, config = load_model(folder, lazy=True, model_config=_overrides(stored_config))
     except Exception as error:  # mlx-lm has no error of its own for a config that does not fit
         raise ConversionError(
             f"{folder}: mlx-lm cannot build the model that config.json describes from these "
@@ -162,72 +157,23 @@ def refuse_pickle(path: Path) -> None:
     Raises:
         ConversionError: if its name says that it is.
     """
-    if path.suffix in PICKLES:
-        raise ConversionError(
-            f"{path} is a pickle, which can run code when opened, so it is never read. Use the "
-            "model's safetensors, or make them where you trust the file: in Python, "
-            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(FOLDER)"
-        )
+    with _conversion_errors():
+        contents.refuse_pickle(path)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors, or say what the folder holds in their place."""
-    files = sorted(folder.glob("model*.safetensors"))
-    if files:
-        return files
-    entries = sorted(folder.iterdir())
-    for path in entries:
-        refuse_pickle(path)
-    ggufs = [path.name for path in entries if path.suffix == ".gguf"]
-    raise ConversionError(
-        f"{folder} holds no model*.safetensors. "
-        + (f"Name the GGUF file itself: {folder / ggufs[0]}" if ggufs else "Download it again.")
-    )
-
-
-def _check_files(files: list[Path]) -> list[str]:
-    """Return the names of all tensors; every file must be whole, and every shard there."""
-    names: list[str] = []
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                names += tensors.keys()
-        except (SafetensorError, OSError) as error:
-            raise ConversionError(f"{path} is damaged ({error}): download it again.") from error
-    index = files[0].parent / "model.safetensors.index.json"
-    if index.is_file():
-        listed = set(_read_json(index).get("weight_map", {}).values())
-        missing = sorted(map(str, listed - {path.name for path in files}))
-        if missing:
-            raise ConversionError(
-                f"{index.parent} lacks {', '.join(missing)}, which {index.name} lists: download "
-                "it again."
-            )
-    return names
-
-
-def _check_config(folder: Path, n_tensors: int) -> None:
-    """Refuse a config with more layers than there are tensors before mlx-lm builds them."""
-    config = _read_json(folder / "config.json")
-    for part in (config, config.get("text_config")):
-        layers = part.get("num_hidden_layers", 0) if isinstance(part, dict) else 0
-        if not isinstance(layers, int) or layers > n_tensors:
-            raise ConversionError(
-                f"{folder / 'config.json'} claims {layers!r} layers, but there are {n_tensors} "
-                "tensors."
-            )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _conversion_errors() -> Iterator[None]:
+    """What makes a folder invalid makes its conversion fail."""
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ConversionError(f"{path} is missing: download the model again.") from error
-    except ValueError as error:
-        raise ConversionError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise ConversionError(f"{path} holds {type(value).__name__}, not an object.")
-    return value
+        yield
+    except ValidationError as error:
+        raise ConversionError(str(error)) from error
+
+
+def _overrides(config: dict[str, Any]) -> dict[str, Any]:
+    """What plain mlx-lm, too, should find in the config; other families read it in other ways."""
+    streams = config.get("model_type") in [*archs.registered_types(), *archs.remapped_types()]
+    return rope_overrides(config) if streams else {}
 
 
 def _stored_weights(files: list[Path]) -> Iterator[tuple[Path, str, mx.array]]:
@@ -264,11 +210,6 @@ def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
 
 
 def _folder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ConversionError(
-            f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Copy the "
-            "tokenizer files of the model it was made from into it."
-        )
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers has no error of its own for a damaged tokenizer

@@ -20,7 +20,7 @@ from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import ConversionError, InvalidOptionError
 
 if TYPE_CHECKING:
-    from mlx_simul.checkpoints.checkpoint import Progress, T
+    from mlx_simul.checkpoints.folder import Progress, T
 
 DTYPES = ("float32", "float16", "bfloat16")
 Q_BITS = (2, 3, 4, 5, 6, 8)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import mlx_simul.before_mlx
 
@@ -15,11 +15,21 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
-from mlx_simul.checkpoints.checkpoint import PICKLES, TOKENIZER_FILES, Progress
 from mlx_simul.errors import ValidationError
 from mlx_simul.loading import ModelClasses, load_folder, registered_classes
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+
 _INDEX = "model.safetensors.index.json"
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Passes items on while it shows how many are done."""
+
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]: ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that can run code when it is opened.
+
+    Raises:
+        ValidationError: if its name says that it is a pickle.
+    """
+    if path.suffix in PICKLES:
+        raise ValidationError(
+            f"{path} is a pickle, which can run code when it is opened and is never read. Use the "
+            "model's safetensors; or, where you trust the file, transformers' "
+            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes them."
+        )
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder.
 
@@ -67,17 +91,14 @@ def weight_files(folder: Path) -> list[Path]:
         ValidationError: if there are none, or a shard that the index lists is missing.
     """
     files = sorted(folder.glob("model*.safetensors"))
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if not files and pickles:
-        raise ValidationError(
-            f"{folder} has its weights as pickles ({', '.join(pickles[:3])}), which can run code "
-            "when they are opened and are never read. Use the model's safetensors; or, where you "
-            "trust the file, transformers' from_pretrained(...).save_pretrained(...) writes them."
-        )
     if not files:
+        entries = sorted(folder.iterdir())
+        for path in entries:
+            refuse_pickle(path)
+        gguf = next((path for path in entries if path.suffix == ".gguf"), None)
         raise ValidationError(
-            f"{folder} holds no model*.safetensors. Fetch the weights; a GGUF file becomes such a "
-            "folder with `mlx-simul convert`."
+            f"{folder} holds no model*.safetensors. "
+            + (f"Convert its GGUF file by name: {gguf}" if gguf else "Fetch the weights.")
         )
     missing = sorted({name for name in _index(folder).values() if not (folder / name).is_file()})
     if missing:
@@ -153,12 +174,15 @@ def check_layers(config: dict[str, Any], n_tensors: int) -> None:
     Raises:
         ValidationError: if it does.
     """
-    layers = config.get("num_hidden_layers")
-    if not isinstance(layers, int) or not 0 < layers <= n_tensors:
-        raise ValidationError(
-            f"config.json asks for {layers!r} layers (num_hidden_layers), and the files hold "
-            f"{n_tensors} tensors. The config belongs to another model: fetch both together."
-        )
+    for part in (config, config.get("text_config")):
+        if not isinstance(part, dict) or "num_hidden_layers" not in part:
+            continue
+        layers = part["num_hidden_layers"]
+        if not isinstance(layers, int) or not 0 < layers <= n_tensors:
+            raise ValidationError(
+                f"config.json asks for {layers!r} layers (num_hidden_layers), and the files hold "
+                f"{n_tensors} tensors. The config belongs to another model: fetch both together."
+            )
 
 
 def check_shapes(parameters: Parameters) -> None:

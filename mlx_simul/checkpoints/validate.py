@@ -21,7 +21,7 @@ from mlx_simul.errors import ModelLoadError, PromptError, SimulWarning, Validati
 if TYPE_CHECKING:
     import mlx.nn as nn
 
-    from mlx_simul.checkpoints.checkpoint import Progress
+    from mlx_simul.checkpoints.folder import Progress
     from mlx_simul.prompts import StreamingDataPreparator
     from mlx_simul.testing import Stream
 
