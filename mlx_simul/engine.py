@@ -136,8 +136,18 @@ class StreamingEngine:
 
     @state.setter
     def state(self, value: Sequence[Any]) -> None:
-        for cache, layer_state in zip(self.caches, value, strict=True):
-            cache.state = layer_state
+        if len(value) != len(self.caches):
+            raise InvalidOptionError(
+                f"a saved state of {len(value)} layers does not fit a model of {len(self.caches)}."
+            )
+        before = self.state
+        try:
+            for cache, layer_state in zip(self.caches, value, strict=True):
+                cache.state = layer_state
+        except InvalidOptionError:
+            for cache, layer_state in zip(self.caches, before, strict=True):
+                cache.state = layer_state
+            raise
         self._start = self.caches[0].target_start if self.target_tokens else None
 
     def _forward(self, token_ids: Sequence[int]) -> mx.array:

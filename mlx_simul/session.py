@@ -113,12 +113,6 @@ class SimulSession:
         gpe_compat: bool = False,
         source: TokenizedSource | None = None,
     ) -> None:
-        policy = WaitK(3) if policy is None else policy
-        if isinstance(policy, type) or not isinstance(policy, Policy):
-            raise InvalidOptionError(
-                f"policy must be an object with a decide(progress) method, got {policy!r}; the "
-                "usual one is WaitK(3)."
-            )
         if early_eos not in ("read", "stop"):
             raise InvalidOptionError(f"early_eos must be 'read' or 'stop', got {early_eos!r}.")
         self._began_s = time.perf_counter()
@@ -142,19 +136,13 @@ class SimulSession:
                 examples=examples,
                 split=split,
             )
-            prefix, header, end_of_turn_ids = (
-                prompt.prefix_ids,
-                prompt.header_ids,
-                prompt.end_of_turn_ids,
-            )
+            prefix, header = prompt.prefix_ids, prompt.header_ids
+            end_of_turn_ids = prompt.end_of_turn_ids
         else:
-            prefix, header, end_of_turn_ids = (
-                source.segments[0],
-                source.header,
-                end_of_turn_ids_of(tokenizer),
-            )
+            prefix, header = source.segments[0], source.header
+            end_of_turn_ids = end_of_turn_ids_of(tokenizer)
         parts = (
-            policy,
+            _checked_policy(policy),
             header,
             WordBoundaryStoppingCriteria(tokenizer, max_tokens_per_word, end_of_turn_ids),
             end_of_turn_ids,
@@ -267,3 +255,14 @@ class SimulSession:
         for word in words:
             self._loop.add_segment(self._prompt.encode_word(word, self._n_words == 0), word)
             self._n_words += 1
+
+
+def _checked_policy(policy: Policy | None) -> Policy:
+    if policy is None:
+        return WaitK(3)
+    if isinstance(policy, type) or not isinstance(policy, Policy):
+        raise InvalidOptionError(
+            f"policy must be an object with a decide(progress) method, got {policy!r}; the usual "
+            "one is WaitK(3)."
+        )
+    return policy
