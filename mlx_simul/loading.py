@@ -12,6 +12,7 @@ from typing import Any
 import mlx_simul.before_mlx
 
 import mlx.nn as nn
+import mlx_lm.utils
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -20,6 +21,7 @@ from mlx_lm.utils import load_adapters, load_config, load_model, load_tokenizer
 from mlx_simul import archs
 from mlx_simul.archs.base import ModelClasses
 from mlx_simul.errors import ModelLoadError, SimulError
+from mlx_simul.tryout import try_out
 
 CONFIG_KEY = "mlx_simul"
 """Where a checkpoint's config.json says how it was trained for streaming."""
@@ -36,6 +38,7 @@ def load(
     tokenizer_config: Mapping[str, Any] | None = None,
     model_config: Mapping[str, Any] | None = None,
     lazy: bool = False,
+    allow_unverified: bool = False,
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """Load a model for streaming, through mlx-lm's own loader.
 
@@ -49,16 +52,29 @@ def load(
         tokenizer_config: extra arguments for the tokenizer.
         model_config: entries that override config.json.
         lazy: leave the weights to be read when they are first used.
+        allow_unverified: of a type that is not registered here but known to mlx-lm, try the laws
+            on the weights (hundreds of short passes), and load it if they hold.
 
     Returns:
         The model and mlx-lm's tokenizer wrapper, as ``mlx_lm.load`` does.
 
     Raises:
         ModelLoadError: if the checkpoint is missing, damaged, or not what its config says.
-        UnknownArchitectureError: if its ``model_type`` does not stream.
+        UnknownArchitectureError: if its ``model_type`` is not registered.
+        ValidationError: if it is tried and breaks a law.
     """
     folder = find_folder(path_or_hf_repo, revision)
-    model, config = load_folder(folder, lazy=lazy, model_config=model_config)
+    with _explained(f"the model in {folder}"):
+        is_known = archs.is_registered(str(load_config(folder).get("model_type")))
+    try_it_out = allow_unverified and not is_known
+    model, config = load_folder(
+        folder,
+        lazy=lazy,
+        model_config=model_config,
+        get_model_classes=stock_classes if try_it_out else registered_classes,
+    )
+    if try_it_out:
+        model.streaming_architecture = try_out(model)
     with _explained(f"{CONFIG_KEY!r} in {folder / 'config.json'}"):
         model.streaming_config = dict(config.get(CONFIG_KEY) or {})
     if adapter_path is not None:
@@ -109,30 +125,92 @@ def load_folder(
 
 
 def rope_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
-    """RoPE's settings, where mlx-lm's families look for them.
+    """What a config says in transformers 5's words, where mlx-lm's families look for it.
 
-    transformers 5 writes them into ``rope_parameters``, which these families do not read: they
-    would run with a default base frequency and no scaling, without a word. Of YaRN's settings they
-    ignore ``attention_factor``, and guess the trained length where it is not given.
+    They would otherwise run with a default base frequency, without scaling, or windowed in other
+    layers, without a word, or not load at all. A nested ``text_config`` is translated as well.
     """
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    found = {}
-    if "rope_theta" in rope:
-        found["rope_theta"] = rope.pop("rope_theta")
-    if rope.get("rope_type", rope.get("type")) == "yarn":
+    found = _rope_settings(config) | _layer_kinds(config)
+    for ours, theirs in _RENAMED.get(config.get("model_type", ""), {}).items():
+        said = {**config, **found}
+        if ours not in config and theirs in said:
+            found[ours] = said[theirs]
+    if isinstance(config.get("text_config"), Mapping):
+        found["text_config"] = {**config["text_config"], **rope_overrides(config["text_config"])}
+    return found
+
+
+_RENAMED = {
+    "gpt_neox": {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"},
+    "internlm3": {"bias": "mlp_bias", "qkv_bias": "attention_bias"},
+    "mellum": {"num_experts": "num_local_experts"},
+}
+"""By model type: mlx-lm's name for an entry, and transformers 5's."""
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE's settings, which transformers 5 keeps in ``rope_parameters``.
+
+    Of YaRN's settings mlx-lm ignores ``attention_factor``, and guesses the trained length where it is
+    not given.
+    """
+    given = config.get("rope_parameters") or config.get("rope_scaling")
+    if not given:
+        return {}
+    found: dict[str, Any] = {}
+    if _SLIDING in given:
+        found["rope_local_base_freq"] = given[_SLIDING].get("rope_theta")
+    if _FULL in given or _SLIDING in given:
+        given = given.get(_FULL) or given[_SLIDING]
+    rope = dict(given)
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if name in rope:
+            found[name] = rope.pop(name)
+    kind = rope.setdefault("rope_type", rope.get("type", "default"))
+    rope["type"] = kind
+    if kind == "yarn":
         rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
         if rope.get("attention_factor") is not None and rope["factor"] > 1:
             # The factor that mlx-lm computes is 0.1 * mscale * ln(factor) + 1.
             rope["mscale"] = (rope["attention_factor"] - 1) / (0.1 * math.log(rope["factor"]))
             rope["mscale_all_dim"] = 0
-    if rope:
-        found["rope_scaling"] = rope
+    is_plain = rope == {"rope_type": "default", "type": "default"}
+    return {**found, "rope_scaling": None if is_plain else rope}
+
+
+def _layer_kinds(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``layer_types`` as the pattern, and ``per_layer_config`` as the widths, that a family reads."""
+    kinds = config.get("layer_types") or []
+    model_type = config.get("model_type")
+    found: dict[str, Any] = {}
+    if model_type == "exaone4":
+        letters = "".join("L" if kind == _SLIDING else "G" for kind in kinds)
+        found["sliding_window_pattern"] = letters if "L" in letters else None
+    elif model_type in ("cohere2", "gemma3_text") and _FULL in kinds:
+        found["sliding_window_pattern"] = kinds.index(_FULL) + 1
+    elif model_type == "gemma4_text":
+        for i, layer in (config.get("per_layer_config") or {}).items():
+            if kinds[int(i)] == _FULL:
+                found["global_head_dim"] = layer.get("head_dim", config.get("head_dim"))
+                found["num_global_key_value_heads"] = layer.get("num_key_value_heads")
     return found
 
 
 def registered_classes(config: dict[str, Any]) -> ModelClasses:
     """The registry's ``(Model, ModelArgs)`` for a config."""
-    return archs.find(config["model_type"]).classes
+    model_type = config["model_type"]
+    # mlx-lm 0.32 tells some families apart by the class that the config names.
+    by_class = getattr(mlx_lm.utils, "MODEL_ARCHITECTURE_REMAPPING", {})
+    for name in config.get("architectures") or ():
+        model_type = by_class.get((model_type, name), model_type)
+    return archs.find(model_type).classes
+
+
+def stock_classes(config: dict[str, Any]) -> ModelClasses:
+    """mlx-lm's own ``(Model, ModelArgs)`` for a config."""
+    return mlx_lm.utils._get_classes(config)
 
 
 def find_folder(path_or_hf_repo: str | PathLike[str], revision: str | None = None) -> Path:
@@ -159,12 +237,6 @@ def find_folder(path_or_hf_repo: str | PathLike[str], revision: str | None = Non
             f"it: {error}"
         ) from error
     return Path(fetched)
-
-
-def trained_target_start(model: nn.Module) -> int | str | None:
-    """Where the checkpoint's target positions started in training, if its config says so."""
-    config: Mapping[str, Any] = getattr(model, "streaming_config", {})
-    return config.get("target_start")
 
 
 @contextmanager

@@ -18,43 +18,52 @@ import mlx.core as mx
 from mlx_simul.errors import InvalidOptionError
 
 
-def source_mask(n_new: int, n_source: int, window: int | None = None) -> mx.array | None:
+def source_mask(
+    n_new: int, n_source: int, window: int | None = None, chunk: int | None = None
+) -> mx.array | None:
     """Mask of a source pass: each token sees earlier source tokens and itself (SPEC section 1).
 
     Args:
         n_new: L, tokens of this pass.
         n_source: S, source tokens once they are cached.
         window: source tokens a row may look back on, itself included; ``None`` for all.
+        chunk: tokens in each of the chunks across which nothing is seen; ``None`` for no chunks.
 
     Returns:
         Boolean (L, S), True = may see; ``None`` if everything may be seen.
     """
-    if n_new == 1 and (window is None or n_source <= window):
+    if n_new == 1 and _reaches_all(n_source, window, chunk):
         return None
     rows = mx.arange(n_source - n_new, n_source)[:, None]
     columns = mx.arange(n_source - 1, -1, -1)[None]
-    return _look_back(rows, columns, window)
+    return _look_back(rows, columns, window, chunk)
 
 
 def target_mask(
-    n_new: int, n_source: int, n_target: int, window: int | None = None, as_array: bool = False
+    n_new: int,
+    n_source: int,
+    n_target: int,
+    window: int | None = None,
+    chunk: int | None = None,
+    as_array: bool = False,
 ) -> mx.array | str | None:
     """Mask of a target pass: the source read so far, and earlier target tokens (SPEC section 1).
 
-    A window is measured in the order ``[source | target]`` as it stands at this moment.
+    Windows and chunks are measured in the order ``[source | target]`` as it stands at this moment.
 
     Args:
         n_new: L, tokens of this pass.
         n_source: S, source tokens cached.
         n_target: T, target tokens once these are cached.
         window: tokens a row may look back on, itself included; ``None`` for all.
+        chunk: tokens in each of the chunks across which nothing is seen; ``None`` for no chunks.
         as_array: never answer with the name ``"causal"``.
 
     Returns:
         Boolean (L, S + T), True = may see; ``"causal"`` or ``None`` where MLX knows a shorter form.
     """
     total = n_source + n_target
-    if window is None or total <= window:
+    if _reaches_all(total, window, chunk):
         if n_new == 1:
             return None
         if not as_array:
@@ -62,7 +71,7 @@ def target_mask(
     rows = mx.arange(total - n_new, total)[:, None]
     source = mx.arange(n_source - 1, -1, -1)
     columns = mx.concatenate([source, mx.arange(n_source, total)])[None]
-    return _look_back(rows, columns, window)
+    return _look_back(rows, columns, window, chunk)
 
 
 def create_streaming_attention_mask(
@@ -93,6 +102,33 @@ def create_streaming_attention_mask(
         raise InvalidOptionError(
             f"{n_source} source and {n_target} target tokens do not fit into total_len={total_len}."
         )
+    visible = visible_source_tokens(source_seg_len, target_seg_len, wait_tokens_list)
+    source = mx.tri(n_source, total_len, dtype=mx.bool_)
+    target = teacher_forced_mask(mx.array([visible], mx.int32), n_source)[0]
+    n_padding = total_len - n_source - n_target
+    target = mx.pad(target.reshape(n_target, n_source + n_target), [(0, n_padding)] * 2)
+    return mx.concatenate([source, target])
+
+
+def visible_source_tokens(
+    source_seg_len: Sequence[int],
+    target_seg_len: Sequence[int],
+    wait_tokens_list: Sequence[int],
+) -> list[int]:
+    """Source tokens that each row of a teacher-forced target sees (SPEC section 5).
+
+    Args:
+        source_seg_len: tokens per source segment: prefix, words, suffix.
+        target_seg_len: tokens per target segment.
+        wait_tokens_list: entry j is how many source segments, prefix included, target segment j
+            may see.
+
+    Returns:
+        One count per target token: what the token *after* it may see; the last keeps its own.
+
+    Raises:
+        InvalidOptionError: if the list has not one entry per target segment.
+    """
     if len(wait_tokens_list) != len(target_seg_len):
         raise InvalidOptionError(
             f"wait_tokens_list has {len(wait_tokens_list)} entries for {len(target_seg_len)} "
@@ -104,19 +140,42 @@ def create_streaming_attention_mask(
         for wait, n_tokens in zip(wait_tokens_list, target_seg_len, strict=True)
         for _ in range(n_tokens)
     ]
-    row_visible = [0] * n_source + visible[1:] + visible[-1:]
-    row_visible += [0] * (total_len - len(row_visible))
-
-    index = mx.arange(total_len)
-    rows, columns = index[:, None], index[None]
-    real = (rows < n_source + n_target) & (columns < n_source + n_target)
-    to_source = columns < n_source
-    from_target = rows >= n_source
-    sees_source = columns < mx.array(row_visible)[:, None]
-    return real & (columns <= rows) & mx.where(from_target & to_source, sees_source, True)
+    return visible[1:] + visible[-1:]
 
 
-def _look_back(rows: mx.array, columns: mx.array, window: int | None) -> mx.array:
-    """Columns at or before a row, and within its window, in the order they are numbered."""
+def teacher_forced_mask(visible: mx.array, n_source: int, window: int | None = None) -> mx.array:
+    """Mask of whole targets, each row with the source it had when it was written (SPEC section 5).
+
+    Columns are ``[source | target]``, both in order of arrival. A window is measured in that order
+    as it stood when the row was written.
+
+    Args:
+        visible: (B, T) source tokens that each row sees.
+        n_source: S, padding included.
+        window: tokens a row may look back on, itself included; ``None`` for all.
+
+    Returns:
+        Boolean (B, T, S + T), True = may see.
+    """
+    B, T = visible.shape
+    index, visible = mx.arange(T), visible[..., None]
+    to_source = mx.arange(n_source)[None, None]
+    sees_source = to_source < visible
+    if window is not None:
+        sees_source = sees_source & (visible + index[None, :, None] - to_source < window)
+    sees_target = _look_back(index[:, None], index[None], window)
+    return mx.concatenate([sees_source, mx.broadcast_to(sees_target, (B, T, T))], axis=-1)
+
+
+def _reaches_all(n_tokens: int, window: int | None, chunk: int | None) -> bool:
+    return n_tokens <= min(n for n in (window, chunk, n_tokens) if n is not None)
+
+
+def _look_back(
+    rows: mx.array, columns: mx.array, window: int | None, chunk: int | None = None
+) -> mx.array:
+    """Columns at or before a row, and within its window or chunk, in the order of their numbers."""
     seen = columns <= rows
-    return seen if window is None else seen & (rows - columns < window)
+    if window is not None:
+        seen = seen & (rows - columns < window)
+    return seen if chunk is None else seen & (rows // chunk == columns // chunk)

@@ -12,14 +12,13 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 
 from mlx_simul.detokenizer import StableDetokenizer
-from mlx_simul.engine import LogitsProcessor, Sampler, StreamingEngine
+from mlx_simul.engine import LogitsProcessor, Sampler, make_engine
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, Read, Write
-from mlx_simul.loading import trained_target_start
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
 from mlx_simul.pieces import end_of_turn_ids_of
 from mlx_simul.policies import Policy, WaitK
-from mlx_simul.positions import TargetStart, make_target_start
+from mlx_simul.positions import TargetStart
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
 from mlx_simul.reference import ReferenceLoop
 from mlx_simul.segmenter import SourceSegmenter
@@ -38,7 +37,10 @@ class SessionOptions(TypedDict, total=False):
     frame: Frame
     examples: Sequence[tuple[str, str]] | None
     split: Callable[[str], Sequence[str]] | None
+    mode: Literal["auto", "group", "reencode", "interleaved"]
     target_start: int | str | TargetStart
+    kv_bits: int | None
+    kv_group_size: int
     max_words: int | None
     max_tokens: int
     max_tokens_per_word: int
@@ -68,8 +70,13 @@ class SimulSession:
         frame: ``"chat"``, ``"few-shot"``, or ``"auto"``: chat where the tokenizer has a template.
         examples: source and target pairs for the few-shot frame.
         split: cuts a run of a script without spaces into words; grapheme clusters by default.
+        mode: ``"group"`` keeps source and target apart (SPEC 1), ``"reencode"`` runs the target
+            again after each read, ``"interleaved"`` takes tokens in order of arrival; ``"auto"`` is
+            as the checkpoint was trained, else ``"group"`` where the architecture can.
         target_start: where target positions start: a position, ``"follow"`` (just behind the
             source) or ``"auto"`` (as the checkpoint was trained, else ``"follow"``); SPEC 1.
+        kv_bits: store keys and values in so many bits, in mode ``"group"``.
+        kv_group_size: numbers that share a scale, with ``kv_bits``.
         max_words: target words after which the session ends.
         max_tokens: target tokens after which it ends.
         max_tokens_per_word: target tokens after which a word is cut.
@@ -102,7 +109,10 @@ class SimulSession:
         frame: Frame = "auto",
         examples: Sequence[tuple[str, str]] | None = None,
         split: Callable[[str], Sequence[str]] | None = None,
+        mode: Literal["auto", "group", "reencode", "interleaved"] = "auto",
         target_start: int | str | TargetStart = "auto",
+        kv_bits: int | None = None,
+        kv_group_size: int = 64,
         max_words: int | None = None,
         max_tokens: int = 1024,
         max_tokens_per_word: int = 50,
@@ -116,11 +126,14 @@ class SimulSession:
         if early_eos not in ("read", "stop"):
             raise InvalidOptionError(f"early_eos must be 'read' or 'stop', got {early_eos!r}.")
         self._began_s = time.perf_counter()
-        self._engine = StreamingEngine(
+        self._engine = make_engine(
             model,
-            make_target_start(target_start, trained_target_start(model)),
-            sampler,
-            logits_processors,
+            mode=mode,
+            target_start=target_start,
+            kv_bits=kv_bits,
+            kv_group_size=kv_group_size,
+            sampler=sampler,
+            logits_processors=logits_processors,
         )
         self._prompt: StreamingDataPreparator | None = None
         self._segmenter = SourceSegmenter(split)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from mlx_lm.utils import quantize_model, save_model
 
 import mlx_simul
-from mlx_simul import ModelLoadError, UnknownArchitectureError, loading
+from mlx_simul import ModelLoadError, UnknownArchitectureError, archs, loading
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_adapters_load(folder, tmp_path):
 @pytest.mark.parametrize(("trained", "start"), [({}, None), ({"target_start": 64}, 64)])
 def test_the_config_says_how_it_was_trained(folder, trained, start):
     edit_config(folder, mlx_simul=trained)
-    assert loading.trained_target_start(mlx_simul.load(folder)[0]) == start
+    assert archs.streaming_config(mlx_simul.load(folder)[0]).get("target_start") == start
 
 
 def cut_in_half(folder):

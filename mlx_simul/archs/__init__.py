@@ -1,15 +1,17 @@
 """The registry: ``model_type`` -> how that family streams.
 
-Entries are lazy ``"module:name"`` strings. Other packages add theirs through the entry point group
-``mlx_simul.archs``, whose names are model types and whose values are of the same form.
+Nothing is imported before it is looked up. Other packages add their families through the entry
+point group ``mlx_simul.archs``, whose names are model types and whose values are ``"module:name"``
+of an :class:`~mlx_simul.archs.base.Architecture`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
 
@@ -18,11 +20,46 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "mlx_simul.archs"
 
-_registry = {
-    "llama": "mlx_simul.archs.llama:LLAMA",
-    "mistral": "mlx_simul.archs.mistral:MISTRAL",
-    "qwen2": "mlx_simul.archs.qwen2:QWEN2",
+_BUILT_IN = {
+    "stock": """
+        Klear afmoe apertus bailing_moe cohere cohere2 dbrx deepseek dots1 ernie4_5 ernie4_5_moe
+        exaone exaone4 exaone_moe gemma gemma2 gemma3 gemma3_text glm glm4 glm4_moe gpt_neox gpt_oss
+        gptj granite granitemoe helium internlm2 internlm3 laguna lille-130m llama llama4_text
+        mellum mimo mimo_v2_flash minicpm minimax ministral3 mistral3 mixtral muse_glimmer nemotron
+        olmo2 olmo3 olmoe openelm phi phi3 phimoe phixtral pixtral plamo qwen qwen2_moe
+        qwen2_vl qwen3 qwen3_moe qwen3_vl qwen3_vl_moe seed_oss smollm3 solar_open spark2_5 stablelm
+        starcoder2 step3p5 telechat3
+    """,
+    "windows": "mistral qwen2",
+    "ropes": """
+        deepseek_v2 deepseek_v3 glm4_moe_lite hunyuan hunyuan_v1_dense kimi_k25 kimi_vl
+        longcat_flash minicpm3 mistral4 nanochat talkie youtu_llm
+    """,
+    "layers": "gemma3n gemma4 gemma4_text iquestloopcoder nanbeige nemotron-nas",
+    "afm7": "afm7",
+    "plamo3": "plamo3",
+    "llama4": "llama4",
+    "learned": "gpt2 gpt_bigcode",
+    "reencoded": """
+        baichuan_m1 bailing_hybrid bailing_moe_linear bailing_moe_v3 deepseek_v32 deepseek_v41
+        falcon_h1 gear glm_moe_dsa granitemoehybrid jamba kimi_k3 kimi_linear lfm2 lfm2-vl lfm2_moe
+        longcat_flash_ngram mamba mamba2 minimax_m3_vl nemotron_h olmo_hybrid plamo2
+        prism_hadamard_qwen35 qwen3_5 qwen3_5_moe qwen3_next recurrent_gemma rwkv7
+    """,
 }
+BUILT_IN = {module: tuple(model_types.split()) for module, model_types in _BUILT_IN.items()}
+"""Model types by the module here whose ``ARCHITECTURES`` declares them."""
+
+_METAL = "mlx-lm runs it with kernels for Metal alone, and no law was tried there"
+LEFT_OUT = {
+    "bitnet": _METAL,
+    "muse_spark": _METAL,
+    "olmo": "mlx-lm's module needs the package hf_olmo and cannot read more than one token at once",
+    "phi3small": "mlx-lm's block-sparse layers see tokens that come later",
+}
+"""Model types of mlx-lm that are not registered, and why."""
+
+_added: dict[str, str] = {}
 
 
 def register(model_type: str, target: str) -> None:
@@ -38,12 +75,12 @@ def register(model_type: str, target: str) -> None:
     known = _known()
     if model_type in known:
         raise InvalidOptionError(
-            f"model_type {model_type!r} is registered already, as {known[model_type]}; "
-            "two rewrites of one family cannot both be right."
+            f"model_type {model_type!r} is registered already, in {known[model_type]}; "
+            "two declarations of one family cannot both be right."
         )
     if target.count(":") != 1:
         raise InvalidOptionError(f"an architecture is named 'module:name', got {target!r}.")
-    _registry[model_type] = target
+    _added[model_type] = target
 
 
 def registered_types() -> list[str]:
@@ -72,27 +109,54 @@ def find(model_type: str) -> Architecture:
         UnknownArchitectureError: if it is not registered.
     """
     known = _known()
-    target = known.get(model_type) or known.get(remapped_types().get(model_type, ""))
-    if target is None:
+    model_type = model_type if model_type in known else remapped_types().get(model_type, model_type)
+    if model_type not in known:
+        because = f" ({LEFT_OUT[model_type]})" if model_type in LEFT_OUT else ""
         raise UnknownArchitectureError(
-            f"model_type {model_type!r} has no streaming architecture. Known: "
-            f"{', '.join([*known, *remapped_types()])}. To add one, declare an Architecture "
+            f"model_type {model_type!r} has no streaming architecture{because}. Known: "
+            f"{', '.join(sorted([*known, *remapped_types()]))}. load(..., allow_unverified=True) "
+            "tries whether it streams all the same; to add it, declare an Architecture "
             "(CONTRIBUTING.md, 'Add an architecture') and register it with "
             f"mlx_simul.archs.register or the entry point group {ENTRY_POINT_GROUP!r}."
         )
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
+    module, _, name = known[model_type].partition(":")
+    found = getattr(import_module(module), name)
+    return found[model_type] if isinstance(found, Mapping) else found
+
+
+def is_registered(model_type: str) -> bool:
+    """Whether :func:`find` would find it."""
+    return model_type in _known() or model_type in remapped_types()
+
+
+def of(model: Any) -> Architecture:
+    """The architecture of a loaded model: the one it was loaded with, else its type's.
+
+    Raises:
+        UnknownArchitectureError: if its type is not registered.
+    """
+    return getattr(model, "streaming_architecture", None) or find(model.model_type)
+
+
+def streaming_config(model: Any) -> Mapping[str, Any]:
+    """What the checkpoint's config says of how it was trained for streaming."""
+    return getattr(model, "streaming_config", {})
 
 
 def _known() -> dict[str, str]:
-    plug_ins = _plug_ins()
-    twice = plug_ins.keys() & _registry.keys()
+    built_in = {
+        model_type: f"{__name__}.{module}:ARCHITECTURES"
+        for module, model_types in BUILT_IN.items()
+        for model_type in model_types
+    }
+    own, plug_ins = built_in | _added, _plug_ins()
+    twice = plug_ins.keys() & own.keys()
     if twice:
         raise InvalidOptionError(
             f"model_type {', '.join(sorted(twice))} is registered here and by an installed "
             "plug-in; uninstall one of them."
         )
-    return _registry | plug_ins
+    return own | plug_ins
 
 
 @cache

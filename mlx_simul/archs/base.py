@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cached_property
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, Literal, TypeAlias
 
 import mlx_simul.before_mlx
 
 import mlx.nn as nn
-from mlx_lm.models.base import create_attention_mask
+from mlx_lm.models.cache import (
+    CacheList,
+    ConcatenateKVCache,
+    KVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 
-from mlx_simul.cache import DualStreamingCache, SourceTargetCache
+from mlx_simul.cache import DualStreamingCache, QuantizedStreamingCache, SourceTargetCache
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.positions import Rope
 
 ModelClasses: TypeAlias = tuple[type[nn.Module], type]
+Mode: TypeAlias = Literal["group", "reencode", "interleaved"]
+
+rope_of_self_attention: Callable[[Any], Rope] = attrgetter("self_attn.rope")
+"""Where most of mlx-lm's families keep a layer's RoPE module."""
+
+TEMPERATURE = "attention is sharpened by the position of the query"
 
 
-def rope_of_self_attention(layer: Any) -> Rope | None:
-    """Where most of mlx-lm's families keep a layer's RoPE module."""
-    return layer.self_attn.rope
+def layers_of(model: Any) -> Iterable[Any]:
+    """The layers of a model, each with a cache of its own."""
+    return model.layers
+
+
+@dataclass(frozen=True)
+class KVBits:
+    """How keys and values are quantised (mlx-lm's ``kv_bits`` and ``kv_group_size``)."""
+
+    bits: int
+    group_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.bits not in (2, 3, 4, 5, 6, 8) or self.group_size not in (32, 64, 128):
+            raise InvalidOptionError(
+                f"keys and values can be stored in 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or "
+                f"128, got kv_bits={self.bits!r} and kv_group_size={self.group_size!r}."
+            )
 
 
 @dataclass(frozen=True)
@@ -31,33 +62,123 @@ class Architecture:
 
     Attributes:
         model_type: the config's ``model_type``.
-        classes: mlx-lm's ``(Model, ModelArgs)``, or ours over them.
+        rewrite: ``(Model, ModelArgs)`` over mlx-lm's, where mlx-lm's leave something out.
         verified_against: what its logits were compared with, for ``mlx-simul models``.
         rope: the RoPE module of a layer; ``None`` for a layer without positions.
+        rotates: what RoPE turns; latent attention caches the turned part of its keys as values.
+        cached_layers: of a model, the layer that each cache belongs to, in their order.
+        positions_fixed_because: why cached keys cannot be moved, if they cannot.
+        positions_absolute_because: why a hidden state depends on its own position, and not only on
+            distances, if it does; then moved keys stay what they were made of.
+        not_in_groups_because: why source and target cannot be kept apart, if they cannot.
+        quantizes_kv: whether its attention can read quantised keys and values.
     """
 
     model_type: str
-    classes: ModelClasses
-    verified_against: str
+    rewrite: ModelClasses | None = None
+    verified_against: str = "mlx-lm"
     rope: Callable[[Any], Rope | None] = rope_of_self_attention
+    rotates: Literal["keys", "values"] = "keys"
+    cached_layers: Callable[[Any], Iterable[Any]] = layers_of
+    positions_fixed_because: str | None = None
+    positions_absolute_because: str | None = None
+    not_in_groups_because: str | None = None
+    quantizes_kv: bool = True
 
-    def make_cache(self, model: Any) -> list[SourceTargetCache]:
-        """One empty cache per layer of ``model``."""
-        return [DualStreamingCache() for _ in model.layers]
+    @cached_property
+    def classes(self) -> ModelClasses:
+        """``(Model, ModelArgs)``: the rewrite, or mlx-lm's own."""
+        if self.rewrite is not None:
+            return self.rewrite
+        module = import_module(f"mlx_lm.models.{self.model_type}")
+        return module.Model, module.ModelArgs
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes it streams in, the best first."""
+        if self.not_in_groups_because is None:
+            return "group", "reencode", "interleaved"
+        return "reencode", "interleaved"
+
+    def require(self, mode: str) -> None:
+        """Pass if the family streams in this mode.
+
+        Raises:
+            InvalidOptionError: if not, or if there is no such mode.
+        """
+        if mode in self.modes:
+            return
+        because = f": {self.not_in_groups_because}" if mode == "group" else ""
+        raise InvalidOptionError(
+            f"mode={mode!r} is not to be had for model_type {self.model_type!r}{because}; it "
+            f"streams in {', '.join(map(repr, self.modes))}, and 'auto' takes the first."
+        )
+
+    def make_cache(self, model: Any, kv: KVBits | None = None) -> list[Any]:
+        """Empty caches, one for each of those that ``model`` would make itself.
+
+        Args:
+            model: of this family.
+            kv: how to quantise; full precision by default.
+
+        Raises:
+            InvalidOptionError: if the family cannot keep two groups, or not quantised.
+        """
+        self.require("group")
+        if kv is not None and not self.quantizes_kv:
+            raise InvalidOptionError(
+                f"kv_bits={kv.bits}: the attention of model_type {self.model_type!r} cannot read "
+                "quantised keys and values; leave kv_bits out."
+            )
+        return [self.streaming_cache(stock, kv) for stock in make_prompt_cache(model)]
 
     def ropes(self, model: Any) -> list[Rope | None]:
-        """The RoPE module of each layer of ``model``."""
-        return [self.rope(layer) for layer in model.layers]
+        """The RoPE module that belongs to each cache of ``model``."""
+        return [self.rope(layer) for layer in self.cached_layers(model)]
+
+    def streaming_cache(self, stock: Any, kv: KVBits | None) -> Any:
+        """What stands for one of mlx-lm's caches.
+
+        Raises:
+            InvalidOptionError: if nothing can.
+        """
+        if isinstance(stock, CacheList):
+            return CacheList(*(self.streaming_cache(part, kv) for part in stock.caches))
+        if type(stock) not in (KVCache, ConcatenateKVCache, RotatingKVCache):
+            raise InvalidOptionError(
+                f"this {self.model_type!r} model has a {type(stock).__name__}, in which source and "
+                "target cannot be kept apart; stream it with mode='reencode'."
+            )
+        if kv is None:
+            return DualStreamingCache(self.rotates)
+        return QuantizedStreamingCache(kv.bits, kv.group_size)
 
 
-class Windowed:
-    """Mixed into a block of mlx-lm, gives it a sliding window that mlx-lm's model does not know.
+def flat(caches: Iterable[Any]) -> Iterator[SourceTargetCache]:
+    """The caches of a model one by one, those of mlx-lm's lists among them."""
+    for cache in caches:
+        if isinstance(cache, CacheList):
+            yield from flat(cache.caches)
+        else:
+            yield cache
 
-    mlx-lm hands every block one mask; such a block asks for its own.
-    """
 
-    window: int
+def setting_of(model: Any, *names: str) -> Any:
+    """A setting of the text side of a model by the first of its names that is there, or None."""
+    args = getattr(model, "args", None) or getattr(model, "config", None)
+    for settings in (args, _entry(args, "text_config")):
+        for name in names:
+            if _entry(settings, name) is not None:
+                return _entry(settings, name)
+    return None
 
-    def __call__(self, x: Any, mask: Any = None, cache: Any = None) -> Any:
-        own_mask = create_attention_mask(x, cache, window_size=self.window)
-        return super().__call__(x, own_mask, cache)  # pyright: ignore[reportAttributeAccessIssue]
+
+def vocab_size_of(model: Any) -> int | None:
+    """How many tokens a model has embeddings for, if it says."""
+    return setting_of(model, "vocab_size", "num_vocab")
+
+
+def _entry(settings: Any, name: str) -> Any:
+    if isinstance(settings, Mapping):
+        return settings.get(name)
+    return getattr(settings, name, None)

@@ -7,7 +7,6 @@ order, the table, and the command line. MLX is only imported once there is somet
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlx_simul.checkpoints.convert import progress_bar, silent
-from mlx_simul.errors import ModelLoadError, PromptError, SimulWarning, ValidationError
+from mlx_simul.errors import ModelLoadError, PromptError, ValidationError
 
 if TYPE_CHECKING:
     import mlx.nn as nn
@@ -118,7 +117,7 @@ def _rows(folder: Path, progress: Progress) -> Iterator[Row]:
     with _check("tokenizer"):
         contents.check_tokenizer_files(folder)
         model, tokenizer = load(folder)
-        _check_vocabulary(tokenizer, config)
+        _check_vocabulary(tokenizer, model)
     ends = ", ".join(repr(tokenizer.decode([i])) for i in sorted(tokenizer.eos_token_ids))
     yield Row("tokenizer", "ok", f"{len(tokenizer.get_vocab()):,} entries, ends at {ends}")
 
@@ -141,9 +140,11 @@ def _check(name: str) -> Iterator[None]:
         raise _CheckFailed(name, str(error)) from error
 
 
-def _check_vocabulary(tokenizer: Any, config: dict[str, Any]) -> None:
-    largest, n_embeddings = max(tokenizer.get_vocab().values()), config["vocab_size"]
-    if largest >= n_embeddings:
+def _check_vocabulary(tokenizer: Any, model: nn.Module) -> None:
+    from mlx_simul.archs.base import vocab_size_of
+
+    largest, n_embeddings = max(tokenizer.get_vocab().values()), vocab_size_of(model)
+    if n_embeddings is not None and largest >= n_embeddings:
         raise ValidationError(
             f"the tokenizer has token ids up to {largest}, and the model has {n_embeddings} "
             "embeddings (vocab_size), so some text would read beyond them. The tokenizer is "
@@ -196,13 +197,13 @@ def _words_row(prompt: StreamingDataPreparator) -> Row:
 
 
 def _law_rows(model: nn.Module, stream: Stream, progress: Progress) -> Iterator[Row]:
-    from mlx_simul.testing import LAWS
+    from mlx_simul import archs
+    from mlx_simul.testing import ENGINE_OF_MODE, LAWS_OF_MODE
 
-    for law in progress(LAWS, "Trying the laws", len(LAWS)):
-        with warnings.catch_warnings():
-            # That a stream outgrows the trained length, or cannot follow, breaks no law.
-            warnings.simplefilter("ignore", SimulWarning)
-            result = law(model, stream=stream)
+    mode = archs.of(model).modes[0]
+    laws = LAWS_OF_MODE[mode]
+    for law in progress(laws, "Trying the laws", len(laws)):
+        result = law(model, stream=stream, make_engine=ENGINE_OF_MODE[mode])
         yield Row(
             law.name.replace("_", " "),
             "ok" if result.holds else "FAILED",

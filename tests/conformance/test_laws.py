@@ -1,16 +1,9 @@
-"""Every law of DESIGN ("Tests") on every registered architecture."""
+"""Every law of DESIGN ("Tests") on every registered architecture, in every mode it has."""
 
-import pytest
-from tiny_models import VARIATIONS, tiny_model
+from tiny_models import tiny_model
 
-from mlx_simul import archs
-from mlx_simul.testing import LAWS
+from mlx_simul.testing import ENGINE_OF_MODE
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_architecture(law, variation):
-    law(tiny_model(variation)).require()
-
-
-def test_every_registered_architecture_is_enrolled():
-    assert {v.model_type for v in VARIATIONS} == set(archs.registered_types())
+def test_architecture(variation, mode, law):
+    law(tiny_model(variation), make_engine=ENGINE_OF_MODE[mode]).require()

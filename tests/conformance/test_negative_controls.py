@@ -17,9 +17,8 @@ def engine_with(cache_class):
     """An engine factory that differs in its caches only."""
 
     def make_engine(model, target_start):
-        engine = StreamingEngine(model, target_start)
-        engine.caches = [cache_class() for _ in engine.caches]
-        return engine
+        caches = [cache_class() for _ in model.layers]
+        return StreamingEngine(model, target_start, caches=caches)
 
     return make_engine
 
@@ -127,7 +126,7 @@ class WritesIntoWhatWasSaved(DualStreamingCache):
     @state.setter
     def state(self, value):
         DualStreamingCache.state.fset(self, value)
-        self._keys, self._values = value[:2]
+        self._buffer._planes = tuple(value[:2])
 
 
 class MovesNoKeys(DualStreamingCache):
@@ -183,7 +182,7 @@ CONTROLS = [
     (RestoresWithoutTarget, "restored_state_gives_same_logits", "qwen2-tied"),
     (RestoresWithoutStart, "restored_state_gives_same_logits", "qwen2-tied"),
     (WritesIntoWhatWasSaved, "restored_state_gives_same_logits", "llama-tied"),
-    (MovesNoKeys, "moved_target_equals_written_there", "llama-llama3"),
+    (MovesNoKeys, "moved_target_equals_written_there", "llama-biased"),
     (MovesBackwards, "moved_target_equals_written_there", "llama-linear"),
     (ScalesAtEachMove, "moved_target_equals_written_there", "qwen2-yarn"),
     (ScalesAtEachMove, "moves_compose", "mistral-yarn"),

@@ -1,0 +1,17 @@
+"""Families that add a learned embedding of the position to that of the token."""
+
+from __future__ import annotations
+
+import mlx_simul.before_mlx
+
+from mlx_simul.archs import BUILT_IN
+from mlx_simul.archs.base import Architecture
+
+ARCHITECTURES = {
+    model_type: Architecture(
+        model_type,
+        rope=lambda layer: None,
+        positions_fixed_because="positions are learned, and part of every hidden state",
+    )
+    for model_type in BUILT_IN["learned"]
+}

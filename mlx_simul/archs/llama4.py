@@ -1,0 +1,63 @@
+"""Llama 4: most layers attend within chunks of the sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+from mlx_lm.models import llama4
+from mlx_lm.models.cache import ChunkedKVCache
+
+from mlx_simul.archs.base import TEMPERATURE, Architecture, KVBits
+from mlx_simul.archs.stock import rope_if_used
+from mlx_simul.cache import DualStreamingCache
+
+
+class ChunkedStreamingCache(DualStreamingCache):
+    """A cache for layers with chunks; what is out of reach is masked, not dropped."""
+
+    start_position = 0
+
+    def maybe_trim_front(self) -> None:
+        """Keep all: a chunk of ``[source | target]`` moves on with every read."""
+
+
+class Block(llama4.TransformerBlock):
+    """Asks such a cache for its mask; mlx-lm's model makes one for its own caches by hand."""
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        if isinstance(cache, ChunkedStreamingCache):
+            mask = cache.make_mask(x.shape[1])
+        return super().__call__(x, mask, cache)
+
+
+class Model(llama4.Model):
+    """mlx-lm's text model with such blocks."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        for layer in self.layers:
+            layer.__class__ = Block
+
+
+class Llama4(Architecture):
+    """Its chunked layers get a chunked cache."""
+
+    def streaming_cache(self, stock: Any, kv: KVBits | None) -> Any:
+        """What stands for one of mlx-lm's caches."""
+        if isinstance(stock, ChunkedKVCache):
+            return ChunkedStreamingCache(chunk_size=stock.chunk_size)
+        return super().streaming_cache(stock, kv)
+
+
+ARCHITECTURES = {
+    "llama4": Llama4(
+        "llama4",
+        (Model, llama4.ModelArgs),
+        rope=rope_if_used,
+        positions_absolute_because=TEMPERATURE,
+        quantizes_kv=False,
+    )
+}

@@ -1,0 +1,31 @@
+"""PLaMo 3, whose own caches in mlx-lm forget a token that its masks still show."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import mlx_simul.before_mlx
+
+from mlx_lm.models import plamo3
+from mlx_lm.models.cache import RotatingKVCache
+
+from mlx_simul.archs.base import Architecture
+
+
+class Model(plamo3.Model):
+    """mlx-lm's model; a window of n is n tokens back and the token itself, in its caches too."""
+
+    def make_cache(self) -> list[Any]:
+        """mlx-lm's caches, those with a window one token longer."""
+        return [
+            RotatingKVCache(max_size=cache.max_size + 1)
+            if isinstance(cache, RotatingKVCache)
+            else cache
+            for cache in super().make_cache()
+        ]
+
+
+ARCHITECTURES = {
+    "plamo3": Architecture("plamo3", (Model, plamo3.ModelArgs), rope=attrgetter("mixer.rope"))
+}

@@ -1,0 +1,47 @@
+"""The same in fewer bits, as mlx-lm's own quantised cache stores them."""
+
+from __future__ import annotations
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+
+from mlx_simul.cache.base import KeysValues
+from mlx_simul.cache.buffer import Planes
+from mlx_simul.cache.dual import DualStreamingCache, halves_of
+from mlx_simul.errors import InvalidOptionError
+
+
+class QuantizedStreamingCache(DualStreamingCache):
+    """A :class:`SourceTargetCache` whose keys and values are quantised, as mlx-lm quantises them.
+
+    Only attention that goes through mlx-lm's ``scaled_dot_product_attention``, and has no sinks,
+    can read it.
+
+    Args:
+        bits: 2, 3, 4, 5, 6 or 8 per number.
+        group_size: numbers along a head that share scale and bias; it must divide the head size.
+    """
+
+    def __init__(self, bits: int = 8, group_size: int = 64) -> None:
+        super().__init__()
+        # By these names mlx-lm's attention knows that the cache is quantised.
+        self.bits = bits
+        self.group_size = group_size
+
+    def _encode(self, x: mx.array) -> Planes:
+        if x.shape[3] % self.group_size:
+            raise InvalidOptionError(
+                f"a quantised cache in groups of {self.group_size} does not fit heads of "
+                f"{x.shape[3]} numbers; choose a kv_group_size that divides it: 32, 64 or 128."
+            )
+        return tuple(mx.quantize(x, group_size=self.group_size, bits=self.bits))
+
+    def _decode(self, planes: Planes) -> mx.array:
+        words, scales, biases = planes
+        x = mx.dequantize(words, scales, biases, group_size=self.group_size, bits=self.bits)
+        return x.astype(mx.float32)
+
+    def _present(self, planes: Planes) -> KeysValues:
+        halves = halves_of(planes)
+        return halves["keys"], halves["values"]

@@ -1,0 +1,77 @@
+"""Passes over one model: feed the source, feed the target, predict, roll back.
+
+:mod:`group` is how the library streams, :mod:`reencode` and :mod:`interleaved` are the two other
+modes, on a :mod:`tape` of the model's own caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import mlx_simul.before_mlx
+
+from mlx_simul import archs
+from mlx_simul.archs.base import KVBits, Mode
+from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
+from mlx_simul.engine.group import StreamingEngine
+from mlx_simul.engine.interleaved import InterleavedEngine
+from mlx_simul.engine.reencode import ReencodeEngine
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.positions import TargetStart, make_target_start
+
+__all__ = [
+    "Engine",
+    "InterleavedEngine",
+    "LogitsProcessor",
+    "ReencodeEngine",
+    "Sampler",
+    "StreamingEngine",
+    "make_engine",
+]
+
+
+def make_engine(
+    model: Any,
+    *,
+    mode: Mode | str = "auto",
+    target_start: int | str | TargetStart = "auto",
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    sampler: Sampler | None = None,
+    logits_processors: Iterable[LogitsProcessor] | None = None,
+) -> Engine:
+    """The engine of one stream, as the options and the checkpoint say.
+
+    Args:
+        model: an mlx-lm model whose ``model_type`` is registered.
+        mode: ``"group"``, ``"reencode"``, ``"interleaved"``; ``"auto"`` as the checkpoint was
+            trained, else the first that its architecture has.
+        target_start: where target positions start, in mode ``"group"``; elsewhere positions are
+            consecutive.
+        kv_bits: store keys and values in so many bits, in mode ``"group"``.
+        kv_group_size: numbers that share a scale, with ``kv_bits``.
+        sampler: (1, V) log-probabilities to (1,) token ids; greedy by default.
+        logits_processors: mlx-lm's.
+
+    Raises:
+        InvalidOptionError: for a mode the architecture does not have, or options of another mode.
+        UnknownArchitectureError: if the model's type is not registered.
+    """
+    architecture = archs.of(model)
+    trained = archs.streaming_config(model)
+    if mode == "auto":
+        mode = trained.get("mode", architecture.modes[0])
+    architecture.require(mode)
+    if mode == "group":
+        start = make_target_start(target_start, trained.get("target_start"))
+        kv = None if kv_bits is None else KVBits(kv_bits, kv_group_size)
+        caches = architecture.make_cache(model, kv)
+        return StreamingEngine(model, start, sampler, logits_processors, caches)
+    if target_start != "auto" or kv_bits is not None:
+        raise InvalidOptionError(
+            f"target_start={target_start!r} and kv_bits={kv_bits!r} are for mode='group', and this "
+            f"stream runs in mode={mode!r}; leave them out."
+        )
+    engine = ReencodeEngine if mode == "reencode" else InterleavedEngine
+    return engine(model, sampler, logits_processors)

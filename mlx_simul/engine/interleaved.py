@@ -1,0 +1,102 @@
+"""Streaming in order of arrival: source and target tokens in one row, as they come.
+
+What a decoder-only model does that knows nothing of groups (Tong et al. 2025 compare with it); only
+the last target token is put behind the source that was read after it, since it is fed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+
+from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces
+from mlx_simul.engine.tape import Tape
+from mlx_simul.errors import CacheStateError
+
+
+class InterleavedEngine(Engine):
+    """One stream at consecutive positions, in order of arrival; any mlx-lm model.
+
+    A source token sees the target tokens written before it. Target tokens can be rolled back as
+    far as the last read; the last token before it, too, for it is put behind that read.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        sampler: Sampler | None = None,
+        logits_processors: Iterable[LogitsProcessor] | None = None,
+    ) -> None:
+        super().__init__(model, sampler, logits_processors)
+        self._tape = Tape(model)
+        self._n_source = 0
+        self._n_target = 0
+        # Target tokens at the end of the tape, and those that wait to be put there.
+        self._n_trailing = 0
+        self._held: list[int] = []
+
+    @property
+    def source_tokens(self) -> int:
+        """Source tokens read."""
+        return self._n_source
+
+    @property
+    def target_tokens(self) -> int:
+        """Target tokens fed, the header included."""
+        return self._n_target
+
+    def read(self, token_ids: Sequence[int]) -> None:
+        """Feed source tokens, in bounded pieces."""
+        if self._n_trailing:
+            self._held = self._tape.tokens[-1:]
+            self._tape.drop(1)
+        self._n_trailing = 0
+        for piece in pieces(token_ids):
+            self._check(piece, len(self._tape.tokens))
+            self._tape.feed(piece)
+            self._tape.wait()
+            self._n_source += len(piece)
+        self._tape.anchor()
+
+    def write(self, token_ids: Sequence[int]) -> mx.array:
+        """Feed target tokens, and before them the one that was put behind the last read."""
+        self._check(token_ids, len(self._tape.tokens) + len(self._held))
+        n_held = len(self._held)
+        logits = self._tape.feed([*self._held, *token_ids])
+        self._held = []
+        self._n_trailing += n_held + len(token_ids)
+        self._n_target += len(token_ids)
+        return logits[:, n_held:]
+
+    def roll_back(self, n_tokens: int) -> None:
+        """Forget the newest target tokens, as if they had never been fed.
+
+        Raises:
+            CacheStateError: if source that is read stands behind them.
+        """
+        loose = len(self._held) + self._n_trailing
+        if not 0 <= n_tokens <= loose:
+            raise CacheStateError(
+                f"cannot roll back {n_tokens} target tokens: in order of arrival, only the newest "
+                f"{loose} stand behind the last source read; mode='group' has no such limit."
+            )
+        self._n_target -= n_tokens
+        n_held = min(len(self._held), n_tokens)
+        del self._held[len(self._held) - n_held :]
+        self._tape.drop(n_tokens - n_held)
+        self._n_trailing -= n_tokens - n_held
+
+    @property
+    def state(self) -> Any:
+        """The tape and the counts."""
+        counts = self._n_source, self._n_target, self._n_trailing
+        return self._tape.state, counts, list(self._held)
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._tape.state, (self._n_source, self._n_target, self._n_trailing), held = value
+        self._held = list(held)

@@ -1,0 +1,91 @@
+"""Streaming by re-encoding: after each read the target is run again behind the source.
+
+For models whose state cannot keep two groups apart, and for comparison: it is what an offline model
+computes for the source read so far, at the price of the whole target after every read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+
+from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces
+from mlx_simul.engine.tape import Tape
+from mlx_simul.errors import InvalidOptionError
+
+
+class ReencodeEngine(Engine):
+    """One stream as ``[source | target]`` at consecutive positions; any mlx-lm model.
+
+    Every target token sees all source read so far. The state behind the source is kept, so a read
+    costs its own tokens and a write after it the target so far.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        sampler: Sampler | None = None,
+        logits_processors: Iterable[LogitsProcessor] | None = None,
+    ) -> None:
+        super().__init__(model, sampler, logits_processors)
+        self._tape = Tape(model)
+        self._n_source = 0
+        self._target: list[int] = []
+
+    @property
+    def source_tokens(self) -> int:
+        """Source tokens read."""
+        return self._n_source
+
+    @property
+    def target_tokens(self) -> int:
+        """Target tokens fed, the header included."""
+        return len(self._target)
+
+    def read(self, token_ids: Sequence[int]) -> None:
+        """Feed source tokens, in bounded pieces."""
+        self._tape.drop(self._n_on_tape)
+        for piece in pieces(token_ids):
+            self._check(piece, self._n_source)
+            self._tape.feed(piece)
+            self._tape.wait()
+            self._n_source += len(piece)
+        self._tape.anchor()
+
+    def write(self, token_ids: Sequence[int]) -> mx.array:
+        """Feed target tokens, and before them those that have not seen the last read."""
+        self._check(token_ids, self._n_source + self.target_tokens)
+        behind = self._target[self._n_on_tape :]
+        logits = self._tape.feed([*behind, *token_ids])
+        self._target += token_ids
+        return logits[:, len(behind) :]
+
+    def roll_back(self, n_tokens: int) -> None:
+        """Forget the newest target tokens, as if they had never been fed."""
+        if not 0 <= n_tokens <= self.target_tokens:
+            raise InvalidOptionError(
+                f"cannot roll back {n_tokens} target tokens: {self.target_tokens} were fed."
+            )
+        kept = self.target_tokens - n_tokens
+        self._tape.drop(max(self._n_on_tape - kept, 0))
+        del self._target[kept:]
+
+    @property
+    def state(self) -> Any:
+        """The tape, how much of it is source, and the target."""
+        return self._tape.state, self._n_source, list(self._target)
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        tape, n_source, target = value
+        self._tape.state = tape
+        self._n_source, self._target = n_source, list(target)
+
+    @property
+    def _n_on_tape(self) -> int:
+        """Target tokens that have seen all source read."""
+        return len(self._tape.tokens) - self._n_source

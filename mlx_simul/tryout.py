@@ -1,0 +1,80 @@
+"""A model whose type nobody declared: find out by the laws how it streams, if it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.nn as nn
+
+from mlx_simul.archs.base import Architecture
+from mlx_simul.errors import ValidationError
+from mlx_simul.testing import ENGINE_OF_MODE, LAWS_OF_MODE
+from mlx_simul.trial import Stream
+
+# Short, because the laws take hundreds of passes; real weights, so any tokens will do.
+_SEGMENTS, _TARGET = ((1, 5, 3), (2,), (7, 4)), (6, 3, 8, 2)
+
+
+def try_out(model: nn.Module) -> Architecture:
+    """The first way of streaming in which every law of its mode holds on this very model.
+
+    Tried are: two groups with RoPE where most families have it, two groups whose target stays where
+    it is put, and encoding again. The laws are tried on a dozen tokens, so a window longer than
+    that is not seen to be kept.
+
+    Args:
+        model: loaded, of a type that is not registered.
+
+    Raises:
+        ValidationError: if no way keeps the laws; it says which law failed in each.
+    """
+    model_type = str(model.model_type)
+    ways = {
+        "two groups": Architecture(model_type, verified_against="its laws, when loaded"),
+        "two groups, target fixed": Architecture(
+            model_type,
+            verified_against="its laws, when loaded",
+            rope=lambda layer: None,
+            positions_fixed_because="where its layers keep their RoPE is not known",
+        ),
+    }
+    failures = {}
+    for name, architecture in ways.items():
+        failure = next(_failures(model, architecture), None)
+        if failure is None:
+            return architecture
+        failures[name] = failure
+    again = Architecture(
+        model_type,
+        verified_against="its laws, when loaded",
+        not_in_groups_because=f"in two groups it breaks a law: {failures['two groups']}",
+    )
+    failure = next(_failures(model, again), None)
+    if failure is None:
+        return again
+    told = "\n".join(f"* {name}: {why}" for name, why in {**failures, "again": failure}.items())
+    raise ValidationError(
+        f"model_type {model_type!r} does not stream: a law is broken each way.\n{told}\nIt needs "
+        "an Architecture of its own (CONTRIBUTING.md, 'Add an architecture')."
+    )
+
+
+def _failures(model: Any, architecture: Architecture) -> Iterator[str]:
+    """Which laws fail, one by one, with the model streaming in this way."""
+    mode = architecture.modes[0]
+    stream = Stream(_SEGMENTS, _TARGET)
+    model.streaming_architecture = architecture
+    try:
+        for law in LAWS_OF_MODE[mode]:
+            try:
+                result = law(model, stream=stream, make_engine=ENGINE_OF_MODE[mode])
+            except Exception as error:  # code that has never seen such caches may raise anything
+                yield f"{law.name} stopped with {type(error).__name__}: {error}"
+            else:
+                if not result.holds:
+                    yield str(result)
+    finally:
+        del model.streaming_architecture
