@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +22,7 @@ EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
+    "train": "train a model for streaming, from a checkpoint or from nothing",
     "models": "list what streams",
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
@@ -29,6 +30,7 @@ _COMMANDS = {
 # Each has add_arguments(parser) and run(args); imported only when it is called.
 _HOMES = {
     "translate": "mlx_simul.console.translate",
+    "train": "mlx_simul.training.console",
     "convert": "mlx_simul.checkpoints.convert",
     "validate": "mlx_simul.checkpoints.validate",
 }
@@ -92,24 +94,35 @@ def _run(argv: Sequence[str]) -> int:
 def _run_models(args: argparse.Namespace) -> int:
     from mlx_simul import archs
 
-    aliases = archs.remapped_types()
+    aliases, verified = archs.remapped_types(), archs.verified()
     models = [
         {
             "model_type": model_type,
             "also": [alias for alias, known in aliases.items() if known == model_type],
-            "verified_against": archs.find(model_type).verified_against,
+            "modes": archs.find(model_type).modes,
+            "not_in_groups_because": archs.find(model_type).not_in_groups_because,
+            "verified": verified.get(model_type),
         }
         for model_type in archs.registered_types()
     ]
     if args.json:
         emit(json.dumps(models, indent=2) + "\n")
         return 0
-    rows = [("model_type", "also", "verified against")]
-    rows += [(m["model_type"], ", ".join(m["also"]), m["verified_against"]) for m in models]
+    rows = [("model_type", "also", "streams by", "laws", "largest error", "compared with")]
+    rows += [_model_row(model) for model in models]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         emit("  ".join(map(str.ljust, row, widths)).rstrip() + "\n")
     return 0
+
+
+def _model_row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    head = model["model_type"], ", ".join(model["also"]), model["modes"][0]
+    if model["verified"] is None:
+        return *head, "", "", "not verified"
+    measured = model["verified"][model["modes"][0]]
+    other = "transformers, mlx-lm" if "transformers" in model["verified"] else "mlx-lm"
+    return *head, str(measured["laws"]), f"{measured['error']:.0e}", other
 
 
 class _Version(argparse.Action):

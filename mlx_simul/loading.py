@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -19,7 +18,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_config, load_model, load_tokenizer
 
 from mlx_simul import archs
-from mlx_simul.archs.base import ModelClasses
+from mlx_simul.archs.base import Architecture, ModelClasses
+from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ModelLoadError, SimulError
 from mlx_simul.tryout import try_out
 
@@ -65,13 +65,14 @@ def load(
     """
     folder = find_folder(path_or_hf_repo, revision)
     with _explained(f"the model in {folder}"):
-        is_known = archs.is_registered(str(load_config(folder).get("model_type")))
+        config = load_config(folder) | dict(model_config or {})
+        is_known = archs.is_registered(str(config.get("model_type")))
     try_it_out = allow_unverified and not is_known
     model, config = load_folder(
         folder,
         lazy=lazy,
         model_config=model_config,
-        get_model_classes=stock_classes if try_it_out else registered_classes,
+        get_model_classes=stock_classes if try_it_out else None,
     )
     if try_it_out:
         model.streaming_architecture = try_out(model)
@@ -115,97 +116,31 @@ def load_folder(
     """
     with _explained(f"the model in {folder}"):
         given = dict(model_config or {})
-        overrides = rope_overrides(load_config(folder) | given) | given
-        return load_model(
+        overrides = overrides_for_mlx_lm(load_config(folder) | given) | given
+        model, config = load_model(
             folder,
             lazy=lazy,
             model_config=overrides,
             get_model_classes=get_model_classes or registered_classes,
         )
-
-
-def rope_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says in transformers 5's words, where mlx-lm's families look for it.
-
-    They would otherwise run with a default base frequency, without scaling, or windowed in other
-    layers, without a word, or not load at all. A nested ``text_config`` is translated as well.
-    """
-    found = _rope_settings(config) | _layer_kinds(config)
-    for ours, theirs in _RENAMED.get(config.get("model_type", ""), {}).items():
-        said = {**config, **found}
-        if ours not in config and theirs in said:
-            found[ours] = said[theirs]
-    if isinstance(config.get("text_config"), Mapping):
-        found["text_config"] = {**config["text_config"], **rope_overrides(config["text_config"])}
-    return found
-
-
-_RENAMED = {
-    "gpt_neox": {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"},
-    "internlm3": {"bias": "mlp_bias", "qkv_bias": "attention_bias"},
-    "mellum": {"num_experts": "num_local_experts"},
-}
-"""By model type: mlx-lm's name for an entry, and transformers 5's."""
-
-_FULL, _SLIDING = "full_attention", "sliding_attention"
-
-
-def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """RoPE's settings, which transformers 5 keeps in ``rope_parameters``.
-
-    Of YaRN's settings mlx-lm ignores ``attention_factor``, and guesses the trained length where it is
-    not given.
-    """
-    given = config.get("rope_parameters") or config.get("rope_scaling")
-    if not given:
-        return {}
-    found: dict[str, Any] = {}
-    if _SLIDING in given:
-        found["rope_local_base_freq"] = given[_SLIDING].get("rope_theta")
-    if _FULL in given or _SLIDING in given:
-        given = given.get(_FULL) or given[_SLIDING]
-    rope = dict(given)
-    for name in ("rope_theta", "partial_rotary_factor"):
-        if name in rope:
-            found[name] = rope.pop(name)
-    kind = rope.setdefault("rope_type", rope.get("type", "default"))
-    rope["type"] = kind
-    if kind == "yarn":
-        rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
-        if rope.get("attention_factor") is not None and rope["factor"] > 1:
-            # The factor that mlx-lm computes is 0.1 * mscale * ln(factor) + 1.
-            rope["mscale"] = (rope["attention_factor"] - 1) / (0.1 * math.log(rope["factor"]))
-            rope["mscale_all_dim"] = 0
-    is_plain = rope == {"rope_type": "default", "type": "default"}
-    return {**found, "rope_scaling": None if is_plain else rope}
-
-
-def _layer_kinds(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``layer_types`` as the pattern, and ``per_layer_config`` as the widths, that a family reads."""
-    kinds = config.get("layer_types") or []
-    model_type = config.get("model_type")
-    found: dict[str, Any] = {}
-    if model_type == "exaone4":
-        letters = "".join("L" if kind == _SLIDING else "G" for kind in kinds)
-        found["sliding_window_pattern"] = letters if "L" in letters else None
-    elif model_type in ("cohere2", "gemma3_text") and _FULL in kinds:
-        found["sliding_window_pattern"] = kinds.index(_FULL) + 1
-    elif model_type == "gemma4_text":
-        for i, layer in (config.get("per_layer_config") or {}).items():
-            if kinds[int(i)] == _FULL:
-                found["global_head_dim"] = layer.get("head_dim", config.get("head_dim"))
-                found["num_global_key_value_heads"] = layer.get("num_key_value_heads")
-    return found
+    if get_model_classes is None:
+        model.streaming_architecture = registered_architecture(config)
+    return model, config
 
 
 def registered_classes(config: dict[str, Any]) -> ModelClasses:
     """The registry's ``(Model, ModelArgs)`` for a config."""
+    return registered_architecture(config).classes
+
+
+def registered_architecture(config: Mapping[str, Any]) -> Architecture:
+    """The registry's architecture for a config."""
     model_type = config["model_type"]
     # mlx-lm 0.32 tells some families apart by the class that the config names.
     by_class = getattr(mlx_lm.utils, "MODEL_ARCHITECTURE_REMAPPING", {})
     for name in config.get("architectures") or ():
         model_type = by_class.get((model_type, name), model_type)
-    return archs.find(model_type).classes
+    return archs.find(model_type)
 
 
 def stock_classes(config: dict[str, Any]) -> ModelClasses:

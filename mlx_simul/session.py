@@ -85,7 +85,8 @@ class SimulSession:
         logits_processors: mlx-lm's; they see target tokens only.
         early_eos: an end-of-turn predicted while source is left means ``"read"`` on or ``"stop"``.
         gpe_compat: reproduce EIT-NLP/StreamingLLM to the token (SPEC section 4); it has a word
-            rule, a limit per word and an end-of-turn rule of its own, and no ratio limit.
+            rule, a limit per word and an end-of-turn rule of its own, no ratio limit, and sliding
+            windows on the source only.
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
 
@@ -132,6 +133,7 @@ class SimulSession:
             target_start=target_start,
             kv_bits=kv_bits,
             kv_group_size=kv_group_size,
+            gpe_compat=gpe_compat,
             sampler=sampler,
             logits_processors=logits_processors,
         )

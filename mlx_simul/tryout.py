@@ -11,8 +11,7 @@ import mlx.nn as nn
 
 from mlx_simul.archs.base import Architecture
 from mlx_simul.errors import ValidationError
-from mlx_simul.testing import ENGINE_OF_MODE, LAWS_OF_MODE
-from mlx_simul.trial import Stream
+from mlx_simul.testing import ENGINE_OF_MODE, LAWS_OF_MODE, Stream
 
 # Short, because the laws take hundreds of passes; real weights, so any tokens will do.
 _SEGMENTS, _TARGET = ((1, 5, 3), (2,), (7, 4)), (6, 3, 8, 2)
@@ -33,10 +32,9 @@ def try_out(model: nn.Module) -> Architecture:
     """
     model_type = str(model.model_type)
     ways = {
-        "two groups": Architecture(model_type, verified_against="its laws, when loaded"),
+        "two groups": Architecture(model_type),
         "two groups, target fixed": Architecture(
             model_type,
-            verified_against="its laws, when loaded",
             rope=lambda layer: None,
             positions_fixed_because="where its layers keep their RoPE is not known",
         ),
@@ -49,7 +47,6 @@ def try_out(model: nn.Module) -> Architecture:
         failures[name] = failure
     again = Architecture(
         model_type,
-        verified_against="its laws, when loaded",
         not_in_groups_because=f"in two groups it breaks a law: {failures['two groups']}",
     )
     failure = next(_failures(model, again), None)

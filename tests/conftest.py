@@ -1,5 +1,10 @@
 """Fixtures that the whole suite shares: the golden cases' models and tokenizer."""
 
+import json
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+
 import mlx_simul.before_mlx
 
 import pytest
@@ -12,7 +17,34 @@ from mlx_simul import archs
 
 
 def pytest_addoption(parser):
-    parser.addoption("--arch", help="run the laws of this architecture only (tests/conformance)")
+    parser.addoption("--arch", help="run the laws of this architecture, or of all (conformance)")
+    parser.addoption("--record", type=Path, help="merge the errors measured into this JSON file")
+
+
+@pytest.fixture(scope="session")
+def record(request):
+    """Notes a relative error measured on a model type, of a law in a mode or against another."""
+    measured = defaultdict(lambda: defaultdict(dict))
+
+    def note(model_type, what, name, error):
+        errors = measured[model_type][what]
+        errors[name] = max(error, errors.get(name, 0.0))
+
+    yield note
+    path = request.config.getoption("--record")
+    if path is None:
+        return
+    recorded = json.loads(path.read_text("utf-8"))
+    for model_type, kinds in measured.items():
+        for what, errors in kinds.items():
+            worst = float(f"{max(errors.values()):.1e}")
+            figures = recorded["model_types"].setdefault(model_type, {})
+            figures[what] = {"laws": len(errors), "error": worst}
+            if what == "transformers":
+                recorded["versions"] |= {name: version(name) for name in ("transformers", "torch")}
+            else:
+                recorded["versions"] |= {name: version(name) for name in ("mlx", "mlx-lm")}
+    path.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from mlx_lm.utils import quantize_model, save_model
 
 import mlx_simul
 from mlx_simul import ModelLoadError, UnknownArchitectureError, archs, loading
+from mlx_simul.configs import overrides_for_mlx_lm
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def test_rope_settings_are_found_where_transformers_5_writes_them(folder, scalin
 
 def test_yarn_is_read_as_transformers_reads_it():
     given = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5, "rope_theta": 7.0}
-    found = loading.rope_overrides({"rope_parameters": given, "max_position_embeddings": 128})
+    found = overrides_for_mlx_lm({"rope_parameters": given, "max_position_embeddings": 128})
     assert found["rope_theta"] == 7.0
     scaling = found["rope_scaling"]
     assert scaling["original_max_position_embeddings"] == 128

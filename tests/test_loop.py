@@ -7,100 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_simul.events import Finished, Read, Write
-from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
+from mlx_simul.events import Read, Write
+from mlx_simul.loop import Limits
 from mlx_simul.policies import Action, WaitK
 from mlx_simul.reference import ReferenceLoop
+from mlx_simul.testing.scripted import END_OF_TURN, PIECES, ScriptedStream, Text, Vocabulary
 from mlx_simul.words import WordBoundaryStoppingCriteria
-
-END_OF_TURN = 0
-PIECES = ["<end>", " a", " b", "c", "d", ",", "\n", " "]
-
-
-class Vocabulary:
-    """A tokenizer as far as the word rule needs one."""
-
-    eos_token_ids = (END_OF_TURN,)
-
-    vocab_size = len(PIECES)
-    added_tokens_decoder = ()
-
-    def decode(self, tokens):
-        return "".join(PIECES[token] for token in tokens)
-
-    def get_vocab(self):
-        return {piece: i for i, piece in enumerate(PIECES)}
-
-    def encode(self, text, add_special_tokens=True):
-        return []
-
-    def batch_decode(self, rows, **options):
-        return ["".join(PIECES[token] for token in row) for row in rows]
-
-
-class Text:
-    """A detokenizer that holds nothing back."""
-
-    is_holding = False
-
-    def add(self, token):
-        return PIECES[token]
-
-    def flush(self):
-        return ""
-
-
-class Stream:
-    """Drives a loop; what it predicts depends on nothing but what was read and fed."""
-
-    def __init__(self, seed, policy, **limits):
-        self.seed = seed
-        vocabulary = Vocabulary()
-        self.loop = SimulLoop(
-            policy,
-            (9, 9),
-            WordBoundaryStoppingCriteria(vocabulary, max_tokens_per_word=4),
-            vocabulary.eos_token_ids,
-            Text(),
-            Limits(**{"max_tokens": 30, **limits}),
-            stop_early=False,
-            clock_ms=lambda: 0.0,
-        )
-        self.steps = self.loop.steps()
-        self.source, self.target, self.events = [], [], []
-        self.waiting = False
-
-    def run(self):
-        reply = None
-        while not self.events or not isinstance(self.events[-1], Finished):
-            step = self.steps.send(reply)
-            reply = None
-            if step == NEED_SOURCE:
-                return
-            if isinstance(step, SourcePass):
-                assert step.token_ids
-                self.source.extend(step.token_ids)
-            elif isinstance(step, TargetPass):
-                del self.target[len(self.target) - step.n_rewind :]
-                self.target.extend(step.token_ids)
-                assert self.target == [9, 9, *step.written]
-                reply = self.predict()
-            else:
-                self.events.append(step)
-
-    def predict(self):
-        return random.Random(repr((self.seed, self.source, self.target))).randrange(len(PIECES))
-
-    def feed(self, words, suffix=None):
-        for word in words:
-            self.loop.add_segment(word, str(word))
-        if suffix is not None:
-            self.loop.close_source(suffix)
-        self.run()
 
 
 def whole(seed, words, policy, **limits):
-    stream = Stream(seed, policy, **limits)
+    stream = ScriptedStream(seed, policy, **limits)
     stream.loop.add_segment([100, 101])
     stream.feed(words, suffix=[200])
     return stream
@@ -133,7 +49,7 @@ def test_every_stream_ends_and_keeps_the_policy(seed, words, k):
 
 @given(seeds, sources, ks, seeds)
 def test_segments_in_any_portions_give_the_same_events(seed, words, k, portions):
-    stream, rest, rng = Stream(seed, WaitK(k)), list(words), random.Random(portions)
+    stream, rest, rng = ScriptedStream(seed, WaitK(k)), list(words), random.Random(portions)
     stream.loop.add_segment([100, 101])
     stream.feed([])
     while rest:
@@ -154,7 +70,7 @@ def test_a_policy_that_looks_at_the_portions_is_told_apart():
             return Action.READ if has_more or not progress.source_words_read else Action.WRITE
 
     words = [[10], [11], [12]]
-    stream = Stream(3, Impatient())
+    stream = ScriptedStream(3, Impatient())
     stream.loop.add_segment([100, 101])
     for word in words:
         stream.feed([word])
@@ -166,7 +82,7 @@ def test_a_policy_that_looks_at_the_portions_is_told_apart():
 def test_an_early_end_of_turn_reads_one_segment_and_writes_nothing(seed, words, k):
     """SPEC section 3: it is never fed, emitted or counted; i does not advance."""
 
-    class Silent(Stream):
+    class Silent(ScriptedStream):
         def predict(self):
             return END_OF_TURN
 
@@ -195,7 +111,7 @@ def test_limits_are_never_exceeded(seed, words, max_words, ratio):
             )
 
 
-class Reference(Stream):
+class Reference(ScriptedStream):
     """The same under the reference's rules, with predictions by script."""
 
     def __init__(self, k, script):
@@ -211,7 +127,7 @@ class Reference(Stream):
             tokenizer=Vocabulary(),
             clock_ms=lambda: 0.0,
         )
-        self.steps = self.loop.steps()
+        self._steps = self.loop.steps()
         self.loop.add_segment([100, 101])
 
     def predict(self):

@@ -1,6 +1,6 @@
 """Random models of every registered family, small enough for a law in milliseconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -13,8 +13,11 @@ from tiny_configs import CONFIGS, full_config
 
 from mlx_simul import archs
 
-MAIN = ("gemma3_text", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3")
-"""Families whose checkpoints are also tried in other number formats."""
+MAIN = ("gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
+"""Families whose checkpoints are also tried in other number formats.
+
+Experts are not among them: on the CPU, MLX gathers them in float32 alone.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class Variation:
         config: the name of its tiny configuration.
         dtype: of the weights.
         bits: to which they are quantised, if they are.
+        overrides: entries of the config that differ, where it has to fit something.
     """
 
     model_type: str
     config: str
     dtype: mx.Dtype = mx.float32
     bits: int | None = None
+    overrides: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
         parts = [self.model_type, self.config]
@@ -48,34 +53,44 @@ FORMATS: tuple[dict[str, Any], ...] = (
     {"bits": 4},
     {"bits": 8, "dtype": mx.bfloat16},
 )
+
+
+def first_of(model_type: str, **overrides: Any) -> Variation:
+    """The first variation of a family."""
+    return Variation(
+        model_type, next(iter(CONFIGS[model_type])), overrides=tuple(overrides.items())
+    )
+
+
 VARIATIONS = [
     Variation(model_type, name)
     for model_type in archs.registered_types()
     for name in CONFIGS[model_type]
-] + [
-    Variation(model_type, next(iter(CONFIGS[model_type])), **how)
-    for model_type in MAIN
-    for how in FORMATS
-]
+] + [replace(first_of(model_type), **how) for model_type in MAIN for how in FORMATS]
 
 
 @cache
 def tiny_model(variation: Variation) -> nn.Module:
     """The model of a variation; the same weights each time."""
     mx.random.seed(len(str(variation)))
-    model_class, args_class = archs.find(variation.model_type).classes
+    architecture = archs.find(variation.model_type)
+    model_class, args_class = architecture.classes
     config = full_config(variation.model_type, variation.config)
+    config |= dict(variation.overrides)
     model = model_class(args_class.from_dict(config))
     model.update(tree_map(_with_noise, model.parameters()))
     model.set_dtype(variation.dtype)
     if variation.bits is not None:
         nn.quantize(model, group_size=32, bits=variation.bits)
     model.eval()
+    model.streaming_architecture = architecture
     return model
 
 
 def _with_noise(parameter: mx.array) -> mx.array:
     """Fresh biases are zero and fresh norms one, which would hide a mistake in either."""
+    if parameter.dtype == mx.uint8:  # packed, as BitNet has them
+        return mx.random.randint(0, 256, parameter.shape).astype(mx.uint8)
     if not mx.issubdtype(parameter.dtype, mx.floating):
         return parameter
     return parameter + 0.1 * mx.random.normal(parameter.shape)

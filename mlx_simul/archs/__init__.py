@@ -7,10 +7,12 @@ of an :class:`~mlx_simul.archs.base.Architecture`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
@@ -22,21 +24,22 @@ ENTRY_POINT_GROUP = "mlx_simul.archs"
 
 _BUILT_IN = {
     "stock": """
-        Klear afmoe apertus bailing_moe cohere cohere2 dbrx deepseek dots1 ernie4_5 ernie4_5_moe
+        afmoe apertus bailing_moe bitnet cohere cohere2 dbrx deepseek dots1 ernie4_5 ernie4_5_moe
         exaone exaone4 exaone_moe gemma gemma2 gemma3 gemma3_text glm glm4 glm4_moe gpt_neox gpt_oss
-        gptj granite granitemoe helium internlm2 internlm3 laguna lille-130m llama llama4_text
-        mellum mimo mimo_v2_flash minicpm minimax ministral3 mistral3 mixtral muse_glimmer nemotron
-        olmo2 olmo3 olmoe openelm phi phi3 phimoe phixtral pixtral plamo qwen qwen2_moe
-        qwen2_vl qwen3 qwen3_moe qwen3_vl qwen3_vl_moe seed_oss smollm3 solar_open spark2_5 stablelm
-        starcoder2 step3p5 telechat3
+        gptj granite granitemoe helium internlm2 internlm3 Klear laguna lille-130m llama llama4_text
+        mellum mimo mimo_v2_flash minicpm minimax ministral3 mistral mixtral muse_glimmer muse_spark
+        nemotron olmo2 olmo3 olmoe openelm phi phi3 phimoe phixtral pixtral plamo qwen qwen2
+        qwen2_moe qwen2_vl qwen3 qwen3_moe qwen3_vl qwen3_vl_moe seed_oss smollm3 solar_open
+        spark2_5 stablelm starcoder2 step3p5 telechat3
     """,
-    "windows": "mistral qwen2",
     "ropes": """
         deepseek_v2 deepseek_v3 glm4_moe_lite hunyuan hunyuan_v1_dense kimi_k25 kimi_vl
         longcat_flash minicpm3 mistral4 nanochat talkie youtu_llm
     """,
     "layers": "gemma3n gemma4 gemma4_text iquestloopcoder nanbeige nemotron-nas",
     "afm7": "afm7",
+    "mistral3": "mistral3",
+    "phi3small": "phi3small",
     "plamo3": "plamo3",
     "llama4": "llama4",
     "learned": "gpt2 gpt_bigcode",
@@ -50,14 +53,13 @@ _BUILT_IN = {
 BUILT_IN = {module: tuple(model_types.split()) for module, model_types in _BUILT_IN.items()}
 """Model types by the module here whose ``ARCHITECTURES`` declares them."""
 
-_METAL = "mlx-lm runs it with kernels for Metal alone, and no law was tried there"
 LEFT_OUT = {
-    "bitnet": _METAL,
-    "muse_spark": _METAL,
-    "olmo": "mlx-lm's module needs the package hf_olmo and cannot read more than one token at once",
-    "phi3small": "mlx-lm's block-sparse layers see tokens that come later",
+    "olmo": "mlx-lm's module needs the package hf_olmo and cannot read more than one token at once"
 }
 """Model types of mlx-lm that are not registered, and why."""
+
+_ALIASES = {"lfm2_vl": "lfm2-vl", "youtu": "youtu_llm"}
+"""What transformers calls a type that mlx-lm knows by another name."""
 
 _added: dict[str, str] = {}
 
@@ -89,7 +91,7 @@ def registered_types() -> list[str]:
 
 
 def remapped_types() -> dict[str, str]:
-    """Types that mlx-lm runs as a registered one, by its own table."""
+    """Types that run as a registered one: by mlx-lm's own table, or under transformers' name."""
     import mlx_simul.before_mlx
 
     from mlx_lm.utils import MODEL_REMAPPING
@@ -97,7 +99,7 @@ def remapped_types() -> dict[str, str]:
     known = _known()
     return {
         alias: model_type
-        for alias, model_type in sorted(MODEL_REMAPPING.items())
+        for alias, model_type in sorted((_ALIASES | MODEL_REMAPPING).items())
         if model_type in known and alias not in known
     }
 
@@ -129,6 +131,20 @@ def is_registered(model_type: str) -> bool:
     return model_type in _known() or model_type in remapped_types()
 
 
+def verified() -> Mapping[str, Any]:
+    """What a recorded run measured, by model type.
+
+    Per mode the number of laws that held and the largest relative error among them, in float32; and
+    under ``"transformers"`` the error against transformers' logits, if they were compared.
+    """
+    return _recorded()["model_types"]
+
+
+def verified_with() -> Mapping[str, str]:
+    """Versions of the packages that :func:`verified` was measured with."""
+    return _recorded()["versions"]
+
+
 def of(model: Any) -> Architecture:
     """The architecture of a loaded model: the one it was loaded with, else its type's.
 
@@ -141,6 +157,10 @@ def of(model: Any) -> Architecture:
 def streaming_config(model: Any) -> Mapping[str, Any]:
     """What the checkpoint's config says of how it was trained for streaming."""
     return getattr(model, "streaming_config", {})
+
+
+def _recorded() -> Mapping[str, Any]:
+    return json.loads((files(__name__) / "verified.json").read_text("utf-8"))
 
 
 def _known() -> dict[str, str]:

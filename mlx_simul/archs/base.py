@@ -20,6 +20,7 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
+from mlx_simul.archs import rewrites
 from mlx_simul.cache import DualStreamingCache, QuantizedStreamingCache, SourceTargetCache
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.positions import Rope
@@ -62,8 +63,7 @@ class Architecture:
 
     Attributes:
         model_type: the config's ``model_type``.
-        rewrite: ``(Model, ModelArgs)`` over mlx-lm's, where mlx-lm's leave something out.
-        verified_against: what its logits were compared with, for ``mlx-simul models``.
+        rewrite: ``(Model, ModelArgs)`` over mlx-lm's, where mlx-lm's cannot stream as they are.
         rope: the RoPE module of a layer; ``None`` for a layer without positions.
         rotates: what RoPE turns; latent attention caches the turned part of its keys as values.
         cached_layers: of a model, the layer that each cache belongs to, in their order.
@@ -76,7 +76,6 @@ class Architecture:
 
     model_type: str
     rewrite: ModelClasses | None = None
-    verified_against: str = "mlx-lm"
     rope: Callable[[Any], Rope | None] = rope_of_self_attention
     rotates: Literal["keys", "values"] = "keys"
     cached_layers: Callable[[Any], Iterable[Any]] = layers_of
@@ -87,9 +86,10 @@ class Architecture:
 
     @cached_property
     def classes(self) -> ModelClasses:
-        """``(Model, ModelArgs)``: the rewrite, or mlx-lm's own."""
-        if self.rewrite is not None:
-            return self.rewrite
+        """``(Model, ModelArgs)``: the rewrite, what puts mlx-lm's right, or mlx-lm's own."""
+        found = self.rewrite or rewrites.find(self.model_type)
+        if found is not None:
+            return found
         module = import_module(f"mlx_lm.models.{self.model_type}")
         return module.Model, module.ModelArgs
 

@@ -36,6 +36,7 @@ _ROPES: dict[str, Callable[[Any], Rope | None]] = {
     "lille-130m": attrgetter("attention.rope"),
     "llama4_text": rope_if_used,
     "muse_glimmer": rope_if_used,
+    "muse_spark": rope_if_used,
     "openelm": attrgetter("attn.rope"),
     "phixtral": attrgetter("mixer.rope"),
     "plamo": attrgetter("self_attn.rotary_emb"),
@@ -43,7 +44,7 @@ _ROPES: dict[str, Callable[[Any], Rope | None]] = {
 }
 # Their attention does not go through mlx-lm's function for it, or has sinks.
 _UNQUANTIZED = {"gemma2", "gpt_oss", "mimo_v2_flash"}
-_SHARPENED = {"ministral3", "mistral3"}
+_SHARPENED = {"ministral3"}
 
 ARCHITECTURES = {
     model_type: Architecture(

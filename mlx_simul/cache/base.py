@@ -27,6 +27,9 @@ class SourceTargetCache(Protocol):
     target_start: int
     """φ, the position of the first target token."""
 
+    windows_target: bool
+    """Whether sliding windows bind target rows too; in the public reference they do not."""
+
     @property
     def source_tokens(self) -> int:
         """S."""

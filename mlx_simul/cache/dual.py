@@ -33,6 +33,7 @@ class DualStreamingCache:
     ) -> None:
         self.is_reading = True
         self.target_start = 0
+        self.windows_target = True
         self.chunk_size = chunk_size
         self._rotated = rotated
         self._merged = False
@@ -54,7 +55,7 @@ class DualStreamingCache:
         """D of what RoPE has turned; 0 as long as nothing is cached."""
         if self._buffer.is_empty:
             return 0
-        return self._decode(halves_of(self._buffer.target)[self._rotated]).shape[3]
+        return self._width(halves_of(self._buffer.target)[self._rotated])
 
     @property
     def offset(self) -> int:
@@ -160,13 +161,13 @@ class DualStreamingCache:
         dtype = held[-1].dtype
         turned = self._decode(held)
         if self._rounding:
-            lost = self._decode(self._rounding)
+            lost = self._decode_lost(self._rounding)
             turned[..., : lost.shape[2], :] += lost
         moved = rotate(rope, turned, delta)
         halves[self._rotated] = stored = self._encode(moved.astype(dtype))
         self._buffer.replace_target((*halves["keys"], *halves["values"]))
         if stored[0].dtype != mx.float32:
-            self._rounding = self._encode((moved - self._decode(stored)).astype(dtype))
+            self._rounding = self._encode_lost((moved - self._decode(stored)).astype(dtype))
 
     def reset_target(self) -> None:
         """Forget the target, keep the source."""
@@ -215,9 +216,8 @@ class DualStreamingCache:
         if self.is_reading:
             return source_mask(n_new, n_source + n_new, window_size, self.chunk_size)
         n_target = self.target_tokens + n_new
-        return target_mask(
-            n_new, n_source, n_target, window_size, self.chunk_size, as_array=return_array
-        )
+        reach = (window_size, self.chunk_size) if self.windows_target else (None, None)
+        return target_mask(n_new, n_source, n_target, *reach, as_array=return_array)
 
     # Saving
 
@@ -250,6 +250,18 @@ class DualStreamingCache:
     def _decode(self, planes: Planes) -> mx.array:
         """What was stored, in float32."""
         return planes[0].astype(mx.float32)
+
+    def _encode_lost(self, x: mx.array) -> Planes:
+        """What is kept of what storing lost."""
+        return (x,)
+
+    def _decode_lost(self, planes: Planes) -> mx.array:
+        """What was lost, in float32."""
+        return planes[0].astype(mx.float32)
+
+    def _width(self, planes: Planes) -> int:
+        """D of what was stored."""
+        return planes[0].shape[3]
 
     def _present(self, planes: Planes) -> KeysValues:
         """Planes as mlx-lm's attention takes them."""

@@ -11,6 +11,9 @@ from mlx_simul.cache.buffer import Planes
 from mlx_simul.cache.dual import DualStreamingCache, halves_of
 from mlx_simul.errors import InvalidOptionError
 
+LOST_BITS = 8
+"""For what quantising took from a moved key; in 4 bits it would add up again."""
+
 
 class QuantizedStreamingCache(DualStreamingCache):
     """A :class:`SourceTargetCache` whose keys and values are quantised, as mlx-lm quantises them.
@@ -38,9 +41,19 @@ class QuantizedStreamingCache(DualStreamingCache):
         return tuple(mx.quantize(x, group_size=self.group_size, bits=self.bits))
 
     def _decode(self, planes: Planes) -> mx.array:
-        words, scales, biases = planes
-        x = mx.dequantize(words, scales, biases, group_size=self.group_size, bits=self.bits)
-        return x.astype(mx.float32)
+        return self._unpacked(planes, self.bits)
+
+    def _encode_lost(self, x: mx.array) -> Planes:
+        return tuple(mx.quantize(x, group_size=self.group_size, bits=LOST_BITS))
+
+    def _decode_lost(self, planes: Planes) -> mx.array:
+        return self._unpacked(planes, LOST_BITS)
+
+    def _unpacked(self, planes: Planes, bits: int) -> mx.array:
+        return mx.dequantize(*planes, group_size=self.group_size, bits=bits).astype(mx.float32)
+
+    def _width(self, planes: Planes) -> int:
+        return planes[1].shape[3] * self.group_size
 
     def _present(self, planes: Planes) -> KeysValues:
         halves = halves_of(planes)

@@ -28,8 +28,8 @@ from mlx_simul.checkpoints.folder import Progress
 from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.checkpoints.gguf_model import read_config, read_weights
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
+from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ConversionError, ValidationError
-from mlx_simul.loading import rope_overrides
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -173,7 +173,7 @@ def _conversion_errors() -> Iterator[None]:
 def _overrides(config: dict[str, Any]) -> dict[str, Any]:
     """What plain mlx-lm, too, should find in the config; other families read it in other ways."""
     streams = config.get("model_type") in [*archs.registered_types(), *archs.remapped_types()]
-    return rope_overrides(config) if streams else {}
+    return overrides_for_mlx_lm(config) if streams else {}
 
 
 def _stored_weights(files: list[Path]) -> Iterator[tuple[Path, str, mx.array]]:

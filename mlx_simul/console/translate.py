@@ -72,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="auto|follow|N",
         help="where target positions start (default: auto)",
     )
+    when.add_argument(
+        "--mode",
+        choices=("auto", "group", "reencode", "interleaved"),
+        default="auto",
+        help="how the model streams (default: as it can best; see `mlx-simul models`)",
+    )
     when.add_argument("--max-words", type=int, metavar="N", help="target words in all")
     when.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="default: 1024")
     when.add_argument(
@@ -92,6 +98,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     when.add_argument(
         "--gpe-compat", action="store_true", help="token for token as EIT-NLP/StreamingLLM"
     )
+
+    memory = parser.add_argument_group("memory")
+    memory.add_argument(
+        "--kv-bits", type=int, metavar="N", help="store keys and values in N bits: 8 or 4, say"
+    )
+    memory.add_argument("--kv-group-size", type=int, default=64, metavar="N", help="default: 64")
 
     how = parser.add_argument_group("how to choose a token (default: the likeliest)")
     how.add_argument("--temp", type=_number(0, 100), default=0.0, metavar="T")
@@ -150,7 +162,10 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
         "context": context,
         "glossary": args.glossary and _read_glossary(args.glossary),
         "frame": args.frame,
+        "mode": args.mode,
         "target_start": args.target_start,
+        "kv_bits": args.kv_bits,
+        "kv_group_size": args.kv_group_size,
         "max_words": limits.max_words,
         "max_tokens": limits.max_tokens,
         "max_tokens_per_word": args.max_tokens_per_word,

@@ -12,7 +12,7 @@ from typing import Any
 import mlx_simul.before_mlx
 
 from mlx_simul import archs
-from mlx_simul.archs.base import KVBits, Mode
+from mlx_simul.archs.base import KVBits, Mode, flat
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.engine.interleaved import InterleavedEngine
@@ -38,6 +38,7 @@ def make_engine(
     target_start: int | str | TargetStart = "auto",
     kv_bits: int | None = None,
     kv_group_size: int = 64,
+    gpe_compat: bool = False,
     sampler: Sampler | None = None,
     logits_processors: Iterable[LogitsProcessor] | None = None,
 ) -> Engine:
@@ -51,6 +52,7 @@ def make_engine(
             consecutive.
         kv_bits: store keys and values in so many bits, in mode ``"group"``.
         kv_group_size: numbers that share a scale, with ``kv_bits``.
+        gpe_compat: sliding windows bind the source only, as in EIT-NLP/StreamingLLM.
         sampler: (1, V) log-probabilities to (1,) token ids; greedy by default.
         logits_processors: mlx-lm's.
 
@@ -67,6 +69,8 @@ def make_engine(
         start = make_target_start(target_start, trained.get("target_start"))
         kv = None if kv_bits is None else KVBits(kv_bits, kv_group_size)
         caches = architecture.make_cache(model, kv)
+        for cache in flat(caches):
+            cache.windows_target = not gpe_compat
         return StreamingEngine(model, start, sampler, logits_processors, caches)
     if target_start != "auto" or kv_bits is not None:
         raise InvalidOptionError(

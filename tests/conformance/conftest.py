@@ -1,7 +1,8 @@
-"""``--arch NAME`` selects the laws of one architecture, ``--arch all`` those of every one."""
+"""``--arch NAME`` selects the laws of the types that begin so, ``--arch all`` all laws."""
 
 import pytest
 from tiny_models import MAIN, VARIATIONS
+from without_metal import replace_kernels
 
 from mlx_simul import archs
 from mlx_simul.testing import LAWS_OF_MODE
@@ -13,9 +14,10 @@ def pytest_generate_tests(metafunc):
         return
     wanted = metafunc.config.getoption("--arch")
     known = archs.registered_types()
-    if wanted not in (None, "all", *known):
+    alike = [model_type for model_type in known if model_type.startswith(wanted or "")]
+    chosen = {None: MAIN, "all": known}.get(wanted, alike)
+    if not chosen:
         raise pytest.UsageError(f"--arch {wanted}: there are only all, {', '.join(known)}.")
-    chosen = {None: MAIN, "all": known}.get(wanted, [wanted])
     cases = [
         pytest.param(variation, mode, law, id=f"{variation}-{mode}-{law.name}")
         for variation in VARIATIONS
@@ -24,3 +26,9 @@ def pytest_generate_tests(metafunc):
         for law in LAWS_OF_MODE[mode]
     ]
     metafunc.parametrize(("variation", "mode", "law"), cases)
+
+
+@pytest.fixture(autouse=True)
+def no_metal(monkeypatch):
+    """Families whose kernels are for Metal alone run here all the same."""
+    replace_kernels(monkeypatch)

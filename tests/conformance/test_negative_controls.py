@@ -5,22 +5,12 @@ import pytest
 from tiny_models import VARIATIONS, tiny_model
 
 from mlx_simul.cache import DualStreamingCache
-from mlx_simul.engine import StreamingEngine
+from mlx_simul.engine import InterleavedEngine, ReencodeEngine
 from mlx_simul.errors import ValidationError
 from mlx_simul.masks import source_mask, target_mask
-from mlx_simul.testing import LAWS
+from mlx_simul.testing import ENGINE_OF_MODE, LAWS, LAWS_OF_MODE, engine_with
 
 MODELS = {str(variation): variation for variation in VARIATIONS}
-
-
-def engine_with(cache_class):
-    """An engine factory that differs in its caches only."""
-
-    def make_engine(model, target_start):
-        caches = [cache_class() for _ in model.layers]
-        return StreamingEngine(model, target_start, caches=caches)
-
-    return make_engine
 
 
 class ChunkTheWrongWayRound(DualStreamingCache):
@@ -219,3 +209,123 @@ def test_nan_is_rejected(law):
 
     result = law(tiny_model(MODELS["llama-tied"]), make_engine=engine_with(GivesNaN))
     assert not result.holds
+
+
+class ReadsBehindTheTarget(ReencodeEngine):
+    """Leaves the target where it is, so that it does not see what is read."""
+
+    def read(self, token_ids):
+        self._tape.feed(token_ids)
+        self._n_source += len(token_ids)
+
+
+class KeepsWhatWasRolledBack(ReencodeEngine):
+    def roll_back(self, n_tokens):
+        pass
+
+
+class RestoresNoTarget(ReencodeEngine):
+    @property
+    def state(self):
+        return super().state
+
+    @state.setter
+    def state(self, value):
+        ReencodeEngine.state.fset(self, (*value[:2], []))
+
+
+class ForgetsTheBeginning(ReencodeEngine):
+    """Starts anew with every read."""
+
+    def read(self, token_ids):
+        self.__init__(self.model)
+        super().read(token_ids)
+
+
+class WritesBackwards(ReencodeEngine):
+    def write(self, token_ids):
+        return super().write(token_ids[::-1])
+
+
+class PutsNothingBehind(InterleavedEngine):
+    """Leaves the last target token before the source read after it."""
+
+    def read(self, token_ids):
+        self._n_trailing = 0
+        super().read(token_ids)
+
+
+class HoldsItTwice(InterleavedEngine):
+    def read(self, token_ids):
+        held = self._tape.tokens[-1:] if self._n_trailing else []
+        super().read(token_ids)
+        self._held = held * 2
+
+
+class KeepsArrivals(InterleavedEngine):
+    def roll_back(self, n_tokens):
+        pass
+
+
+class ForgetsArrivals(InterleavedEngine):
+    def read(self, token_ids):
+        self.__init__(self.model)
+        super().read(token_ids)
+
+
+class RestoresNoTape(InterleavedEngine):
+    @property
+    def state(self):
+        return super().state
+
+    @state.setter
+    def state(self, value):
+        counts, held = value[1:]
+        self._n_source, self._n_target, self._n_trailing = counts
+        self._held = held
+
+
+class WritesArrivalsBackwards(InterleavedEngine):
+    def write(self, token_ids):
+        return super().write(token_ids[::-1])
+
+
+CONTROLS_OF_MODE = {
+    "reencode": {
+        "any_chunking": ForgetsTheBeginning,
+        "any_target_chunking": WritesBackwards,
+        "target_changes_no_source": ReadsBehindTheTarget,
+        "whole_source_equals_stock": ForgetsTheBeginning,
+        "roll_back_equals_never_written": KeepsWhatWasRolledBack,
+        "restored_state_gives_same_logits": RestoresNoTarget,
+        "reencoded_equals_stock": ReadsBehindTheTarget,
+    },
+    "interleaved": {
+        "any_chunking": ForgetsArrivals,
+        "any_target_chunking": WritesArrivalsBackwards,
+        "whole_source_equals_stock": ForgetsArrivals,
+        "roll_back_equals_never_written": KeepsArrivals,
+        "restored_state_gives_same_logits": RestoresNoTape,
+        "interleaved_equals_stock": PutsNothingBehind,
+    },
+}
+BROKEN_ENGINES = [
+    pytest.param(mode, law, broken, id=f"{mode}-{law}")
+    for mode, controls in CONTROLS_OF_MODE.items()
+    for law, broken in controls.items()
+] + [pytest.param("interleaved", "interleaved_equals_stock", HoldsItTwice)]
+
+
+@pytest.mark.parametrize(("mode", "name", "broken"), BROKEN_ENGINES)
+def test_broken_engine_is_rejected(mode, name, broken):
+    law = next(law for law in LAWS_OF_MODE[mode] if law.name == name)
+    model = tiny_model(MODELS["qwen2-tied"])
+    assert law(model, make_engine=ENGINE_OF_MODE[mode]).holds
+    result = law(model, make_engine=lambda model, start: broken(model))
+    assert not result.holds
+    assert result.error > 100 * result.tolerance, "too close to call"
+
+
+def test_every_law_of_every_mode_has_a_control():
+    for mode, controls in CONTROLS_OF_MODE.items():
+        assert controls.keys() == {law.name for law in LAWS_OF_MODE[mode]}

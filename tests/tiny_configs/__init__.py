@@ -3,10 +3,11 @@
 Each module holds ``CONFIGS``, from model type and variation to what differs from
 :data:`tiny_configs.base.TINY`. Three more, for comparing the logits with transformers', go by model
 type, the first two by ``"type-variation"`` as well; a module may do without them: ``NOT_COMPARED``,
-why they are not compared; ``TRANSFORMERS``, entries that transformers needs on top; ``WEIGHTS``, from
-a part of the names of its weights to all that mlx-lm has in that place.
+why they are not compared; ``TRANSFORMERS``, entries that transformers needs on top; ``WEIGHTS``,
+from a part of the names of its weights to all that mlx-lm has in that place.
 """
 
+from copy import deepcopy
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -39,4 +40,5 @@ NOT_COMPARED: dict[str, str] = _merged("NOT_COMPARED")
 
 def full_config(model_type: str, name: str) -> dict[str, Any]:
     """The whole config.json of a variation."""
-    return {"model_type": model_type, **TINY, **CONFIGS[model_type][name]}
+    # Some of mlx-lm's arguments write into a nested text_config.
+    return deepcopy({"model_type": model_type, **TINY, **CONFIGS[model_type][name]})

@@ -48,7 +48,11 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "glm": {
         "tied": {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": True},
-        "untied": {"head_dim": 16, "tie_word_embeddings": False},
+        "untied": {
+            "head_dim": 16,
+            "partial_rotary_factor": 0.25,
+            "tie_word_embeddings": False,
+        },
     },
     "glm4": {
         "half-rotary": {"head_dim": 8, "attention_bias": True, "partial_rotary_factor": 0.5},
@@ -67,6 +71,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "rotary_emb_base": 1000,
             "rotary_pct": 1.0,
             "use_parallel_residual": False,
+            "hidden_act": "gelu_new",
             "intermediate_size": 128,
             "num_key_value_heads": 4,
         },
@@ -239,6 +244,17 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "original_max_position_embeddings": 32,
         },
     },
+    "phi3small": {
+        "half-sparse": {
+            "dense_attention_every_n_layers": 2,
+            "ff_intermediate_size": 64,
+            "gegelu_limit": 20.0,
+            "layer_norm_epsilon": 1e-5,
+            "blocksparse_block_size": 32,
+            "blocksparse_num_local_blocks": 1,
+            "blocksparse_vert_stride": 3,
+        },
+    },
     "plamo": {
         "shared-heads": {"n_shared_head": 2},
     },
@@ -296,7 +312,12 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "starcoder2": {
-        "tied": {"norm_epsilon": 1e-5, "tie_word_embeddings": True, "sliding_window": None},
+        "tied": {
+            "norm_epsilon": 1e-5,
+            "hidden_act": "gelu",
+            "tie_word_embeddings": True,
+            "sliding_window": None,
+        },
         "windowed": {
             "norm_epsilon": 1e-5,
             "tie_word_embeddings": False,
@@ -312,27 +333,6 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-TRANSFORMERS: dict[str, dict[str, Any]] = {
-    # What mlx-lm computes whatever the config says.
-    "gpt_neox": {"hidden_act": "gelu_pytorch_tanh"},
-    "glm": {"partial_rotary_factor": 1.0},
-    "starcoder2": {"hidden_act": "gelu"},
-}
-
-WEIGHTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "nanochat": {
-        "model.embed_tokens": ("transformer.wte",),
-        "model.layers": ("transformer.h",),
-        "self_attn": ("attn",),
-        "q_proj": ("c_q",),
-        "k_proj": ("c_k",),
-        "v_proj": ("c_v",),
-        "o_proj": ("c_proj",),
-        "fc1": ("c_fc",),
-        "fc2": ("c_proj",),
-    },
-}
-
 NOT_COMPARED: dict[str, str] = {
     "exaone": "not in transformers",
     "internlm2": "not in transformers",
@@ -343,6 +343,7 @@ NOT_COMPARED: dict[str, str] = {
     "nanbeige": "not in transformers",
     "nemotron-nas": "not in transformers",
     "openelm": "not in transformers",
+    "phi3small": "not in transformers",
     "plamo": "not in transformers",
     "qwen": "not in transformers",
     "talkie": "not in transformers",

@@ -1,4 +1,4 @@
-"""Latent attention (MLA), with and without low-rank queries, and attention that chooses what it sees."""
+"""Latent attention (MLA), queries of low rank or not, and attention that chooses what it sees."""
 
 from typing import Any
 
@@ -205,16 +205,17 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "mistral4": {
-        "yarn": {
+        name: {
             **_V3,
             "rope_interleave": True,
             "rope_parameters": {
                 **_DEEPSEEK_YARN,
                 "original_max_position_embeddings": 8,
                 "rope_theta": 1000.0,
-                "llama_4_scaling_beta": 0.1,
+                "llama_4_scaling_beta": beta,
             },
-        },
+        }
+        for name, beta in (("yarn", 0.1), ("cold", 0.0))
     },
     "youtu_llm": {
         "tied": {**_MLA, "rms_norm_eps": 1e-6},
@@ -228,14 +229,23 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+_TINY_VISION = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     "longcat_flash": {"head_dim": 4},
-    "mistral4": {"architectures": ["Mistral4ForCausalLM"]},
+    "minimax_m3_vl": {"vision_config": _TINY_VISION, "projector_hidden_size": 16},
     "youtu_llm": {"model_type": "youtu"},
 }
 
 NOT_COMPARED: dict[str, str] = {
     "deepseek_v41": "not in transformers",
+    "kimi_k25": "transformers writes the text's layers under the name of the image tower's",
     "longcat_flash_ngram": "not in transformers",
 }
-

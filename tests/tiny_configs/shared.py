@@ -83,17 +83,6 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "gemma4": {"vision_config": None, "audio_config": None},
 }
 
-# mlx-lm wants keys and values, which it does not use, of the layers that share another's.
-_OWN, *_SHARED = (f"model.language_model.layers.{i}.self_attn." for i in (0, 3, 4))
-
-WEIGHTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "gemma3n": {
-        "model.": ("model.language_model.",),
-        f"{_OWN}k_": tuple(f"{layer}k_" for layer in (_OWN, *_SHARED)),
-        f"{_OWN}v_": tuple(f"{layer}v_" for layer in (_OWN, *_SHARED)),
-    },
-}
-
 NOT_COMPARED: dict[str, str] = {
     "afm7": "not in transformers",
 }

@@ -27,6 +27,17 @@ MUSE_GLIMMER = {
     "tie_word_embeddings": False,
     "layer_types": [SLIDING, SLIDING, SLIDING, FULL],
 }
+MUSE_SPARK = {
+    **MUSE_GLIMMER,
+    "model_type": "muse_spark_text",
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0},
+    "layer_rope_theta": [1000.0, 1000.0, 1000.0, 0],
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_hidden_size": 16,
+    "moe_intermediate_size": 16,
+    "routed_scaling_factor": 1.5,
+}
 
 CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "cohere2": {
@@ -93,13 +104,16 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "ministral3": {
-        "warm": {
-            "rope_parameters": {
-                **YARN,
-                "original_max_position_embeddings": 16,
-                "rope_theta": 1000.0,
-                "llama_4_scaling_beta": 0.1,
-            },
+        **{
+            name: {
+                "rope_parameters": {
+                    **YARN,
+                    "original_max_position_embeddings": 16,
+                    "rope_theta": 1000.0,
+                    "llama_4_scaling_beta": beta,
+                },
+            }
+            for name, beta in (("warm", 0.1), ("cold", 0.0))
         },
         "windowed": {
             "tie_word_embeddings": False,
@@ -115,6 +129,9 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "muse_glimmer": {
         "nope-where-full": {"text_config": MUSE_GLIMMER},
+    },
+    "muse_spark": {
+        "nope-where-full": {"text_config": MUSE_SPARK},
     },
     "olmo3": {
         "yarn": {
@@ -178,15 +195,23 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
         "out_hidden_size": 64,
         "projector_hidden_size": 16,
     },
+    "muse_spark": {
+        "vision_config": {**_TINY_VISION, "pos_emb_height": 4, "pos_emb_width": 4},
+        "audio_config": {
+            "num_hidden_layers": 2,
+            "patch_sizes": [16, 6],
+            "hidden_sizes": [8, 16],
+            "depths": [1, 1],
+            "out_hidden_size": 32,
+        },
+        "out_hidden_size": 64,
+        "projector_hidden_size": 16,
+    },
     "olmo3-biased": {"rope_parameters": {SLIDING: _OLMO3_ROPE, FULL: _OLMO3_ROPE}},
     "olmo3-yarn": {
         "rope_scaling": None,
         "rope_parameters": {SLIDING: _OLMO3_ROPE, FULL: {**YARN, "rope_theta": 1000.0}},
     },
-}
-
-WEIGHTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "muse_glimmer": {"model.vision_": ()},
 }
 
 NOT_COMPARED: dict[str, str] = {

@@ -12,6 +12,14 @@ _MLA = {
     "qk_rope_head_dim": 4,
     "v_head_dim": 8,
 }
+_EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+}
 _MROPE = {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [2, 1, 1]}
 
 CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
@@ -21,12 +29,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
                 **TINY,
                 **_MLA,
                 "model_type": "deepseek_v3",
-                "n_routed_experts": 4,
-                "num_experts_per_tok": 2,
-                "n_shared_experts": 1,
-                "moe_intermediate_size": 16,
-                "first_k_dense_replace": 1,
-                "routed_scaling_factor": 1.5,
+                **_EXPERTS,
             }
         },
     },
@@ -73,7 +76,29 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
                     "rope_theta": 1000.0,
                     "llama_4_scaling_beta": 0.1,
                 },
-            }
+            },
+        },
+        "mistral4": {
+            "tie_word_embeddings": False,
+            "text_config": {
+                **TINY,
+                **_MLA,
+                **_EXPERTS,
+                "model_type": "mistral4",
+                "n_group": 1,
+                "topk_group": 1,
+                "norm_topk_prob": True,
+                "rope_interleave": True,
+                "tie_word_embeddings": False,
+                "rope_parameters": {
+                    **YARN,
+                    "original_max_position_embeddings": 16,
+                    "mscale": 1.0,
+                    "mscale_all_dim": 1.0,
+                    "rope_theta": 1000.0,
+                    "llama_4_scaling_beta": 0.0,
+                },
+            },
         },
     },
     "pixtral": {
@@ -103,7 +128,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
                 "head_dim": 8,
                 "tie_word_embeddings": True,
                 "rope_scaling": {**_MROPE, "mrope_interleaved": True},
-            }
+            },
         },
     },
     "qwen3_vl_moe": {
@@ -121,17 +146,36 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
                 "norm_topk_prob": True,
                 "tie_word_embeddings": False,
                 "rope_scaling": {**_MROPE, "mrope_interleaved": True},
-            }
+            },
         },
     },
 }
 
+_TINY_VISION = {
+    "depth": 1,
+    "num_hidden_layers": 1,
+    "hidden_size": 16,
+    "embed_dim": 16,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "num_attention_heads": 2,
+    "mlp_ratio": 1,
+    "image_size": 28,
+    "num_patches": 4,
+    "num_position_embeddings": 4,
+}
+_TINY_QWEN2_VISION = {**_TINY_VISION, "hidden_size": 32}
+_TINY_QWEN3_VISION = {**_TINY_VISION, "out_hidden_size": 32, "deepstack_visual_indexes": [0]}
+
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     "lfm2-vl": {"model_type": "lfm2_vl"},
+    "mistral3": {"vision_config": _TINY_VISION},
+    "qwen2_vl": {"vision_config": _TINY_QWEN2_VISION},
+    "qwen3_vl": {"vision_config": _TINY_QWEN3_VISION},
+    "qwen3_vl_moe": {"vision_config": _TINY_QWEN3_VISION},
 }
 
 NOT_COMPARED: dict[str, str] = {
     "kimi_vl": "not in transformers",
     "pixtral": "transformers calls the whole llava (mlx-lm: mistral3), pixtral its image tower",
 }
-

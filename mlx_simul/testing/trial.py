@@ -1,4 +1,4 @@
-"""What a law is: two ways to the same place, tried on one model (see :mod:`mlx_simul.testing`).
+"""What a law is: two ways to the same place, tried on one model.
 
 Shape legend: B batch, L tokens, V vocabulary.
 """
@@ -21,6 +21,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_simul.archs.base import vocab_size_of
+from mlx_simul.cache import SourceTargetCache
 from mlx_simul.engine import StreamingEngine
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning, ValidationError
 from mlx_simul.positions import TargetStart
@@ -31,6 +32,20 @@ Comparison: TypeAlias = tuple[str, mx.array, mx.array]
 
 TOLERANCES = {"float32": 2e-5, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest deviation of a logit, relative to the largest logit, by the dtype a model computes in."""
+
+
+def engine_with(cache_class: Callable[[], SourceTargetCache]) -> EngineFactory:
+    """Makes engines that differ in their caches only.
+
+    Args:
+        cache_class: makes an empty cache.
+    """
+
+    def make_engine(model: nn.Module, start: TargetStart) -> StreamingEngine:
+        caches = [cache_class() for _ in make_prompt_cache(model)]
+        return StreamingEngine(model, start, caches=caches)
+
+    return make_engine
 
 
 @dataclass(frozen=True)

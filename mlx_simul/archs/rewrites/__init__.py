@@ -1,0 +1,36 @@
+"""mlx-lm's classes, put right where they compute something else than a checkpoint was trained for.
+
+Each module here holds ``CLASSES``: model type -> ``(Model, ModelArgs)`` over mlx-lm's. What they
+put right was found by comparing with transformers; the parity tests fail without it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlx_simul.archs.base import ModelClasses
+
+_HOMES = {
+    "activations": "gemma gpt_bigcode gpt_neox starcoder2",
+    "heads": "glm gpt_oss llama4_text",
+    "routing": "ernie4_5_moe jamba",
+    "scales": "glm4_moe_lite longcat_flash mamba2 minicpm3 youtu_llm",
+    "weights": """
+        falcon_h1 gemma3n gpt2 lfm2-vl muse_glimmer nanochat olmo_hybrid qwen3_5_moe qwen3_vl_moe
+    """,
+    "windows": """
+        dots1 gemma2 mimo_v2_flash mistral mixtral phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe
+        smollm3
+    """,
+}
+HOMES = {model_type: home for home, types in _HOMES.items() for model_type in types.split()}
+"""The module here that holds the classes of a model type."""
+
+
+def find(model_type: str) -> ModelClasses | None:
+    """``(Model, ModelArgs)`` of a type that is put right here; None of any other."""
+    if model_type not in HOMES:
+        return None
+    return import_module(f"{__name__}.{HOMES[model_type]}").CLASSES[model_type]

@@ -1,0 +1,78 @@
+"""Families that choose or weigh their experts otherwise than mlx-lm does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+from mlx_lm.models import ernie4_5_moe, jamba
+
+from mlx_simul.archs.base import ModelClasses
+from mlx_simul.archs.rewrites.weights import Weights
+
+
+class ErnieExperts(ernie4_5_moe.Ernie4_5_MoeMLP):
+    """Experts are chosen by the corrected scores, which mlx-lm drops from the checkpoint."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        self.e_score_correction_bias = mx.zeros((args.moe_num_experts,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        scores = self.gate_act(self.gate(x).astype(mx.float32))
+        corrected = scores + self.e_score_correction_bias
+        chosen = mx.argpartition(-corrected, kth=self.k - 1, axis=-1)[..., : self.k]
+        weights = mx.take_along_axis(scores, mx.stop_gradient(chosen), axis=-1)
+        weights = weights / mx.maximum(weights.sum(axis=-1, keepdims=True), 1e-12)
+        routed = self.switch_mlp(x, chosen) * weights[..., None]
+        y = routed.sum(axis=-2).astype(x.dtype)
+        return y if self.shared_experts is None else y + self.shared_experts(x)
+
+
+class Ernie(ernie4_5_moe.Model):
+    """mlx-lm's ERNIE 4.5 with such experts."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        for layer in self.layers:
+            if isinstance(layer.mlp, ernie4_5_moe.Ernie4_5_MoeMLP):
+                layer.mlp = ErnieExperts(args)
+
+    def sanitize(self, weights: Weights) -> Weights:
+        """Keep the corrections, under our name and as one row."""
+        corrections = {
+            name.replace("moe_statics.", ""): weight.reshape(-1)
+            for name, weight in weights.items()
+            if re.fullmatch(r"model\.layers\.\d+\.mlp\..*e_score_correction_bias", name)
+        }
+        return super().sanitize(weights) | corrections
+
+
+class JambaExperts(jamba.JambaSparseMoeBlock):
+    """Experts are weighted by a softmax over all of them, not over the chosen ones."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        scores = mx.softmax(self.router(x), axis=-1, precise=True)
+        k = self.num_experts_per_tok
+        chosen = mx.stop_gradient(mx.argpartition(-scores, kth=k - 1, axis=-1)[..., :k])
+        weights = mx.take_along_axis(scores, chosen, axis=-1)
+        return (self.switch_mlp(x, chosen) * weights[..., None]).sum(axis=-2)
+
+
+class Jamba(jamba.Model):
+    """mlx-lm's Jamba with such experts."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        for layer in self.layers:
+            if isinstance(layer.feed_forward, jamba.JambaSparseMoeBlock):
+                layer.feed_forward.__class__ = JambaExperts
+
+
+CLASSES: dict[str, ModelClasses] = {
+    "ernie4_5_moe": (Ernie, ernie4_5_moe.ModelArgs),
+    "jamba": (Jamba, jamba.ModelArgs),
+}

@@ -1,0 +1,74 @@
+"""Families that normalise or scale otherwise than mlx-lm does."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+from mlx_lm.models import glm4_moe_lite, longcat_flash, mamba2, minicpm3, nemotron_h, youtu_llm
+
+from mlx_simul.archs.base import ModelClasses
+from mlx_simul.archs.rewrites.weights import Weights
+
+
+def with_latent_epsilon(module: ModuleType) -> Any:
+    """A model class whose latents are normalised with 1e-6, whatever ``rms_norm_eps`` says."""
+
+    class Model(module.Model):
+        def __init__(self, args: Any) -> None:
+            super().__init__(args)
+            for path, norm in self.named_modules():
+                if path.endswith(("q_a_layernorm", "kv_a_layernorm")):
+                    norm.eps = 1e-6
+
+    return Model
+
+
+class Mamba2(mamba2.Model):
+    """The gated norm goes over each group of heads, not over all of them."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        width = args.num_heads * args.head_dim
+        for layer in self.layers:
+            mixer: Any = layer.mixer
+            mixer.norm = nemotron_h.MambaRMSNormGated(
+                width, args.layer_norm_epsilon, width // args.n_groups
+            )
+
+
+class MiniCPM3(with_latent_epsilon(minicpm3)):
+    """Logits are scaled down with tied embeddings, too."""
+
+    def __call__(self, inputs: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        logits = super().__call__(inputs, mask, cache)
+        if self.args.tie_word_embeddings:
+            logits = logits / (self.args.hidden_size / self.args.dim_model_base)
+        return logits
+
+
+class LongcatFlash(with_latent_epsilon(longcat_flash)):
+    """transformers writes projections for the experts that do nothing."""
+
+    def sanitize(self, weights: Weights) -> Weights:
+        """Leave them out."""
+        first = self.args.n_routed_experts
+
+        def does_nothing(name: str) -> bool:
+            found = re.search(r"\.experts\.(\d+)\.", name)
+            return found is not None and int(found[1]) >= first
+
+        return super().sanitize({k: v for k, v in weights.items() if not does_nothing(k)})
+
+
+CLASSES: dict[str, ModelClasses] = {
+    "glm4_moe_lite": (with_latent_epsilon(glm4_moe_lite), glm4_moe_lite.ModelArgs),
+    "longcat_flash": (LongcatFlash, longcat_flash.ModelArgs),
+    "mamba2": (Mamba2, mamba2.ModelArgs),
+    "minicpm3": (MiniCPM3, minicpm3.ModelArgs),
+    "youtu_llm": (with_latent_epsilon(youtu_llm), youtu_llm.ModelArgs),
+}

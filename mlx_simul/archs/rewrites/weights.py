@@ -1,0 +1,175 @@
+"""Families whose checkpoints, as transformers writes them, hold other weights than mlx-lm reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+from mlx_lm.models import (
+    falcon_h1,
+    gemma3n,
+    gpt2,
+    muse_glimmer,
+    nanochat,
+    olmo_hybrid,
+    qwen3_5_moe,
+    qwen3_vl_moe,
+)
+
+from mlx_simul.archs.base import ModelClasses
+
+Weights: TypeAlias = dict[str, mx.array]
+
+lfm2_vl: Any = import_module("mlx_lm.models.lfm2-vl")
+
+
+def with_weights(module: ModuleType, named_as_here: Callable[[Any, Weights], Weights]) -> Any:
+    """A model class that also reads what transformers writes, under other names.
+
+    Args:
+        module: of mlx-lm, with ``Model``.
+        named_as_here: from the model and a checkpoint's weights, those that ``sanitize`` knows.
+    """
+
+    class Model(module.Model):
+        def sanitize(self, weights: Weights) -> Weights:
+            return super().sanitize(named_as_here(self, weights))
+
+    return Model
+
+
+def renamed(weights: Weights, names: Mapping[str, str]) -> Weights:
+    """Replace parts of the names of weights."""
+    found = {}
+    for name, weight in weights.items():
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        found[name] = weight
+    return found
+
+
+class GPT2(gpt2.Model):
+    """mlx-lm's GPT-2, of which it knows the oldest checkpoints' names alone."""
+
+    def sanitize(self, weights: Weights) -> Weights:
+        return super().sanitize(renamed(weights, {"transformer.": ""}))
+
+
+class NanoChat(nanochat.Model):
+    """mlx-lm's nanochat, from a checkpoint of transformers as well."""
+
+    def sanitize(self, weights: Weights) -> Weights:
+        names = {
+            "model.embed_tokens.": "transformer.wte.",
+            "model.layers.": "transformer.h.",
+            ".self_attn.": ".attn.",
+            ".q_proj.": ".c_q.",
+            ".k_proj.": ".c_k.",
+            ".v_proj.": ".c_v.",
+            ".o_proj.": ".c_proj.",
+            ".fc1.": ".c_fc.",
+            ".fc2.": ".c_proj.",
+        }
+        return renamed(weights, names)
+
+
+class MuseGlimmer(muse_glimmer.Model):
+    """mlx-lm's text side of Muse Glimmer, from a checkpoint of transformers as well."""
+
+    def sanitize(self, weights: Weights) -> Weights:
+        text = {k: v for k, v in weights.items() if not k.startswith("model.vision_")}
+        return super().sanitize(text)
+
+
+class Gemma3n(gemma3n.Model):
+    """mlx-lm's Gemma 3n, which has weights for keys and values that no layer uses."""
+
+    def sanitize(self, weights: Weights) -> Weights:
+        found = super().sanitize(weights)
+        text = self.model.language_model
+        for i in range(text.first_kv_shared_layer_idx, len(self.layers)):
+            for part in ("k_proj", "v_proj", "k_norm"):
+                unused = self.layers[i].self_attn[part].weight
+                name = f"model.language_model.layers.{i}.self_attn.{part}.weight"
+                found.setdefault(name, mx.zeros_like(unused))
+        return found
+
+
+class FalconH1(falcon_h1.Model):
+    """Keys and values have multipliers of their own, which mlx-lm leaves out of the weights."""
+
+    def sanitize(self, weights: Weights) -> Weights:
+        """Fold them in, where mlx-lm folds the others in."""
+        sample = weights["model.layers.0.mamba.conv1d.weight"]
+        is_folded_already = sample.shape[-1] <= sample.shape[1]
+        found = super().sanitize(weights)
+        if not is_folded_already:
+            for name in found:
+                if name.endswith("k_proj.weight"):
+                    found[name] = found[name] * self.args.key_multiplier
+                elif name.endswith("v_proj.weight"):
+                    found[name] = found[name] * self.args.attention_in_multiplier
+        return found
+
+
+def _olmo_hybrid(model: Any, weights: Weights) -> Weights:
+    def here(name: str) -> str:
+        name = name.replace("attention_layer_norm", "input_layernorm")
+        return name.replace("feedforward_layer_norm", "post_attention_layernorm")
+
+    return {here(name): weight for name, weight in weights.items()}
+
+
+def _lfm2_vl(model: Any, weights: Weights) -> Weights:
+    text = {
+        name.replace("model.language_model.", "language_model.model."): weight
+        for name, weight in weights.items()
+        if "language_model." in name
+    }
+    return model.language_model.sanitize(text)
+
+
+def _qwen3_vl_moe(model: Any, weights: Weights) -> Weights:
+    """Experts (E, in, out), as they were published; transformers 5.23 writes (E, out, in)."""
+    config = model.args.text_config
+    hidden, inner = config["hidden_size"], config["moe_intermediate_size"]
+    written = {"experts.gate_up_proj": [2 * inner, hidden], "experts.down_proj": [hidden, inner]}
+    turned = {
+        name: weight.swapaxes(-1, -2)
+        for name, weight in weights.items()
+        for ending, shape in written.items()
+        if name.endswith(ending) and list(weight.shape[1:]) == shape
+    }
+    return weights | turned
+
+
+class Qwen3_5Moe(qwen3_5_moe.Model):
+    """transformers writes the experts one by one."""
+
+    def sanitize(self, weights: Weights) -> Weights:
+        """Stack them."""
+        found = super().sanitize(weights)
+        n_experts = self.language_model.args.num_experts
+        for first in [name for name in found if ".mlp.experts.0." in name]:
+            names = [first.replace(".experts.0.", f".experts.{e}.") for e in range(n_experts)]
+            stacked = mx.stack([found.pop(name) for name in names])
+            found[first.replace(".experts.0.", ".switch_mlp.")] = stacked
+        return found
+
+
+CLASSES: dict[str, ModelClasses] = {
+    "falcon_h1": (FalconH1, falcon_h1.ModelArgs),
+    "gemma3n": (Gemma3n, gemma3n.ModelArgs),
+    "gpt2": (GPT2, gpt2.ModelArgs),
+    "lfm2-vl": (with_weights(lfm2_vl, _lfm2_vl), lfm2_vl.ModelArgs),
+    "muse_glimmer": (MuseGlimmer, muse_glimmer.ModelArgs),
+    "nanochat": (NanoChat, nanochat.ModelArgs),
+    "olmo_hybrid": (with_weights(olmo_hybrid, _olmo_hybrid), olmo_hybrid.ModelArgs),
+    "qwen3_5_moe": (Qwen3_5Moe, qwen3_5_moe.ModelArgs),
+    "qwen3_vl_moe": (with_weights(qwen3_vl_moe, _qwen3_vl_moe), qwen3_vl_moe.ModelArgs),
+}

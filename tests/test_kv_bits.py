@@ -1,0 +1,148 @@
+"""Quantised keys and values: the same laws, an error that the bits explain, and less memory."""
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streams import TEXT, run, writes
+from tiny_models import MAIN, first_of, tiny_model
+
+from mlx_simul import DualStreamingCache, FollowStart, InvalidOptionError, archs
+from mlx_simul.archs.base import KVBits, flat
+from mlx_simul.cache import QuantizedStreamingCache
+from mlx_simul.engine import StreamingEngine, make_engine
+from mlx_simul.testing import LAWS, relative_error
+
+WIDE = {"head_dim": 32, "hidden_size": 128}
+# What two ways to one place differ by: nothing, where both quantise the same numbers; and what the
+# bits take away, where one way quantises and the other does not, or does so once more.
+EXACT = {"any_chunking", "any_target_chunking", "unread_source_changes_nothing"}
+EXACT |= {"target_changes_no_source", "restored_state_gives_same_logits"}
+EXACT |= {"roll_back_equals_never_written", "rows_of_a_batch_are_independent"}
+
+
+def quantized(bits):
+    def make_engine(model, start):
+        caches = archs.of(model).make_cache(model, KVBits(bits, 32))
+        return StreamingEngine(model, start, caches=caches)
+
+    return make_engine
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("model_type", MAIN)
+@pytest.mark.parametrize("law", [law for law in LAWS if law.name in EXACT])
+def test_laws_between_two_quantised_ways_hold_as_ever(law, model_type, bits):
+    model = tiny_model(first_of(model_type, **WIDE))
+    # Where rounding of the last bit of a float decides between two steps, a step is between them.
+    law(model, make_engine=quantized(bits), tolerance={8: 5e-3, 4: 5e-2}[bits]).require()
+
+
+@pytest.mark.parametrize("model_type", MAIN)
+@pytest.mark.parametrize("law", [law for law in LAWS if law.name not in EXACT])
+def test_other_laws_hold_within_what_eight_bits_take(law, model_type):
+    model = tiny_model(first_of(model_type, **WIDE))
+    law(model, make_engine=quantized(8), tolerance=5e-2).require()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_bits_are_felt(bits):
+    """Negative control: a quantised cache does not equal the stock model."""
+    law = next(law for law in LAWS if law.name == "whole_source_equals_stock")
+    assert law(tiny_model(first_of("llama", **WIDE)), make_engine=quantized(bits)).error > 1e-4
+
+
+@pytest.mark.parametrize("model_type", sorted(archs.registered_types()))
+def test_a_family_that_cannot_read_them_says_so(model_type):
+    """Whoever says it can, can; whoever says it cannot, refuses."""
+    architecture = archs.find(model_type)
+    if "group" not in architecture.modes:
+        return
+    model = tiny_model(first_of(model_type))
+    if not architecture.quantizes_kv:
+        with pytest.raises(InvalidOptionError, match="kv_bits=8"):
+            architecture.make_cache(model, KVBits(8, 32))
+        return
+    caches = architecture.make_cache(model, KVBits(8, 32))
+    assert all(isinstance(cache, QuantizedStreamingCache) for cache in flat(caches))
+
+
+def test_many_moves_lose_no_more_than_one():
+    """Requantising at each move would add its noise each time; what is lost is kept instead."""
+    rope = mx.fast.rope
+
+    def turn(x, offset):
+        return rope(x, 64, traditional=False, base=10000.0, scale=1.0, offset=offset)
+
+    keys, values = mx.random.normal((2, 1, 2, 9, 64), key=mx.random.key(3))
+    errors = {}
+    for bits in (8, 4):
+        for n_moves in (1, 300):
+            cache = QuantizedStreamingCache(bits, 32)
+            cache.is_reading = False
+            cache.update_and_fetch(turn(keys, 0), values)
+            for _ in range(n_moves):
+                cache.rotate_target(turn, 8)
+            (words, scales, biases), _ = cache.keys_and_values()
+            held = mx.dequantize(words, scales, biases, group_size=32, bits=bits)
+            errors[bits, n_moves] = relative_error(held, turn(keys, 8 * n_moves))
+    assert errors[8, 300] < 2 * errors[8, 1]
+    assert errors[4, 300] < 2 * errors[4, 1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("source"), st.integers(1, 300)),
+            st.tuples(st.just("target"), st.integers(1, 300)),
+            st.tuples(st.just("trim"), st.integers(0, 20)),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_any_history_leaves_what_the_plain_cache_holds_but_for_the_bits(history):
+    plain, small = DualStreamingCache(), QuantizedStreamingCache(8, 32)
+    for i, (action, n) in enumerate(history):
+        for cache in (plain, small):
+            cache.is_reading = action == "source"
+            if action == "trim":
+                cache.trim_target(min(n, cache.target_tokens))
+            else:
+                x = mx.random.normal((2, 1, 2, n, 32), key=mx.random.key(i))
+                cache.update_and_fetch(*x)
+    if not plain.source_tokens + plain.target_tokens:
+        return
+    for cache in (plain, small):
+        cache.merge_source_target()
+    for wanted, planes in zip(plain.get_merged(), small.get_merged(), strict=True):
+        held = mx.dequantize(*planes, group_size=32, bits=8)
+        assert held.shape == wanted.shape
+        assert np.abs(np.array(held - wanted)).max(initial=0) < 0.05
+
+
+def test_it_takes_less_memory():
+    sizes = {}
+    for name, cache in (("plain", DualStreamingCache()), (8, QuantizedStreamingCache(8, 64))):
+        cache.update_and_fetch(*mx.random.normal((2, 1, 2, 512, 64)))
+        sizes[name] = cache.nbytes
+    assert sizes[8] < 0.3 * sizes["plain"]
+
+
+def test_heads_that_no_group_fits_are_refused():
+    cache = QuantizedStreamingCache(8, 64)
+    with pytest.raises(InvalidOptionError, match="heads of 48 numbers"):
+        cache.update_and_fetch(*mx.zeros((2, 1, 2, 3, 48)))
+
+
+def test_a_session_runs_on_them(tokenizer):
+    model = tiny_model(first_of("qwen2", **WIDE, vocab_size=1024))
+    events = run(model, tokenizer, TEXT, kv_bits=8, kv_group_size=32)
+    assert writes(events)
+    engine = make_engine(model, kv_bits=8, kv_group_size=32)
+    assert all(isinstance(cache, QuantizedStreamingCache) for cache in engine.caches)
+    assert isinstance(engine._target_start, FollowStart)

@@ -1,0 +1,109 @@
+"""Write docs/architectures.md from the registry and from what was measured; --check only compares.
+
+To measure anew::
+
+    tox -e archs -- --record mlx_simul/archs/verified.json -n 0
+    tox -e parity -- --record mlx_simul/archs/verified.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlx_simul import archs
+from mlx_simul.archs.base import Architecture
+
+PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
+MODES = ("group", "reencode", "interleaved")
+HEAD = """\
+# Architectures
+
+Written by `tools/architectures.py` from the registry and from a recorded run over tiny random
+models of every family, in float32 on the CPU ({versions}).
+Nothing here is typed by hand.
+
+Every family is tried against the laws of each mode it streams in (`mlx_simul.testing`): in two
+groups ({group} laws), by re-encoding ({reencode}), in order of arrival ({interleaved}). The error
+is the largest deviation of any logit from what a law says it should be, relative to the largest
+logit; the tolerance is 2e-5. One law of each mode compares with an ordinary pass of mlx-lm's own
+model over its own caches. Where transformers has the family, a whole pass is compared with
+transformers on PyTorch besides, from checkpoints that transformers wrote.
+
+* **group**: source and target keep positions and caches of their own (SPEC 1).
+* **reencode**: the target is run again behind the source after each read. For families that cannot
+  keep two groups apart, and with `mode="reencode"` for any.
+* **interleaved**: one row of tokens in order of arrival, for comparison; `mode="interleaved"`.
+
+| model_type | streams by | laws | largest error | transformers |
+|---|---|---|---|---|
+"""
+LEFT_OUT = """
+## Left out
+
+`load(..., allow_unverified=True)` tries them on the weights all the same.
+
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    found = [archs.find(model_type) for model_type in archs.registered_types()]
+    measured = archs.verified()
+    counts = {
+        mode: max(figures[mode]["laws"] for figures in measured.values() if mode in figures)
+        for mode in MODES
+    }
+    versions = ", ".join(f"{name} {number}" for name, number in archs.verified_with().items())
+    aliases = [f"`{alias}` as `{known}`" for alias, known in archs.remapped_types().items()]
+    return "".join(
+        [
+            HEAD.format(versions=versions, **counts),
+            *map(_row, found),
+            f"\nOther names: {', '.join(aliases)}.\n\n## What is particular\n\n",
+            *(note for architecture in found for note in _notes(architecture)),
+            LEFT_OUT,
+            *(f"* `{model_type}`: {why}.\n" for model_type, why in archs.LEFT_OUT.items()),
+        ]
+    )
+
+
+def _row(architecture: Architecture) -> str:
+    figures = archs.verified()[architecture.model_type]
+    laws = " + ".join(str(figures[mode]["laws"]) for mode in architecture.modes)
+    error = max(figures[mode]["error"] for mode in architecture.modes)
+    other = f"{figures['transformers']['error']:.1e}" if "transformers" in figures else "—"
+    name, mode = architecture.model_type, architecture.modes[0]
+    return f"| `{name}` | {mode} | {laws} | {error:.1e} | {other} |\n"
+
+
+def _notes(architecture: Architecture) -> Iterator[str]:
+    found = {
+        "re-encodes": architecture.not_in_groups_because,
+        "keeps `target_start` where it is first put": architecture.positions_fixed_because,
+        "computes otherwise at another `target_start`": architecture.positions_absolute_because,
+    }
+    for what, why in found.items():
+        if why is not None:
+            yield f"* `{architecture.model_type}` {what}: {why}.\n"
+    if "group" in architecture.modes and not architecture.quantizes_kv:
+        yield f"* `{architecture.model_type}` takes no `kv_bits`: its attention cannot read them.\n"
+
+
+def main() -> int:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="fail if the page is not up to date")
+    if not parser.parse_args().check:
+        PAGE.write_text(page(), "utf-8")
+        return 0
+    if PAGE.read_text("utf-8") == page():
+        return 0
+    print(f"{PAGE} is not what the registry says; run tools/architectures.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
