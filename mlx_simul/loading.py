@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -23,6 +24,8 @@ from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ModelLoadError, SimulError
 from mlx_simul.tryout import try_out
 
+_logger = logging.getLogger(__name__)
+
 CONFIG_KEY = "mlx_simul"
 """Where a checkpoint's config.json says how it was trained for streaming."""
 
@@ -43,7 +46,8 @@ def load(
     """Load a model for streaming, through mlx-lm's own loader.
 
     Quantised, sharded and adapter checkpoints load as they do in mlx-lm; the registry in
-    :mod:`mlx_simul.archs` chooses the classes from the config's ``model_type``.
+    :mod:`mlx_simul.archs` chooses the classes from the config's ``model_type``. A model that cannot
+    keep source and target apart is loaded with a line in the log that says why.
 
     Args:
         path_or_hf_repo: a folder, or the id of a Hugging Face repository, fetched once.
@@ -76,6 +80,13 @@ def load(
     )
     if try_it_out:
         model.streaming_architecture = try_out(model)
+    architecture = archs.of(model)
+    if architecture.not_in_groups_because is not None:
+        _logger.warning(
+            "model_type %r streams by encoding the target again after each read: %s.",
+            architecture.model_type,
+            architecture.not_in_groups_because,
+        )
     with _explained(f"{CONFIG_KEY!r} in {folder / 'config.json'}"):
         model.streaming_config = dict(config.get(CONFIG_KEY) or {})
     if adapter_path is not None:
@@ -145,7 +156,14 @@ def registered_architecture(config: Mapping[str, Any]) -> Architecture:
 
 def stock_classes(config: dict[str, Any]) -> ModelClasses:
     """mlx-lm's own ``(Model, ModelArgs)`` for a config."""
-    return mlx_lm.utils._get_classes(config)
+    try:
+        return mlx_lm.utils._get_classes(config)
+    except SystemExit as error:
+        # That of olmo ends the process when a package is missing.
+        raise ModelLoadError(
+            f"mlx-lm's module for model_type {config['model_type']!r} cannot be imported here; it "
+            "says why above."
+        ) from error
 
 
 def find_folder(path_or_hf_repo: str | PathLike[str], revision: str | None = None) -> Path:

@@ -1,17 +1,24 @@
 """The registry: lazy, complete, and helpful about what it does not know."""
 
+import re
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import mlx_simul.before_mlx
 
+import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models
 import pytest
-from tiny_configs import CONFIGS
+from tiny_configs import CONFIGS, NOT_COMPARED
+from tiny_models import first_of, tiny_model
 
 from mlx_simul import InvalidOptionError, UnknownArchitectureError, archs
 from mlx_simul.archs.base import Architecture
+from mlx_simul.positions import rotate
+from mlx_simul.testing import LAWS_OF_MODE, TOLERANCES, relative_error
 
 MINE = Architecture("mine")
 
@@ -73,6 +80,39 @@ def test_every_registered_type_has_tiny_models():
     assert CONFIGS.keys() - archs.LEFT_OUT.keys() == set(archs.registered_types())
 
 
+def test_every_family_has_an_environment_in_tox():
+    """Each stands for the types that begin with its name."""
+    text = (Path(__file__).parents[1] / "tox.ini").read_text("utf-8")
+    (header,) = re.findall(r"\[testenv:\{(afm7,[^}]*)\}\]", text)
+    names = header.split(",")
+    types = archs.registered_types()
+    assert {t for t in types if not t.startswith(tuple(names))} == set()
+    assert {n for n in names if not any(t.startswith(n) for t in types)} == set()
+
+
+def test_what_was_measured_is_of_the_types_and_modes_that_there_are():
+    measured = archs.verified()
+    assert measured.keys() == set(archs.registered_types())
+    for model_type, figures in measured.items():
+        modes = archs.find(model_type).modes
+        assert figures.keys() - {"transformers"} == set(modes)
+        for mode in modes:
+            assert figures[mode]["laws"] == len(LAWS_OF_MODE[mode])
+            assert figures[mode]["error"] < TOLERANCES["float32"]
+
+
+def test_what_is_compared_with_transformers_is_what_can_be():
+    compared = {t for t, figures in archs.verified().items() if "transformers" in figures}
+    wholly_left_out = NOT_COMPARED.keys() & CONFIGS.keys()
+    assert compared == set(archs.registered_types()) - wholly_left_out
+
+
+def test_the_page_of_architectures_is_up_to_date():
+    tool = Path(__file__).parents[1] / "tools" / "architectures.py"
+    done = subprocess.run([sys.executable, str(tool), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("model_type", archs.BUILT_IN["reencoded"])
 def test_groups_are_refused_with_the_reason_where_they_cannot_be(model_type):
     architecture = archs.find(model_type)
@@ -124,3 +164,19 @@ def test_a_failing_import_is_not_swallowed(plug_ins):
     plug_ins(broken="no_such_package.module:NAME")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         archs.find("broken")
+
+
+@pytest.mark.parametrize("model_type", ["hunyuan", "hunyuan_v1_dense"])
+def test_keys_normalised_after_rope_are_moved_as_if_normalised_there(model_type):
+    """No law sees it: with weights after RoPE, hidden states depend on the place itself."""
+    layer = tiny_model(first_of(model_type)).layers[0]
+    attention = layer.self_attn
+
+    def cached(offset):
+        return attention.key_layernorm(attention.rope(keys, offset=offset))
+
+    keys = mx.random.normal((1, 2, 5, attention.key_layernorm.weight.size), key=mx.random.key(1))
+    rope = archs.find(model_type).rope(layer)
+    wanted = cached(9)
+    assert relative_error(rotate(rope, cached(3), 6), wanted) < 1e-5
+    assert relative_error(rotate(attention.rope, cached(3), 6), wanted) > 1e-3

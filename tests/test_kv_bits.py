@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import TEXT, run, writes
-from tiny_models import MAIN, first_of, tiny_model
+from tiny_configs import full_config
+from tiny_models import MAIN, first_of, fresh_model, tiny_model
+from without_metal import replace_kernels
 
 from mlx_simul import DualStreamingCache, FollowStart, InvalidOptionError, archs
-from mlx_simul.archs.base import KVBits, flat
+from mlx_simul.archs.base import KVBits
 from mlx_simul.cache import QuantizedStreamingCache
 from mlx_simul.engine import StreamingEngine, make_engine
 from mlx_simul.testing import LAWS, relative_error
@@ -55,19 +57,46 @@ def test_the_bits_are_felt(bits):
     assert law(tiny_model(first_of("llama", **WIDE)), make_engine=quantized(bits)).error > 1e-4
 
 
-@pytest.mark.parametrize("model_type", sorted(archs.registered_types()))
-def test_a_family_that_cannot_read_them_says_so(model_type):
-    """Whoever says it can, can; whoever says it cannot, refuses."""
-    architecture = archs.find(model_type)
-    if "group" not in architecture.modes:
-        return
+READABLE = [
+    architecture.model_type
+    for architecture in map(archs.find, archs.registered_types())
+    if "group" in architecture.modes and architecture.quantizes_kv
+]
+WIDE_LATENTS = {"qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32}
+WIDER = {
+    "deepseek_v2": WIDE_LATENTS,
+    "minicpm3": {"qk_nope_head_dim": 28, "v_head_dim": 32},
+    "qwen": {"kv_channels": 32},
+    "youtu_llm": WIDE_LATENTS,
+}
+
+
+def widened(config, model_type):
+    """The config with heads of 32 numbers, at whatever level and by whatever name."""
+    names = {"n_embd", "n_embed", "d_model", "dim", "hidden_dim"} & config.keys()
+    config = {**config, **WIDE, **dict.fromkeys(names, 128), **WIDER.get(model_type, {})}
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"] = widened(config["text_config"], model_type)
+    return config
+
+
+@pytest.mark.parametrize("model_type", READABLE)
+def test_a_family_that_can_read_them_does(model_type, monkeypatch):
+    replace_kernels(monkeypatch)
+    config = full_config(model_type, first_of(model_type).config)
+    mx.random.seed(3)
+    model = fresh_model(model_type, widened(config, model_type))
+    law = next(law for law in LAWS if law.name == "whole_source_equals_stock")
+    result = law(model, make_engine=quantized(8), tolerance=0.3)
+    result.require()
+    assert result.error > 1e-5
+
+
+@pytest.mark.parametrize("model_type", sorted({*archs.registered_types()} - {*READABLE}))
+def test_a_family_that_cannot_read_them_refuses(model_type):
     model = tiny_model(first_of(model_type))
-    if not architecture.quantizes_kv:
-        with pytest.raises(InvalidOptionError, match="kv_bits=8"):
-            architecture.make_cache(model, KVBits(8, 32))
-        return
-    caches = architecture.make_cache(model, KVBits(8, 32))
-    assert all(isinstance(cache, QuantizedStreamingCache) for cache in flat(caches))
+    with pytest.raises(InvalidOptionError, match=r"'group'|kv_bits=8"):
+        archs.find(model_type).make_cache(model, KVBits(8, 32))
 
 
 def test_many_moves_lose_no_more_than_one():

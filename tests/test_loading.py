@@ -12,10 +12,14 @@ import pytest
 from golden_cases import GOLDEN
 from huggingface_hub.errors import RepositoryNotFoundError
 from mlx_lm.utils import quantize_model, save_model
+from tiny_checkpoints import golden_folder
+from tiny_configs import full_config
+from tiny_models import first_of, tiny_model
 
 import mlx_simul
 from mlx_simul import ModelLoadError, UnknownArchitectureError, archs, loading
 from mlx_simul.configs import overrides_for_mlx_lm
+from mlx_simul.testing import LAWS
 
 
 @pytest.fixture
@@ -111,6 +115,8 @@ def test_quantised_and_sharded_checkpoints_load(folder, model, bits, n_shards):
     again, _ = mlx_simul.load(folder)
     assert np.array_equal(logits(again), logits(loaded))
     assert np.array_equal(logits(again), logits(model)) == (bits is None)
+    for law in LAWS:
+        law(again).require()
 
 
 def test_adapters_load(folder, tmp_path):
@@ -226,3 +232,17 @@ def test_yarn_is_read_as_transformers_reads_it():
     scaling = found["rope_scaling"]
     assert scaling["original_max_position_embeddings"] == 128
     assert 0.1 * scaling["mscale"] * np.log(4.0) + 1 == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("model_type", "said"), [("qwen2", None), ("lfm2", "recurrent state")])
+def test_a_model_that_has_to_encode_again_says_why(tmp_path, caplog, model_type, said):
+    model = tiny_model(first_of(model_type, vocab_size=1024))
+    folder = golden_folder(tmp_path / "checkpoint", "qwen2")
+    (folder / "model.safetensors").unlink()
+    save_model(folder, model)
+    config = full_config(model_type, first_of(model_type).config) | {"vocab_size": 1024}
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded, _ = mlx_simul.load(folder)
+    assert archs.of(loaded).model_type == model_type
+    said_in_all = " ".join(record.getMessage() for record in caplog.records)
+    assert (said in said_in_all) if said else not said_in_all

@@ -112,3 +112,11 @@ def test_a_type_that_mlx_lm_does_not_know_either_is_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(mlx_simul.ModelLoadError, match="unheard_of"):
         mlx_simul.load(folder, allow_unverified=True)
+
+
+def test_a_module_that_ends_the_process_only_ends_the_loading(tmp_path):
+    folder = golden_folder(tmp_path / "olmo", "qwen2")
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "olmo"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(mlx_simul.ModelLoadError, match="cannot be imported here"):
+        mlx_simul.load(folder, allow_unverified=True)

@@ -73,15 +73,20 @@ VARIATIONS = [
 def tiny_model(variation: Variation) -> nn.Module:
     """The model of a variation; the same weights each time."""
     mx.random.seed(len(str(variation)))
-    architecture = archs.find(variation.model_type)
-    model_class, args_class = architecture.classes
-    config = full_config(variation.model_type, variation.config)
-    config |= dict(variation.overrides)
-    model = model_class(args_class.from_dict(config))
-    model.update(tree_map(_with_noise, model.parameters()))
+    config = full_config(variation.model_type, variation.config) | dict(variation.overrides)
+    model = fresh_model(variation.model_type, config)
     model.set_dtype(variation.dtype)
     if variation.bits is not None:
         nn.quantize(model, group_size=32, bits=variation.bits)
+    return model
+
+
+def fresh_model(model_type: str, config: dict[str, Any]) -> nn.Module:
+    """A random model of a family."""
+    architecture = archs.find(model_type)
+    model_class, args_class = architecture.classes
+    model = model_class(args_class.from_dict({**config, "model_type": model_type}))
+    model.update(tree_map(_with_noise, model.parameters()))
     model.eval()
     model.streaming_architecture = architecture
     return model
@@ -89,8 +94,9 @@ def tiny_model(variation: Variation) -> nn.Module:
 
 def _with_noise(parameter: mx.array) -> mx.array:
     """Fresh biases are zero and fresh norms one, which would hide a mistake in either."""
-    if parameter.dtype == mx.uint8:  # packed, as BitNet has them
-        return mx.random.randint(0, 256, parameter.shape).astype(mx.uint8)
+    if parameter.dtype == mx.uint8:  # BitNet's: four of 0, 1 and 2 in a byte
+        fours = mx.random.randint(0, 3, (4, *parameter.shape))
+        return sum(fours[i] << (2 * i) for i in range(4)).astype(mx.uint8)
     if not mx.issubdtype(parameter.dtype, mx.floating):
         return parameter
     return parameter + 0.1 * mx.random.normal(parameter.shape)

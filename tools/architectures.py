@@ -63,7 +63,7 @@ def page() -> str:
             HEAD.format(versions=versions, **counts),
             *map(_row, found),
             f"\nOther names: {', '.join(aliases)}.\n\n## What is particular\n\n",
-            *(note for architecture in found for note in _notes(architecture)),
+            *_notes(found),
             LEFT_OUT,
             *(f"* `{model_type}`: {why}.\n" for model_type, why in archs.LEFT_OUT.items()),
         ]
@@ -79,17 +79,29 @@ def _row(architecture: Architecture) -> str:
     return f"| `{name}` | {mode} | {laws} | {error:.1e} | {other} |\n"
 
 
-def _notes(architecture: Architecture) -> Iterator[str]:
-    found = {
-        "re-encodes": architecture.not_in_groups_because,
-        "keeps `target_start` where it is first put": architecture.positions_fixed_because,
-        "computes otherwise at another `target_start`": architecture.positions_absolute_because,
+def _notes(found: list[Architecture]) -> Iterator[str]:
+    """One line for each particularity, with the types that have it."""
+    types: dict[str, list[str]] = {}
+    for architecture in found:
+        for note in _particularities(architecture):
+            types.setdefault(note, []).append(f"`{architecture.model_type}`")
+    for note, names in types.items():
+        yield f"* {note}: {', '.join(names)}.\n"
+
+
+def _particularities(architecture: Architecture) -> Iterator[str]:
+    reasons = {
+        "The target is encoded again after each read, since": architecture.not_in_groups_because,
+        "`target_start` stays where it is first put, since": architecture.positions_fixed_because,
+        "Another `target_start` gives other logits even without a source, since": (
+            architecture.positions_absolute_because
+        ),
     }
-    for what, why in found.items():
+    for what, why in reasons.items():
         if why is not None:
-            yield f"* `{architecture.model_type}` {what}: {why}.\n"
+            yield f"{what} {why}"
     if "group" in architecture.modes and not architecture.quantizes_kv:
-        yield f"* `{architecture.model_type}` takes no `kv_bits`: its attention cannot read them.\n"
+        yield "No `kv_bits`: the attention cannot read them"
 
 
 def main() -> int:

@@ -61,8 +61,8 @@ ARCHITECTURES = {
     architecture.model_type: architecture
     for architecture in (
         Architecture("gemma3n", cached_layers=first_layers),
-        Architecture("gemma4", cached_layers=first_layers),
-        Architecture("gemma4_text", cached_layers=first_layers),
+        Architecture("gemma4", cached_layers=first_layers, quantizes_kv=False),
+        Architecture("gemma4_text", cached_layers=first_layers, quantizes_kv=False),
         Architecture(
             "iquestloopcoder",
             cached_layers=layers_again,
@@ -74,6 +74,7 @@ ARCHITECTURES = {
             (Model, nemotron_nas.ModelArgs),
             cached_layers=layers_with_attention,
             rope=rope_of_what_is_left,
+            quantizes_kv=False,
         ),
     )
 }

@@ -42,8 +42,8 @@ _ROPES: dict[str, Callable[[Any], Rope | None]] = {
     "plamo": attrgetter("self_attn.rotary_emb"),
     "qwen": attrgetter("attn.rotary_emb"),
 }
-# Their attention does not go through mlx-lm's function for it, or has sinks.
-_UNQUANTIZED = {"gemma2", "gpt_oss", "mimo_v2_flash"}
+# Their attention handles the arrays itself, or has sinks.
+_UNQUANTIZED = {"gemma2", "gpt_oss", "mimo_v2_flash", "phi", "phixtral", "plamo", "stablelm"}
 _SHARPENED = {"ministral3"}
 
 ARCHITECTURES = {

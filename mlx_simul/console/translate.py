@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", metavar="F", help="read the source from a file or named pipe")
     parser.add_argument("--model", required=True, help="folder, or Hugging Face repository id")
     parser.add_argument("--adapter", metavar="FOLDER", help="LoRA or DoRA adapters")
+    parser.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="of a type that `mlx-simul models` does not list, try the laws on the weights first",
+    )
 
     prompt = parser.add_argument_group("what to do")
     prompt.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
@@ -187,7 +192,9 @@ def _session(args: argparse.Namespace, options: Mapping[str, Any]) -> SimulSessi
         from mlx_simul.loading import load
         from mlx_simul.session import SimulSession
 
-        model, tokenizer = load(args.model, adapter_path=args.adapter)
+        model, tokenizer = load(
+            args.model, adapter_path=args.adapter, allow_unverified=args.allow_unverified
+        )
         if args.seed is not None:
             mx.random.seed(args.seed)
         return SimulSession(
