@@ -19,7 +19,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_config, load_model, load_tokenizer
 
 from mlx_simul import archs
-from mlx_simul.archs.base import Architecture, ModelClasses
+from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
 from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ModelLoadError, SimulError
 from mlx_simul.tryout import try_out
@@ -134,9 +134,16 @@ def load_folder(
             model_config=overrides,
             get_model_classes=get_model_classes or registered_classes,
         )
+    # Many of mlx-lm's families do not keep it.
+    model.trained_positions = _positions_of(config)
     if get_model_classes is None:
         model.streaming_architecture = registered_architecture(config)
     return model, config
+
+
+def _positions_of(config: Mapping[str, Any]) -> int | None:
+    settings = {**config, **(config.get("text_config") or {})}
+    return next((settings[name] for name in POSITION_NAMES if settings.get(name)), None)
 
 
 def registered_classes(config: dict[str, Any]) -> ModelClasses:

@@ -1,6 +1,6 @@
 """Sessions in every mode: the same events and policies, whatever the model carries."""
 
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 
 import mlx_simul.before_mlx
 
@@ -20,6 +20,8 @@ from mlx_simul.engine import make_engine
 from mlx_simul.engine.tape import Tape
 
 HYBRID = first_of("lfm2", vocab_size=1024)
+WIDE = first_of("qwen2", head_dim=32, hidden_size=128)
+NESTED = first_of("falcon_h1")
 GROUPS = first_of("qwen2", vocab_size=1024)
 WINDOWED = first_of("gemma3_text")
 WHOLE = WaitK(1000)
@@ -107,6 +109,8 @@ def test_auto_is_what_the_architecture_can_or_the_checkpoint_was_trained_for():
         (GROUPS, {"mode": "sideways"}, "'group', 'reencode', 'interleaved'"),
         (GROUPS, {"mode": "reencode", "target_start": 64}, "mode='group'"),
         (HYBRID, {"kv_bits": 8}, "mode='group'"),
+        (HYBRID, {"gpe_compat": True}, "gpe_compat=True"),
+        (GROUPS, {"gpe_compat": True, "mode": "interleaved"}, "gpe_compat=True"),
         (GROUPS, {"kv_bits": 7}, "kv_bits=7"),
         (GROUPS, {"kv_bits": 8, "kv_group_size": 10}, "kv_group_size=10"),
     ],
@@ -128,7 +132,7 @@ moves = st.lists(
 )
 
 
-@pytest.mark.parametrize("variation", [GROUPS, HYBRID, WINDOWED], ids=str)
+@pytest.mark.parametrize("variation", [GROUPS, HYBRID, NESTED, WINDOWED], ids=str)
 @settings(max_examples=12, deadline=None)
 @given(moves)
 def test_a_tape_is_the_tokens_that_are_left_on_it(variation, history):
@@ -184,3 +188,59 @@ def test_reference_mode_puts_windows_on_the_source_only():
 
     assert error(streamed(gpe_compat=True)) < 2e-5
     assert error(streamed(gpe_compat=False)) > 1e-3
+
+
+def test_a_windowed_tape_is_trimmed_not_fed_again(monkeypatch):
+    """Nothing is copied or computed anew where a length says all."""
+    tape = Tape(tiny_model(WINDOWED))
+    tape.feed(list(range(30)))
+    monkeypatch.setattr(tape, "feed", lambda ids: pytest.fail(f"fed {ids} again"))
+    tape.drop(20)
+    assert tape.tokens == list(range(10))
+
+
+ENGINES = {
+    "group": lambda: make_engine(tiny_model(GROUPS)),
+    "8 bits": lambda: make_engine(tiny_model(WIDE), kv_bits=8, kv_group_size=32),
+    "4 bits": lambda: make_engine(tiny_model(WIDE), kv_bits=4, kv_group_size=32),
+    "reencode": lambda: make_engine(tiny_model(GROUPS), mode="reencode"),
+    "interleaved": lambda: make_engine(tiny_model(GROUPS), mode="interleaved"),
+    "hybrid": lambda: make_engine(tiny_model(HYBRID), mode="reencode"),
+}
+
+
+@pytest.mark.parametrize(("saved", "restored"), list(permutations(ENGINES, 2)))
+def test_a_state_of_another_kind_is_refused_and_changes_nothing(saved, restored):
+    first, second = ENGINES[saved](), ENGINES[restored]()
+    for engine in (first, second):
+        engine.read([3, 4, 5])
+        engine.write([6, 7])
+    with pytest.raises(InvalidOptionError):
+        second.state = first.state
+    assert (second.source_tokens, second.target_tokens) == (3, 2)
+    control = ENGINES[restored]()
+    control.read([3, 4, 5])
+    control.write([6, 7])
+    assert np.array_equal(second.write([8]), control.write([8]))
+
+
+def test_positions_that_do_not_exist_are_refused():
+    """MLX would read whatever lies behind the embeddings of positions."""
+    model = tiny_model(first_of("gpt2"))
+    for mode in ("group", "reencode"):
+        engine = make_engine(model, mode=mode)
+        engine.read([1] * 200)
+        with pytest.raises(InvalidOptionError, match=r"beyond the \d+ that this model has"):
+            engine.read([1] * 200)
+    with pytest.raises(InvalidOptionError, match="let target_start be smaller"):
+        make_engine(model, target_start=100_000).write([1])
+
+
+def test_the_trained_length_is_known_though_the_model_does_not_keep_it(tokenizer):
+    model = tiny_model(first_of("gemma", vocab_size=1024))
+    model.trained_positions = 30
+    try:
+        with pytest.warns(mlx_simul.SimulWarning, match="30 the model was trained on"):
+            run(model, tokenizer, TEXT, target_start=64)
+    finally:
+        del model.trained_positions

@@ -23,14 +23,16 @@ HEAD = """\
 
 Written by `tools/architectures.py` from the registry and from a recorded run over tiny random
 models of every family, in float32 on the CPU ({versions}).
-Nothing here is typed by hand.
+No figure is typed by hand. For `bitnet` and `muse_spark`, whose kernels mlx-lm has for Metal alone,
+the same was computed in plain MLX (`tests/without_metal.py`).
 
 Every family is tried against the laws of each mode it streams in (`mlx_simul.testing`): in two
 groups ({group} laws), by re-encoding ({reencode}), in order of arrival ({interleaved}). The error
 is the largest deviation of any logit from what a law says it should be, relative to the largest
 logit; the tolerance is 2e-5. One law of each mode compares with an ordinary pass of mlx-lm's own
-model over its own caches. Where transformers has the family, a whole pass is compared with
-transformers on PyTorch besides, from checkpoints that transformers wrote.
+model over its own caches; laws about moving the target do not apply where it cannot be moved, or
+where another place gives other logits by itself. Where transformers has the family, a whole pass is
+compared with transformers on PyTorch besides, from checkpoints that transformers wrote.
 
 * **group**: source and target keep positions and caches of their own (SPEC 1).
 * **reencode**: the target is run again behind the source after each read. For families that cannot
@@ -42,8 +44,6 @@ transformers on PyTorch besides, from checkpoints that transformers wrote.
 """
 LEFT_OUT = """
 ## Left out
-
-`load(..., allow_unverified=True)` tries them on the weights all the same.
 
 """
 

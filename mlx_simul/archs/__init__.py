@@ -159,6 +159,7 @@ def streaming_config(model: Any) -> Mapping[str, Any]:
     return getattr(model, "streaming_config", {})
 
 
+@cache
 def _recorded() -> Mapping[str, Any]:
     return json.loads((files(__name__) / "verified.json").read_text("utf-8"))
 

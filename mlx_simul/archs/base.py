@@ -31,6 +31,9 @@ Mode: TypeAlias = Literal["group", "reencode", "interleaved"]
 rope_of_self_attention: Callable[[Any], Rope] = attrgetter("self_attn.rope")
 """Where most of mlx-lm's families keep a layer's RoPE module."""
 
+POSITION_NAMES = ("max_position_embeddings", "n_positions")
+"""What configs call the number of positions that a model was trained on."""
+
 TEMPERATURE = "attention is sharpened by the position of the query"
 
 
@@ -70,6 +73,7 @@ class Architecture:
         positions_fixed_because: why cached keys cannot be moved, if they cannot.
         positions_absolute_because: why a hidden state depends on its own position, and not only on
             distances, if it does; then moved keys stay what they were made of.
+        positions_end: whether there are no positions beyond those it was trained on.
         not_in_groups_because: why source and target cannot be kept apart, if they cannot.
         quantizes_kv: whether its attention can read quantised keys and values.
     """
@@ -81,6 +85,7 @@ class Architecture:
     cached_layers: Callable[[Any], Iterable[Any]] = layers_of
     positions_fixed_because: str | None = None
     positions_absolute_because: str | None = None
+    positions_end: bool = False
     not_in_groups_because: str | None = None
     quantizes_kv: bool = True
 
@@ -163,22 +168,25 @@ def flat(caches: Iterable[Any]) -> Iterator[SourceTargetCache]:
             yield cache
 
 
-def setting_of(model: Any, *names: str) -> Any:
-    """A setting of the text side of a model by the first of its names that is there, or None."""
-    args = getattr(model, "args", None) or getattr(model, "config", None)
-    for settings in (args, _entry(args, "text_config")):
-        for name in names:
-            if _entry(settings, name) is not None:
-                return _entry(settings, name)
-    return None
-
-
 def vocab_size_of(model: Any) -> int | None:
     """How many tokens a model has embeddings for, if it says."""
-    return setting_of(model, "vocab_size", "num_vocab")
+    return _setting_of(model, "vocab_size", "num_vocab")
 
 
-def _entry(settings: Any, name: str) -> Any:
+def max_positions_of(model: Any) -> int | None:
+    """How many positions a model was trained on, if it, or the config it was loaded with, says."""
+    return getattr(model, "trained_positions", None) or _setting_of(model, *POSITION_NAMES)
+
+
+def _setting_of(model: Any, *names: str) -> Any:
+    """A setting of a model, or of its text side, by the first of its names that is there."""
+    args = getattr(model, "args", None) or getattr(model, "config", None)
+    entries = (entry(part, name) for part in (args, entry(args, "text_config")) for name in names)
+    return next((found for found in entries if found is not None), None)
+
+
+def entry(settings: Any, name: str) -> Any:
+    """An entry of a config, or of a model's arguments; None if it is not there."""
     if isinstance(settings, Mapping):
         return settings.get(name)
     return getattr(settings, name, None)

@@ -67,6 +67,8 @@ ARCHITECTURES = {
             "iquestloopcoder",
             cached_layers=layers_again,
             positions_absolute_because="its second loop is gated by queries turned by RoPE",
+            # mlx-lm's quantised attention scales the queries in place, and here they serve twice.
+            quantizes_kv=False,
         ),
         Architecture("nanbeige", cached_layers=layers_again),
         Architecture(

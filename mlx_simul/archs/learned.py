@@ -12,6 +12,7 @@ ARCHITECTURES = {
         model_type,
         rope=lambda layer: None,
         positions_fixed_because="positions are learned, and part of every hidden state",
+        positions_end=True,
     )
     for model_type in BUILT_IN["learned"]
 }

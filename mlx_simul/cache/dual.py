@@ -236,7 +236,13 @@ class DualStreamingCache:
     @state.setter
     def state(self, value: tuple[Any, Any, int, int, int]) -> None:
         keys, values, n_source, n_target, target_start = value
-        self._buffer.restore((*_as_planes(keys), *_as_planes(values)), n_source, n_target)
+        planes = (*_as_planes(keys), *_as_planes(values))
+        if planes and not all(map(self._is_own, halves_of(planes).values())):
+            raise InvalidOptionError(
+                f"a saved state of {len(planes)} arrays is not of a {type(self).__name__} like "
+                "this; it was saved with other kv_bits or kv_group_size."
+            )
+        self._buffer.restore(planes, n_source, n_target)
         self.target_start = target_start
         self._rounding = ()
         self._merged = False
@@ -258,6 +264,10 @@ class DualStreamingCache:
     def _decode_lost(self, planes: Planes) -> mx.array:
         """What was lost, in float32."""
         return planes[0].astype(mx.float32)
+
+    def _is_own(self, planes: Planes) -> bool:
+        """Whether keys, or values, were stored as this cache stores them."""
+        return len(planes) == 1
 
     def _width(self, planes: Planes) -> int:
         """D of what was stored."""

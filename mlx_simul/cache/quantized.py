@@ -52,6 +52,9 @@ class QuantizedStreamingCache(DualStreamingCache):
     def _unpacked(self, planes: Planes, bits: int) -> mx.array:
         return mx.dequantize(*planes, group_size=self.group_size, bits=bits).astype(mx.float32)
 
+    def _is_own(self, planes: Planes) -> bool:
+        return len(planes) == 3 and 32 * planes[0].shape[3] == self.bits * self._width(planes)
+
     def _width(self, planes: Planes) -> int:
         return planes[1].shape[3] * self.group_size
 

@@ -198,12 +198,13 @@ def _words_row(prompt: StreamingDataPreparator) -> Row:
 
 def _law_rows(model: nn.Module, stream: Stream, progress: Progress) -> Iterator[Row]:
     from mlx_simul import archs
-    from mlx_simul.testing import ENGINE_OF_MODE, LAWS_OF_MODE
+    from mlx_simul.testing import ENGINE_OF_MODE, LAWS_OF_MODE, in_float32
 
     mode = archs.of(model).modes[0]
     laws = LAWS_OF_MODE[mode]
     for law in progress(laws, "Trying the laws", len(laws)):
-        result = law(model, stream=stream, make_engine=ENGINE_OF_MODE[mode])
+        with in_float32(model):
+            result = law(model, stream=stream, make_engine=ENGINE_OF_MODE[mode])
         yield Row(
             law.name.replace("_", " "),
             "ok" if result.holds else "FAILED",

@@ -63,7 +63,9 @@ def make_engine(
     architecture = archs.of(model)
     trained = archs.streaming_config(model)
     if mode == "auto":
-        mode = trained.get("mode", architecture.modes[0])
+        mode = trained.get("mode", "auto")
+    if mode == "auto":
+        mode = architecture.modes[0]
     architecture.require(mode)
     if mode == "group":
         start = make_target_start(target_start, trained.get("target_start"))
@@ -72,10 +74,17 @@ def make_engine(
         for cache in flat(caches):
             cache.windows_target = not gpe_compat
         return StreamingEngine(model, start, sampler, logits_processors, caches)
-    if target_start != "auto" or kv_bits is not None:
+    if gpe_compat:
         raise InvalidOptionError(
-            f"target_start={target_start!r} and kv_bits={kv_bits!r} are for mode='group', and this "
-            f"stream runs in mode={mode!r}; leave them out."
+            "gpe_compat=True reproduces a reference that keeps two groups, and this stream runs in "
+            f"mode={mode!r}; leave one of them out."
+        )
+    given = [f"target_start={target_start!r}"] if target_start != "auto" else []
+    given += [f"kv_bits={kv_bits!r}"] if kv_bits is not None else []
+    if given:
+        raise InvalidOptionError(
+            f"{' and '.join(given)}: only for mode='group', and this stream runs in mode={mode!r}; "
+            "leave it out."
         )
     engine = ReencodeEngine if mode == "reencode" else InterleavedEngine
     return engine(model, sampler, logits_processors)

@@ -8,17 +8,20 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import mlx_simul.before_mlx
 
 import mlx.core as mx
 
-from mlx_simul.archs.base import setting_of, vocab_size_of
+from mlx_simul import archs
+from mlx_simul.archs.base import max_positions_of, vocab_size_of
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]
 LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
+
+State = TypeVar("State")
 
 # Bounds the mask of one source pass: 512 x S booleans.
 MAX_SOURCE_TOKENS_PER_PASS = 512
@@ -46,7 +49,8 @@ class Engine(ABC):
     ) -> None:
         self.model = model
         self._vocab_size = vocab_size_of(model)
-        self._max_positions = setting_of(model, "max_position_embeddings")
+        self._max_positions = max_positions_of(model)
+        self._positions_end = archs.of(model).positions_end
         self._has_warned = False
         self._sampler = sampler or greedy
         self._logits_processors = tuple(logits_processors or ())
@@ -116,7 +120,7 @@ class Engine(ABC):
         return int(token.item())  # pyright: ignore[reportArgumentType]
 
     def _check(self, token_ids: Sequence[int], first_position: int) -> None:
-        """Refuse tokens the model has no embedding for; warn beyond its trained length."""
+        """Refuse what the model has no embedding for; warn beyond its trained length."""
         if self._vocab_size is not None and max(token_ids) >= self._vocab_size:
             # MLX would read whatever lies behind the embeddings.
             raise InvalidOptionError(
@@ -126,6 +130,11 @@ class Engine(ABC):
         n_positions = first_position + len(token_ids)
         if self._has_warned or self._max_positions is None or n_positions <= self._max_positions:
             return
+        if self._positions_end:
+            raise InvalidOptionError(
+                f"position {n_positions} is beyond the {self._max_positions} that this model has "
+                "embeddings for; begin a new session, or let target_start be smaller."
+            )
         self._has_warned = True
         warnings.warn(
             f"this session has reached position {n_positions}, beyond the "
@@ -134,6 +143,20 @@ class Engine(ABC):
             SimulWarning,
             stacklevel=2,
         )
+
+
+def state_of(value: Any, kind: type[State]) -> State:
+    """A saved state, if it is of this kind.
+
+    Raises:
+        InvalidOptionError: if it is not.
+    """
+    if not isinstance(value, kind):
+        raise InvalidOptionError(
+            f"a {kind.__name__} is needed to restore this stream, got a {type(value).__name__}; it "
+            "was saved in another mode."
+        )
+    return value
 
 
 def pieces(token_ids: Sequence[int]) -> Iterable[Sequence[int]]:

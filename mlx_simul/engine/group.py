@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_simul import archs
 from mlx_simul.archs.base import flat
 from mlx_simul.cache import SourceTargetCache
-from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces
+from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces, state_of
 from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.positions import FollowStart, StayStart, TargetStart, rotates_exactly
 
@@ -99,6 +99,7 @@ class StreamingEngine(Engine):
 
     @state.setter
     def state(self, value: Sequence[Any]) -> None:
+        value = state_of(value, list)
         if len(value) != len(self.caches):
             raise InvalidOptionError(
                 f"a saved state of {len(value)} layers does not fit a model of {len(self.caches)}."

@@ -7,15 +7,27 @@ the last target token is put behind the source that was read after it, since it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx_simul.before_mlx
 
 import mlx.core as mx
 
-from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces
-from mlx_simul.engine.tape import Tape
+from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, state_of
+from mlx_simul.engine.tape import Tape, TapeState
 from mlx_simul.errors import CacheStateError
+
+
+@dataclass(frozen=True)
+class InterleavedState:
+    """A stream, to be restored as often as one likes."""
+
+    tape: TapeState
+    n_source: int
+    n_target: int
+    n_trailing: int
+    held: tuple[int, ...]
 
 
 class InterleavedEngine(Engine):
@@ -51,15 +63,13 @@ class InterleavedEngine(Engine):
 
     def read(self, token_ids: Sequence[int]) -> None:
         """Feed source tokens, in bounded pieces."""
+        self._check(token_ids, len(self._tape.tokens))
         if self._n_trailing:
             self._held = self._tape.tokens[-1:]
             self._tape.drop(1)
         self._n_trailing = 0
-        for piece in pieces(token_ids):
-            self._check(piece, len(self._tape.tokens))
-            self._tape.feed(piece)
-            self._tape.wait()
-            self._n_source += len(piece)
+        self._tape.feed_silently(token_ids)
+        self._n_source += len(token_ids)
         self._tape.anchor()
 
     def write(self, token_ids: Sequence[int]) -> mx.array:
@@ -91,12 +101,15 @@ class InterleavedEngine(Engine):
         self._n_trailing -= n_tokens - n_held
 
     @property
-    def state(self) -> Any:
-        """The tape and the counts."""
-        counts = self._n_source, self._n_target, self._n_trailing
-        return self._tape.state, counts, list(self._held)
+    def state(self) -> InterleavedState:
+        """The tape, the counts, and what is held back."""
+        return InterleavedState(
+            self._tape.state, self._n_source, self._n_target, self._n_trailing, tuple(self._held)
+        )
 
     @state.setter
-    def state(self, value: Any) -> None:
-        self._tape.state, (self._n_source, self._n_target, self._n_trailing), held = value
-        self._held = list(held)
+    def state(self, value: InterleavedState) -> None:
+        state = state_of(value, InterleavedState)
+        self._tape.state = state.tape
+        self._n_source, self._n_target = state.n_source, state.n_target
+        self._n_trailing, self._held = state.n_trailing, list(state.held)

@@ -7,15 +7,25 @@ computes for the source read so far, at the price of the whole target after ever
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx_simul.before_mlx
 
 import mlx.core as mx
 
-from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces
-from mlx_simul.engine.tape import Tape
+from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, state_of
+from mlx_simul.engine.tape import Tape, TapeState
 from mlx_simul.errors import InvalidOptionError
+
+
+@dataclass(frozen=True)
+class ReencodeState:
+    """A stream, to be restored as often as one likes."""
+
+    tape: TapeState
+    n_source: int
+    target: tuple[int, ...]
 
 
 class ReencodeEngine(Engine):
@@ -48,21 +58,19 @@ class ReencodeEngine(Engine):
 
     def read(self, token_ids: Sequence[int]) -> None:
         """Feed source tokens, in bounded pieces."""
+        self._check(token_ids, self._n_source)
         self._tape.drop(self._n_on_tape)
-        for piece in pieces(token_ids):
-            self._check(piece, self._n_source)
-            self._tape.feed(piece)
-            self._tape.wait()
-            self._n_source += len(piece)
+        self._tape.feed_silently(token_ids)
+        self._n_source += len(token_ids)
         self._tape.anchor()
 
     def write(self, token_ids: Sequence[int]) -> mx.array:
         """Feed target tokens, and before them those that have not seen the last read."""
         self._check(token_ids, self._n_source + self.target_tokens)
-        behind = self._target[self._n_on_tape :]
-        logits = self._tape.feed([*behind, *token_ids])
+        self._tape.feed_silently(self._target[self._n_on_tape :])
+        logits = self._tape.feed(token_ids)
         self._target += token_ids
-        return logits[:, len(behind) :]
+        return logits
 
     def roll_back(self, n_tokens: int) -> None:
         """Forget the newest target tokens, as if they had never been fed."""
@@ -75,15 +83,15 @@ class ReencodeEngine(Engine):
         del self._target[kept:]
 
     @property
-    def state(self) -> Any:
+    def state(self) -> ReencodeState:
         """The tape, how much of it is source, and the target."""
-        return self._tape.state, self._n_source, list(self._target)
+        return ReencodeState(self._tape.state, self._n_source, tuple(self._target))
 
     @state.setter
-    def state(self, value: Any) -> None:
-        tape, n_source, target = value
-        self._tape.state = tape
-        self._n_source, self._target = n_source, list(target)
+    def state(self, value: ReencodeState) -> None:
+        state = state_of(value, ReencodeState)
+        self._tape.state = state.tape
+        self._n_source, self._target = state.n_source, list(state.target)
 
     @property
     def _n_on_tape(self) -> int:

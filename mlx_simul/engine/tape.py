@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +10,27 @@ from typing import Any
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
+
+from mlx_simul.engine.base import pieces
+from mlx_simul.errors import InvalidOptionError
 
 
 @dataclass(frozen=True)
-class _Mark:
+class Mark:
     """Where the caches stood after ``n_tokens``; of a plain cache its length says all."""
 
     n_tokens: int
     caches: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class TapeState:
+    """A tape, to be restored as often as one likes."""
+
+    tokens: tuple[int, ...]
+    caches: Sequence[Any]
+    anchor: Mark
 
 
 class Tape:
@@ -26,8 +38,8 @@ class Tape:
 
     A recurrent state cannot be rolled back, but it can be kept: the tape remembers where it stood
     at its anchor and before the last pass, returns to the later of the two that will do, and feeds
-    again what is missing. Keeping costs nothing until something is written over, as MLX's arrays
-    share memory until then.
+    again what is missing. Keeping such a state is keeping a reference, as models replace it with
+    each pass; plain caches, which are written into, are trimmed instead.
 
     Args:
         model: an mlx-lm model.
@@ -47,9 +59,11 @@ class Tape:
         self.tokens += token_ids
         return self._model(mx.array([list(token_ids)], mx.int32), cache=self._caches)
 
-    def wait(self) -> None:
-        """Compute what was fed, without its logits."""
-        mx.eval([cache.state for cache in self._caches])
+    def feed_silently(self, token_ids: Sequence[int]) -> None:
+        """Feed tokens in bounded pieces, and compute no logits."""
+        for piece in pieces(token_ids):
+            self.feed(piece)
+            mx.eval([cache.state for cache in self._caches])
 
     def anchor(self) -> None:
         """Remember this place, to return to it again and again."""
@@ -60,44 +74,85 @@ class Tape:
         if not n_tokens:
             return
         kept = self.tokens[: len(self.tokens) - n_tokens]
+        if all(map(_is_plain, self._caches)):
+            self._return_to(Mark(len(kept), _kept(self._caches)))
+            return
         marks = (self._recent, self._anchor)
         mark = next((mark for mark in marks if mark.n_tokens <= len(kept)), None)
         if mark is None:
             self._start_anew()
         else:
             self._return_to(mark)
-        missing = kept[len(self.tokens) :]
-        if missing:
-            self.feed(missing)
+        self.feed_silently(kept[len(self.tokens) :])
 
     @property
-    def state(self) -> tuple[list[int], list[Any]]:
-        """The tokens and the caches."""
-        return list(self.tokens), deepcopy(self._caches)
+    def state(self) -> TapeState:
+        """All there is to save."""
+        return TapeState(tuple(self.tokens), deepcopy(self._caches), self._anchor)
 
     @state.setter
-    def state(self, value: tuple[list[int], list[Any]]) -> None:
-        tokens, caches = value
-        self.tokens, self._caches = list(tokens), deepcopy(caches)
-        self._anchor = self._recent = self._mark()
+    def state(self, value: TapeState) -> None:
+        own = [type(cache) for cache in self._caches]
+        given = [type(cache) for cache in value.caches]
+        if own != given:
+            raise InvalidOptionError(
+                f"a saved state of {len(given)} layers does not fit this model of {len(own)}, or "
+                "their caches are of other kinds; it was saved from another model."
+            )
+        self.tokens, self._caches = list(value.tokens), deepcopy(list(value.caches))
+        self._anchor, self._recent = value.anchor, self._mark()
 
     def _start_anew(self) -> None:
-        self._caches: list[Any] = make_prompt_cache(self._model)
+        self._caches: list[Any] = [_unwindowed(c) for c in make_prompt_cache(self._model)]
         self.tokens: list[int] = []
         self._anchor = self._recent = self._mark()
 
-    def _mark(self) -> _Mark:
-        kept = [None if type(cache) is KVCache else deepcopy(cache) for cache in self._caches]
-        return _Mark(len(self.tokens), kept)
+    def _mark(self) -> Mark:
+        return Mark(len(self.tokens), _kept(self._caches))
 
-    def _return_to(self, mark: _Mark) -> None:
+    def _return_to(self, mark: Mark) -> None:
         n_dropped = len(self.tokens) - mark.n_tokens
-        for i, kept in enumerate(mark.caches):
-            if kept is None:
-                self._caches[i].trim(n_dropped)
-            else:
-                self._caches[i] = deepcopy(kept)
+        self._caches = _restored(self._caches, mark.caches, n_dropped)
         del self.tokens[mark.n_tokens :]
         self._recent = mark
         if self._anchor.n_tokens > mark.n_tokens:
             self._anchor = mark
+
+
+def _unwindowed(cache: Any) -> Any:
+    """A rotating cache forgets what a roll-back brings within the window; masks do windows too."""
+    if isinstance(cache, CacheList):
+        return CacheList(*map(_unwindowed, cache.caches))
+    return KVCache() if isinstance(cache, RotatingKVCache) else cache
+
+
+def _is_plain(cache: Any) -> bool:
+    if isinstance(cache, CacheList):
+        return all(map(_is_plain, cache.caches))
+    return type(cache) is KVCache
+
+
+def _kept(caches: Iterable[Any]) -> list[Any]:
+    """What a mark keeps of caches: nothing of plain ones, copies of others."""
+    return [
+        _kept(cache.caches)
+        if isinstance(cache, CacheList)
+        else None
+        if _is_plain(cache)
+        else deepcopy(cache)
+        for cache in caches
+    ]
+
+
+def _restored(caches: Iterable[Any], kept: Sequence[Any], n_dropped: int) -> list[Any]:
+    """The caches as a mark kept them."""
+    restored = []
+    for cache, was in zip(caches, kept, strict=True):
+        if isinstance(cache, CacheList):
+            restored.append(CacheList(*_restored(cache.caches, was, n_dropped)))
+        elif was is None:
+            cache.trim(n_dropped)
+            restored.append(cache)
+        else:
+            restored.append(deepcopy(was))
+    return restored

@@ -138,7 +138,10 @@ def restored_state_gives_same_logits(trial: Trial) -> Iterator[Comparison]:
 def moved_target_equals_written_there(trial: Trial) -> Iterator[Comparison]:
     """A target that was moved stands as if it had been written at its new place."""
     segments, target = trial.stream.segments, trial.stream.target
-    if archs.of(trial.model).positions_absolute_because is not None:
+    architecture = archs.of(trial.model)
+    if architecture.positions_fixed_because is not None:
+        return
+    if architecture.positions_absolute_because is not None:
         near, far = (trial.engine(FixedStart(start)).write(target[:3]) for start in (3, 43))
         if relative_error(near, far) > 1e-4:
             return  # What its layers compute differs from place to place, wherever its keys stand.
@@ -157,6 +160,8 @@ def moved_target_equals_written_there(trial: Trial) -> Iterator[Comparison]:
 def moves_compose(trial: Trial) -> Iterator[Comparison]:
     """Many small moves of the target equal one large move."""
     (first, *rest), target = trial.stream.segments, trial.stream.target
+    if archs.of(trial.model).positions_fixed_because is not None:
+        return
     runs = []
     for pieces in (rest, [list(chain.from_iterable(rest))]):
         engine = trial.engine(FollowStart(margin_tokens=0), read=[first])

@@ -77,7 +77,11 @@ def policy_law(violations: Callable[[Policy], Iterator[str]]) -> PolicyLaw:
 def always_ends(policy: Policy) -> Iterator[str]:
     """Once the source has ended, the stream ends."""
     for seed in range(N_STREAMS):
-        stream = _whole(policy, seed)
+        try:
+            stream = _whole(policy, seed)
+        except Exception as error:  # somebody else's policy may raise anything
+            yield f"A stream of {len(_words(seed))} words stopped with {error!r}."
+            continue
         if not stream.finished:
             yield f"A stream of {len(_words(seed))} words waits for more source than there is."
 

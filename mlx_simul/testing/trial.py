@@ -9,6 +9,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
@@ -122,6 +123,7 @@ class LawResult:
         error: largest deviation of a logit, relative to the largest logit.
         tolerance: the largest error with which it holds.
         detail: what was done when the error was largest.
+        n_compared: how many comparisons it made; none where it does not apply.
     """
 
     name: str
@@ -129,6 +131,7 @@ class LawResult:
     error: float
     tolerance: float
     detail: str
+    n_compared: int
 
     @property
     def holds(self) -> bool:
@@ -188,18 +191,18 @@ class Law:
         """
         stream = stream or Stream.random(vocab_size_of(model) or 2)
         tolerance = tolerance_of(model) if tolerance is None else tolerance
-        worst, detail = 0.0, ""
+        worst, detail, n_compared = 0.0, "it does not apply", 0
         try:
             with warnings.catch_warnings():
                 # That a stream outgrows the trained length, or cannot follow, breaks no law.
                 warnings.simplefilter("ignore", SimulWarning)
                 for what, got, wanted in self._compare(Trial(model, stream, make_engine)):
-                    error = relative_error(got, wanted)
+                    error, n_compared = relative_error(got, wanted), n_compared + 1
                     if error >= worst:
                         worst, detail = error, what
         except SimulError as error:
             worst, detail = math.inf, f"stopped by {type(error).__name__}: {error}"
-        return LawResult(self.name, self.statement, worst, tolerance, detail)
+        return LawResult(self.name, self.statement, worst, tolerance, detail, n_compared)
 
 
 def law(compare: Callable[[Trial], Iterator[Comparison]]) -> Law:
@@ -214,6 +217,27 @@ def relative_error(got: mx.array, wanted: mx.array) -> float:
         return math.inf
     deviation, scale = mx.abs(got - wanted).max(), mx.abs(wanted).max()
     return (deviation / mx.maximum(scale, 1e-30)).item()  # pyright: ignore[reportReturnType]
+
+
+MAX_FLOAT32_BYTES = 8 << 30
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Let a model compute in float32, where half precision would hide small mistakes.
+
+    A model that would take more than 8 GB so is left as it is.
+    """
+    own: Any = model.parameters()
+    small = [x for _, x in tree_flatten(own) if mx.issubdtype(x.dtype, mx.floating)]
+    if sum(4 * x.size for x in small) > MAX_FLOAT32_BYTES:
+        yield
+        return
+    model.set_dtype(mx.float32)
+    try:
+        yield
+    finally:
+        model.update(own)
 
 
 def tolerance_of(model: nn.Module) -> float:

@@ -1,11 +1,14 @@
 """Each law rejects what it is there to reject: caches broken on purpose."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import pytest
 from tiny_models import VARIATIONS, tiny_model
 
 from mlx_simul.cache import DualStreamingCache
 from mlx_simul.engine import InterleavedEngine, ReencodeEngine
+from mlx_simul.engine.tape import Tape
 from mlx_simul.errors import ValidationError
 from mlx_simul.masks import source_mask, target_mask
 from mlx_simul.testing import ENGINE_OF_MODE, LAWS, LAWS_OF_MODE, engine_with
@@ -231,7 +234,7 @@ class RestoresNoTarget(ReencodeEngine):
 
     @state.setter
     def state(self, value):
-        ReencodeEngine.state.fset(self, (*value[:2], []))
+        ReencodeEngine.state.fset(self, replace(value, target=()))
 
 
 class ForgetsTheBeginning(ReencodeEngine):
@@ -280,9 +283,8 @@ class RestoresNoTape(InterleavedEngine):
 
     @state.setter
     def state(self, value):
-        counts, held = value[1:]
-        self._n_source, self._n_target, self._n_trailing = counts
-        self._held = held
+        InterleavedEngine.state.fset(self, value)
+        self._tape = Tape(self.model)
 
 
 class WritesArrivalsBackwards(InterleavedEngine):
