@@ -72,6 +72,8 @@ class Architecture:
             distances, if it does; then moved keys stay what they were made of.
         not_in_groups_because: why source and target cannot be kept apart, if they cannot.
         quantizes_kv: whether its attention can read quantised keys and values.
+        fuses: whether one pass can feed both groups. Its RoPE must be a module, asked by the
+            cache's ``offset``, and nothing else may ask where a token stands.
     """
 
     model_type: str
@@ -83,6 +85,7 @@ class Architecture:
     positions_absolute_because: str | None = None
     not_in_groups_because: str | None = None
     quantizes_kv: bool = True
+    fuses: bool = False
 
     @cached_property
     def classes(self) -> ModelClasses:

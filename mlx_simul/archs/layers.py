@@ -60,7 +60,7 @@ class Model(nemotron_nas.Model):
 ARCHITECTURES = {
     architecture.model_type: architecture
     for architecture in (
-        Architecture("gemma3n", cached_layers=first_layers),
+        Architecture("gemma3n", cached_layers=first_layers, fuses=True),
         Architecture("gemma4", cached_layers=first_layers),
         Architecture("gemma4_text", cached_layers=first_layers),
         Architecture(
@@ -68,12 +68,13 @@ ARCHITECTURES = {
             cached_layers=layers_again,
             positions_absolute_because="its second loop is gated by queries turned by RoPE",
         ),
-        Architecture("nanbeige", cached_layers=layers_again),
+        Architecture("nanbeige", cached_layers=layers_again, fuses=True),
         Architecture(
             "nemotron-nas",
             (Model, nemotron_nas.ModelArgs),
             cached_layers=layers_with_attention,
             rope=rope_of_what_is_left,
+            fuses=True,
         ),
     )
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 import mlx_simul.before_mlx
@@ -16,6 +17,7 @@ import mlx.core as mx
 
 from mlx_simul.archs.base import setting_of, vocab_size_of
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
+from mlx_simul.passes import Pass, Reply
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]
 LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
@@ -48,8 +50,13 @@ class Engine(ABC):
         self._vocab_size = vocab_size_of(model)
         self._max_positions = setting_of(model, "max_position_embeddings")
         self._has_warned = False
-        self._sampler = sampler or greedy
+        self._sampler = sampler
         self._logits_processors = tuple(logits_processors or ())
+
+    @property
+    @abstractmethod
+    def n_passes(self) -> int:
+        """How often the model has run."""
 
     @property
     @abstractmethod
@@ -86,6 +93,51 @@ class Engine(ABC):
     @abstractmethod
     def state(self, value: Any) -> None: ...
 
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether rolling back costs no pass, so that a draft is worth its row."""
+        return True
+
+    def read_and_write(
+        self, source_ids: Sequence[int], target_ids: Sequence[int], n_rewind: int = 0
+    ) -> mx.array:
+        """Feed source tokens, and after them target tokens that see them.
+
+        Args:
+            source_ids: what to read; possibly nothing.
+            target_ids: what to write.
+            n_rewind: target tokens to forget before.
+
+        Returns:
+            (1, L, V) logits, row l for the token after ``target_ids[l]``.
+        """
+        if source_ids:
+            # Where tokens lie in order of arrival, the newest is moved behind what is read.
+            n_before = max(n_rewind - 1, 0)
+            self.roll_back(n_before)
+            self.read(source_ids)
+            n_rewind -= n_before
+        self.roll_back(n_rewind)
+        return self.write(target_ids)
+
+    def run(self, request: Pass) -> Reply:
+        """Feed what a pass asks for, and draw what comes after.
+
+        Raises:
+            ValidationError: if the logits are not numbers.
+        """
+        n_before = self.n_passes
+        drawn: list[int] = []
+        if not request.target_ids:
+            self.read(request.source_ids)
+        else:
+            drafts = request.draft_ids if self.takes_drafts else ()
+            target_ids = (*request.target_ids, *drafts)
+            logits = self.read_and_write(request.source_ids, target_ids, request.n_rewind)
+            drawn = self._draw(logits[0, -1 - len(drafts) :], request.written, drafts)
+            self.roll_back(len(drafts) - (len(drawn) - 1))
+        return Reply(tuple(drawn), self.n_passes - n_before)
+
     def predict(self, token_ids: Sequence[int], written: Sequence[int]) -> int:
         """Feed target tokens and draw the next.
 
@@ -93,26 +145,44 @@ class Engine(ABC):
             token_ids: what to feed.
             written: the target ids so far, header excluded, for logits processors.
 
-        Returns:
-            The id drawn.
-
         Raises:
             ValidationError: if the logits are not numbers.
         """
-        logits = self.write(token_ids)[:, -1, :]
+        return self.run(Pass((), tuple(token_ids), written=written)).token_ids[0]
+
+    def _draw(self, logits: mx.array, written: Sequence[int], drafts: Sequence[int]) -> list[int]:
+        """What comes after the target, and as long as that is the draft, what comes after it.
+
+        Each is drawn from its own row whatever the draft was, so a sampler's distribution is that
+        of a stream without drafts.
+
+        Args:
+            logits: (1 + number of drafts, V).
+            written: the target ids before the first row.
+            drafts: what the rows but the first were fed.
+        """
+        if self._sampler is None and not self._logits_processors:
+            peaks, tokens = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
+            _refuse_unless_finite(peaks)
+            drawn: list[int] = tokens.tolist()  # pyright: ignore[reportAssignmentType]
+            agreed = takewhile(lambda pair: pair[0] == pair[1], zip(drawn, drafts, strict=False))
+            return drawn[: len(list(agreed)) + 1]
+        drawn = []
+        for i in range(1 + len(drafts)):
+            drawn.append(self._draw_one(logits[i : i + 1], written, drawn))
+            if drawn[-1:] != list(drafts[i : i + 1]):
+                break
+        return drawn
+
+    def _draw_one(self, logits: mx.array, written: Sequence[int], drawn: Sequence[int]) -> int:
         if self._logits_processors:
-            tokens = mx.array(list(written), mx.int32)
+            tokens = mx.array([*written, *drawn], mx.int32)
             for process in self._logits_processors:
                 logits = process(tokens, logits)
         total = mx.logsumexp(logits, axis=-1, keepdims=True)
-        token = self._sampler(logits - total)
+        token = (self._sampler or greedy)(logits - total)
         mx.eval(token, total)
-        if not mx.isfinite(total).item():
-            raise ValidationError(
-                "no token can be drawn: the logits are not finite. The weights are damaged "
-                "(mlx-simul validate names the tensor), or overflow in half precision (mlx-simul "
-                "convert --dtype float32 rules that out), or a logits processor forbids all tokens."
-            )
+        _refuse_unless_finite(total)
         return int(token.item())  # pyright: ignore[reportArgumentType]
 
     def _check(self, token_ids: Sequence[int], first_position: int) -> None:
@@ -133,6 +203,15 @@ class Engine(ABC):
             "goes on, but quality may fall.",
             SimulWarning,
             stacklevel=2,
+        )
+
+
+def _refuse_unless_finite(values: mx.array) -> None:
+    if not mx.isfinite(values).all().item():
+        raise ValidationError(
+            "no token can be drawn: the logits are not finite. The weights are damaged "
+            "(mlx-simul validate names the tensor), or overflow in half precision (mlx-simul "
+            "convert --dtype float32 rules that out), or a logits processor forbids all tokens."
         )
 
 

@@ -37,6 +37,16 @@ class ReencodeEngine(Engine):
         self._target: list[int] = []
 
     @property
+    def n_passes(self) -> int:
+        """How often the model has run."""
+        return self._tape.n_passes
+
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether rolling back costs no pass."""
+        return self._tape.can_drop
+
+    @property
     def source_tokens(self) -> int:
         """Source tokens read."""
         return self._n_source

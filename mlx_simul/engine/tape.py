@@ -35,7 +35,13 @@ class Tape:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self.n_passes = 0
         self._start_anew()
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether forgetting costs nothing: the caches are plain ones, which can be cut short."""
+        return all(type(cache) is KVCache for cache in self._caches)
 
     def feed(self, token_ids: Sequence[int]) -> mx.array:
         """Feed tokens behind those there are.
@@ -45,6 +51,7 @@ class Tape:
         """
         self._recent = self._mark()
         self.tokens += token_ids
+        self.n_passes += 1
         return self._model(mx.array([list(token_ids)], mx.int32), cache=self._caches)
 
     def wait(self) -> None:
