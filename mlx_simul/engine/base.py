@@ -5,6 +5,7 @@ Shape legend: L new tokens, V vocabulary. A session is one row (B = 1).
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -24,11 +25,6 @@ LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
 
 # Bounds the mask of one source pass: 512 x S booleans.
 MAX_SOURCE_TOKENS_PER_PASS = 512
-
-
-def greedy(logprobs: mx.array) -> mx.array:
-    """The likeliest token of each row."""
-    return mx.argmax(logprobs, axis=-1)
 
 
 class Engine(ABC):
@@ -163,6 +159,7 @@ class Engine(ABC):
         """
         if self._sampler is None and not self._logits_processors:
             peaks, tokens = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
+            mx.eval(peaks, tokens)
             _refuse_unless_finite(peaks)
             drawn: list[int] = tokens.tolist()  # pyright: ignore[reportAssignmentType]
             agreed = takewhile(lambda pair: pair[0] == pair[1], zip(drawn, drafts, strict=False))
@@ -179,8 +176,11 @@ class Engine(ABC):
             tokens = mx.array([*written, *drawn], mx.int32)
             for process in self._logits_processors:
                 logits = process(tokens, logits)
-        total = mx.logsumexp(logits, axis=-1, keepdims=True)
-        token = (self._sampler or greedy)(logits - total)
+        if self._sampler is None:
+            total, token = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
+        else:
+            total = mx.logsumexp(logits, axis=-1, keepdims=True)
+            token = self._sampler(logits - total)
         mx.eval(token, total)
         _refuse_unless_finite(total)
         return int(token.item())  # pyright: ignore[reportArgumentType]
@@ -207,7 +207,7 @@ class Engine(ABC):
 
 
 def _refuse_unless_finite(values: mx.array) -> None:
-    if not mx.isfinite(values).all().item():
+    if not all(map(math.isfinite, values.flatten().tolist())):  # pyright: ignore
         raise ValidationError(
             "no token can be drawn: the logits are not finite. The weights are damaged "
             "(mlx-simul validate names the tensor), or overflow in half precision (mlx-simul "
