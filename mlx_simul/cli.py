@@ -26,6 +26,7 @@ _COMMANDS = {
     "models": "list what streams",
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
+    "bench": "measure what streaming costs, beside offline generation",
 }
 # Each has add_arguments(parser) and run(args); imported only when it is called.
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "train": "mlx_simul.training.console",
     "convert": "mlx_simul.checkpoints.convert",
     "validate": "mlx_simul.checkpoints.validate",
+    "bench": "mlx_simul.console.bench",
 }
 
 

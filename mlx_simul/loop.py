@@ -1,8 +1,13 @@
 """The read/write loop: segments and predictions in, passes and events out. It knows no arrays.
 
-The loop is a generator. It yields events for the user, and requests for whoever drives it:
-:class:`SourcePass` and :class:`TargetPass`, to be run by an engine, and ``NEED_SOURCE`` when it can
-go no further before more source arrives. A target pass is answered with the token it predicts.
+The loop is a generator. It yields events for the user, and requests for whoever drives it: a
+:class:`~mlx_simul.passes.Pass`, to be run by an engine and answered with a
+:class:`~mlx_simul.passes.Reply`, and ``NEED_SOURCE`` when it can go no further before more source
+arrives.
+
+Source that is read waits for the next target pass, and they are run as one. What was predicted
+from less source than is read now is not thrown away: it goes along as a draft, and where the new
+prediction agrees, the one after it is had for free.
 """
 
 from __future__ import annotations
@@ -11,10 +16,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Final, Literal, Protocol, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, FinishReason, Read, Write
+from mlx_simul.passes import Pass, Reply
 from mlx_simul.policies import Action, Policy
 from mlx_simul.state import StreamingState
 from mlx_simul.words import (
@@ -23,35 +30,12 @@ from mlx_simul.words import (
     WordBoundaryStoppingCriteria,
 )
 
-
-@dataclass(frozen=True)
-class SourcePass:
-    """Feed these tokens to the source."""
-
-    token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TargetPass:
-    """Forget the newest ``n_rewind`` target tokens, feed these, and predict the next one.
-
-    Attributes:
-        token_ids: what to feed.
-        n_rewind: target tokens to roll back first.
-        written: the target ids so far, header excluded, for logits processors.
-    """
-
-    token_ids: tuple[int, ...]
-    n_rewind: int
-    written: Sequence[int]
-
-
 NEED_SOURCE: Final = "need source"
 
-Step: TypeAlias = Event | SourcePass | TargetPass | Literal["need source"]
-Steps: TypeAlias = Generator[Step, int | None, None]
+Step: TypeAlias = Event | Pass | Literal["need source"]
+Steps: TypeAlias = Generator[Step, Reply | None, None]
 # What a part of the loop returns: why the stream ends here, or None to go on.
-WordSteps: TypeAlias = Generator[Step, int | None, FinishReason | None]
+WordSteps: TypeAlias = Generator[Step, Reply | None, FinishReason | None]
 
 
 class Detokenizer(Protocol):
@@ -101,6 +85,10 @@ class Limits:
 class SimulLoop:
     """One session's loop under the semantics of SPEC sections 2 and 3.
 
+    Attributes:
+        carries_drafts: whether stale predictions go along as drafts. It changes how many passes a
+            stream takes, and nothing else.
+
     Args:
         policy: when to read and when to write.
         header: the target's header, at least one token.
@@ -111,6 +99,8 @@ class SimulLoop:
         stop_early: end at an end-of-turn though source is left; otherwise read on.
         clock_ms: milliseconds since the session began.
     """
+
+    carries_drafts = True
 
     def __init__(
         self,
@@ -134,7 +124,8 @@ class SimulLoop:
         self._stop_early = stop_early
         self._clock_ms = clock_ms
 
-        self._unread: deque[int] = deque()
+        self._unread: deque[Sequence[int]] = deque()
+        self._unencoded: list[int] = []
         self._segment_texts: deque[str] = deque()
 
         self._written: list[int] = []
@@ -143,9 +134,14 @@ class SimulLoop:
         self._held: Write | None = None
         self._word_times_ms: list[float] = []
 
+        # The newest target tokens that are no word's yet: what is to be fed, or what has been.
         self._unfed = tuple(header)
         self._last_fed = self._unfed[-1:]
-        self._prediction: int | None = None
+        # Predictions that stand. All but the last are fed already, as drafts that were accepted.
+        self._predicted: deque[int] = deque()
+        # Fed tokens that must go, the last one of a word among them, and what they had predicted.
+        self._n_rewind = 0
+        self._drafts: tuple[int, ...] = ()
         self._read_on = False
         self._n_passes = 0
 
@@ -156,7 +152,7 @@ class SimulLoop:
         if self.state.source_seg_len:
             self._segment_texts.append(text)
         self.state.add_source_segment(len(token_ids))
-        self._unread.extend(token_ids)
+        self._unread.append(token_ids)
 
     def close_source(self, suffix_ids: Sequence[int]) -> None:
         """Append the suffix: no more source will come."""
@@ -167,7 +163,12 @@ class SimulLoop:
 
     def steps(self) -> Steps:
         """Run to the end, yielding events and requests."""
-        while len(self.state.source_seg_len) < 2:
+        while not self._unread:
+            yield NEED_SOURCE
+        # The prefix belongs to the first read, whichever word that brings.
+        self._unencoded.extend(self._unread.popleft())
+        while not self._unread:
+            yield from self._encode()
             yield NEED_SOURCE
         if self.state.source_complete and len(self.state.source_seg_len) == 2:
             yield self._finished("empty_source")
@@ -198,24 +199,38 @@ class SimulLoop:
         return self.state.target_words_generated + 1 <= self._max_ratio * self.state.delay_words
 
     def _read(self) -> Steps:
-        """Read as far as the policy says; segments at hand share one pass."""
+        """Read as far as the policy says; what is at hand waits for the next pass."""
         while self._should_read():
-            token_ids: list[int] = []
-            events: list[Read] = []
-            while self._should_read() and self.state.should_read_next_source():
-                n_tokens = self.state.get_source_tokens_to_read()
-                token_ids.extend(self._unread.popleft() for _ in range(n_tokens))
-                events.append(self._mark_read(n_tokens))
-            if not events:
+            if not self.state.should_read_next_source():
+                yield from self._encode()
                 yield NEED_SOURCE
                 continue
             self.state.switch_to_reading()
-            yield SourcePass(tuple(token_ids))
-            self._n_passes += 1
-            # What was predicted was predicted from less source than is read now.
-            self._prediction = None
-            for event in events:
-                yield replace(event, time_ms=self._clock_ms())
+            n_tokens = self.state.get_source_tokens_to_read()
+            self._unencoded.extend(self._unread.popleft())
+            self._outdate()
+            yield replace(self._mark_read(n_tokens), time_ms=self._clock_ms())
+
+    def _encode(self) -> Steps:
+        """Encode what waits, as long as there is nothing else to do."""
+        if self._unencoded:
+            yield from self._run(Pass(self._take_source()))
+
+    def _take_source(self) -> tuple[int, ...]:
+        source_ids = tuple(self._unencoded)
+        self._unencoded.clear()
+        return source_ids
+
+    def _outdate(self) -> None:
+        """What is predicted was predicted from less source than is read now."""
+        if not self._predicted:
+            return
+        # The last token of the word is fed again, and what was fed behind it is forgotten.
+        self._n_rewind = len(self._predicted)
+        if self.carries_drafts:
+            ends = self._is_end_of_turn
+            self._drafts = tuple(takewhile(lambda token: not ends((token,)), self._predicted))
+        self._predicted.clear()
 
     def _mark_read(self, n_tokens: int) -> Read:
         self.state.mark_source_read()
@@ -260,20 +275,28 @@ class SimulLoop:
         self._read_on = True
         return None
 
-    def _predict(self) -> Generator[Step, int | None, int]:
-        """The next token, from a new pass unless the last prediction still stands."""
-        if self._prediction is None:
+    def _predict(self) -> Generator[Step, Reply | None, int]:
+        """The next token, from a new pass unless a prediction still stands."""
+        if not self._predicted:
             self.state.switch_to_writing()
-            if self._unfed:
-                request = TargetPass(self._unfed, 0, self._written)
-                self._last_fed, self._unfed = self._unfed[-1:], ()
-            else:
-                request = TargetPass(self._last_fed, 1, self._written)
-            self._prediction = yield request
-            self._n_passes += 1
-        if self._prediction is None:
-            raise InvalidOptionError("a TargetPass must be answered with the predicted token id.")
-        return self._prediction
+            target_ids = self._unfed or self._last_fed
+            self._last_fed, self._unfed = target_ids[-1:], ()
+            reply = yield from self._run(
+                Pass(self._take_source(), target_ids, self._n_rewind, self._drafts, self._written)
+            )
+            self._n_rewind, self._drafts = 0, ()
+            self._predicted.extend(reply)
+        return self._predicted[0]
+
+    def _run(self, request: Pass) -> Generator[Step, Reply | None, tuple[int, ...]]:
+        reply = yield request
+        if reply is None or bool(reply.token_ids) != bool(request.target_ids):
+            raise InvalidOptionError(
+                f"a Pass must be answered with a Reply that predicts a token if it has target "
+                f"tokens, and only then; got {reply!r}."
+            )
+        self._n_passes += reply.n_passes
+        return reply.token_ids
 
     # Words and their events
 
@@ -281,8 +304,11 @@ class SimulLoop:
         """The token joins the word; its event is held back until it is known whether it ends it."""
         if self._held is not None:
             yield self._release()
-        self._unfed = (token,)
-        self._prediction = None
+        self._predicted.popleft()
+        if self._predicted:
+            self._last_fed = (token,)
+        else:
+            self._unfed = (token,)
         self._word.append(token)
         self._written.append(token)
         self._held = Write(

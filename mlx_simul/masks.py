@@ -74,6 +74,34 @@ def target_mask(
     return _look_back(rows, columns, window, chunk)
 
 
+def fused_mask(
+    source_rows: mx.array | None,
+    target_rows: mx.array | str | None,
+    n_new_source: int,
+    n_new_target: int,
+    n_source: int,
+    n_target: int,
+) -> mx.array:
+    """Mask of a pass to both groups, the source's rows first: each row sees what it sees alone.
+
+    Args:
+        source_rows: what :func:`source_mask` gives for the source's rows.
+        target_rows: what :func:`target_mask` gives, as an array, for the target's.
+        n_new_source: source tokens of this pass.
+        n_new_target: target tokens of this pass.
+        n_source: S.
+        n_target: T.
+
+    Returns:
+        Boolean (L, S + T), True = may see.
+    """
+    if source_rows is None:
+        source_rows = mx.ones((n_new_source, n_source), mx.bool_)
+    if not isinstance(target_rows, mx.array):
+        target_rows = mx.ones((n_new_target, n_source + n_target), mx.bool_)
+    return mx.concatenate([mx.pad(source_rows, [(0, 0), (0, n_target)]), target_rows])
+
+
 def create_streaming_attention_mask(
     total_len: int,
     source_seg_len: Sequence[int],

@@ -5,13 +5,15 @@ Shape legend: B batch, K kv heads, T target tokens, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from functools import cache, lru_cache
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import mlx_simul.before_mlx
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
 
@@ -24,6 +26,74 @@ MAX_POSITION = 2**24
 
 # Far above what float32 angles lose at 10^5 positions, far below two unrelated rotations (1.4).
 _COMPOSES_WITHIN = 0.25
+
+
+@dataclass(frozen=True)
+class FusedPositions:
+    """Where the rows of a pass to both groups stand; what a cache answers as its ``offset`` then.
+
+    It is no number, so that code that would count on from it fails instead of going astray.
+
+    Attributes:
+        n_source: rows that feed the source; they come first, the others feed the target.
+        source: position of the first of them.
+        target: position of the first target row.
+    """
+
+    n_source: int
+    source: int
+    target: int
+
+
+class FusedRope:
+    """Mixed into a RoPE module, lets it turn each row of a fused pass by its own position."""
+
+    def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
+        """Turn (B, K, L, D), from a position on or as :class:`FusedPositions` say."""
+        if not isinstance(offset, FusedPositions):
+            return super().__call__(x, offset)  # pyright: ignore[reportAttributeAccessIssue]
+        B, K, L, D = x.shape
+        # One token per row of a batch: a row has an offset of its own.
+        tokens = x.swapaxes(1, 2).reshape(B * L, K, 1, D)
+        turned = super().__call__(  # pyright: ignore[reportAttributeAccessIssue]
+            tokens, offset=_row_positions(offset, B, L)
+        )
+        return turned.reshape(B, L, K, D).swapaxes(1, 2)
+
+
+def let_fuse(model: nn.Module, ropes: Collection[Rope | None]) -> None:
+    """Let all RoPE modules of a model that are like these turn the rows of a fused pass.
+
+    What they do with an ordinary offset stays as it is.
+
+    Raises:
+        InvalidOptionError: if one of them is a function, so that it cannot be taught.
+    """
+    for rope in ropes:
+        if not isinstance(rope, nn.Module | None):
+            raise InvalidOptionError(
+                f"an architecture that fuses needs RoPE modules, got {rope!r}; leave fuses=True "
+                "out of its declaration."
+            )
+    kinds = {type(rope) for rope in ropes if rope is not None and not isinstance(rope, FusedRope)}
+    for module in model.modules():
+        if type(module) in kinds:
+            module.__class__ = _fused_rope(type(module))
+
+
+@cache
+def _fused_rope(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Fused{kind.__name__}", (FusedRope, kind), {})
+
+
+# All layers ask for the same few in turn.
+@lru_cache(maxsize=16)
+def _row_positions(fused: FusedPositions, n_batch: int, n_rows: int) -> mx.array:
+    """(B * L,) positions."""
+    n_target = n_rows - fused.n_source
+    source = range(fused.source, fused.source + fused.n_source)
+    target = range(fused.target, fused.target + n_target)
+    return mx.array([*source, *target] * n_batch, mx.int32)
 
 
 @runtime_checkable

@@ -32,6 +32,9 @@ class ReferenceLoop(SimulLoop):
             hold a ratio.
     """
 
+    # It would predict less often than the reference does, and the counter counts predictions.
+    carries_drafts = False
+
     def __init__(
         self,
         policy: Policy,
@@ -87,7 +90,7 @@ class ReferenceLoop(SimulLoop):
             )
             if spaced and len(self._buffer) > 1:
                 self._buffer.clear()
-                self._prediction = None
+                self._outdate()
             else:
                 yield from self._accept(token)
             if stops:

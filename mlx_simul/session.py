@@ -15,7 +15,8 @@ from mlx_simul.detokenizer import StableDetokenizer
 from mlx_simul.engine import LogitsProcessor, Sampler, make_engine
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, Read, Write
-from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
+from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.passes import Pass, Reply
 from mlx_simul.pieces import end_of_turn_ids_of
 from mlx_simul.policies import Policy, WaitK
 from mlx_simul.positions import TargetStart
@@ -231,16 +232,11 @@ class SimulSession:
 
     def events(self) -> Iterator[Event]:
         """Run as far as the source allows, giving each event as it happens."""
-        reply: int | None = None
+        reply: Reply | None = None
         while not self._is_finished:
             with self._breaking_off():
                 step = self._steps.send(reply)
-                reply = None
-                if isinstance(step, SourcePass):
-                    self._engine.read(step.token_ids)
-                elif isinstance(step, TargetPass):
-                    self._engine.roll_back(step.n_rewind)
-                    reply = self._engine.predict(step.token_ids, step.written)
+                reply = self._engine.run(step) if isinstance(step, Pass) else None
             if isinstance(step, Read | Write | Finished):
                 self._is_finished = isinstance(step, Finished)
                 yield step

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Read, Write
 from mlx_simul.loop import Limits
+from mlx_simul.passes import Reply
 from mlx_simul.policies import Action, WaitK
 from mlx_simul.reference import ReferenceLoop
 from mlx_simul.testing.scripted import END_OF_TURN, PIECES, ScriptedStream, Text, Vocabulary
@@ -93,9 +95,84 @@ def test_an_early_end_of_turn_reads_one_segment_and_writes_nothing(seed, words, 
     assert [type(event) for event in said] == [Read] * (len(words) + 1)
     assert (finished.reason, finished.token_ids, finished.delays) == ("end_of_turn", (), ())
     assert stream.target == [9, 9]
-    # One prediction per segment from the k-th on; segments at hand before that share a pass.
-    n_predictions = max(1, len(words) + 2 - min(k, len(words) + 1))
-    assert finished.n_passes == 2 * n_predictions
+    # One prediction per segment from the k-th on, and what is read for it shares its pass.
+    assert finished.n_passes == max(1, len(words) + 2 - min(k, len(words) + 1))
+
+
+class OfTheTarget(ScriptedStream):
+    """Predicts whatever the source is, so that each draft is right."""
+
+    def predict(self):
+        return random.Random(repr((self.seed, self.target))).randrange(len(PIECES))
+
+
+class Mostly(OfTheTarget):
+    """Minds the source now and then."""
+
+    def predict(self):
+        kind = OfTheTarget if random.Random(len(self.source)).random() < 0.7 else ScriptedStream
+        return kind.predict(self)
+
+
+@pytest.mark.parametrize("kind", [ScriptedStream, OfTheTarget, Mostly])
+@given(seed=seeds, words=sources, k=ks, ratio=st.none() | st.floats(0.2, 2.0))
+def test_drafts_change_nothing_but_the_number_of_passes(kind, seed, words, k, ratio):
+    streams = []
+    for carries_drafts in (True, False):
+        stream = kind(seed, WaitK(k), max_target_source_ratio=ratio)
+        stream.loop.carries_drafts = carries_drafts
+        stream.loop.add_segment([100, 101])
+        stream.feed(words, suffix=[200])
+        streams.append(stream)
+    with_drafts, without = streams
+    assert with_drafts.events == without.events
+    # One more row is fed at most: the draft behind the last token.
+    assert without.target == with_drafts.target[: len(without.target)]
+    assert len(with_drafts.target) <= len(without.target) + 1
+    assert with_drafts.events[-1].n_passes <= without.events[-1].n_passes
+
+
+def test_an_engine_that_keeps_a_wrong_draft_is_told_apart():
+    """Negative control of the law above."""
+
+    class Credulous(ScriptedStream):
+        def _answer(self, request):
+            reply = super()._answer(request)
+            if request.draft_ids and len(reply.token_ids) == 1:
+                self.target.append(request.draft_ids[0])
+            return reply
+
+    words = [[10 + i] for i in range(9)]
+    events = []
+    for carries_drafts in (True, False):
+        stream = Credulous(1, WaitK(2))
+        stream.loop.carries_drafts = carries_drafts
+        stream.loop.add_segment([100, 101])
+        stream.feed(words, suffix=[200])
+        events.append(stream.events)
+    assert events[0] != events[1]
+
+
+@given(seeds, sources, ks)
+def test_right_drafts_leave_one_pass_a_token(seed, words, k):
+    class Endless(OfTheTarget):
+        def predict(self):
+            return super().predict() or 1
+
+    stream = Endless(seed, WaitK(k))
+    stream.loop.add_segment([100, 101])
+    stream.feed(words, suffix=[200])
+    finished = stream.events[-1]
+    # What the first pass predicts may be no word's.
+    assert finished.n_passes <= len(finished.token_ids) + 1
+
+
+def test_a_loop_is_answered_with_what_it_asked_for():
+    stream = ScriptedStream(1, WaitK(1))
+    stream._answer = lambda request: Reply((), 1)
+    stream.loop.add_segment([100])
+    with pytest.raises(InvalidOptionError, match="predicts a token"):
+        stream.feed([[10]], suffix=[200])
 
 
 @given(seeds, sources, st.integers(1, 5), st.floats(0.2, 2.0))

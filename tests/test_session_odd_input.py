@@ -143,7 +143,8 @@ def test_a_long_source(model, tokenizer):
         warnings.simplefilter("ignore", mlx_simul.SimulWarning)
         finished = run(model, tokenizer, words, policy=WaitK(4990), max_tokens=4)[-1]
     assert 4990 <= finished.source_words <= 5000
-    assert finished.n_passes < 20
+    # 10,000 tokens in pieces of 512, not word by word.
+    assert finished.n_passes < 30
 
 
 def test_weights_that_are_no_numbers_are_named(golden_models, tokenizer):

@@ -76,6 +76,8 @@ class Architecture:
         positions_end: whether there are no positions beyond those it was trained on.
         not_in_groups_because: why source and target cannot be kept apart, if they cannot.
         quantizes_kv: whether its attention can read quantised keys and values.
+        fuses: whether one pass can feed both groups. Its RoPE must be a module, asked by the
+            cache's ``offset``, and nothing else may ask where a token stands.
     """
 
     model_type: str
@@ -88,6 +90,7 @@ class Architecture:
     positions_end: bool = False
     not_in_groups_because: str | None = None
     quantizes_kv: bool = True
+    fuses: bool = False
 
     @cached_property
     def classes(self) -> ModelClasses:

@@ -60,7 +60,7 @@ class Model(nemotron_nas.Model):
 ARCHITECTURES = {
     architecture.model_type: architecture
     for architecture in (
-        Architecture("gemma3n", cached_layers=first_layers),
+        Architecture("gemma3n", cached_layers=first_layers, fuses=True),
         Architecture("gemma4", cached_layers=first_layers, quantizes_kv=False),
         Architecture("gemma4_text", cached_layers=first_layers, quantizes_kv=False),
         Architecture(
@@ -70,13 +70,14 @@ ARCHITECTURES = {
             # mlx-lm's quantised attention scales the queries in place, and here they serve twice.
             quantizes_kv=False,
         ),
-        Architecture("nanbeige", cached_layers=layers_again),
+        Architecture("nanbeige", cached_layers=layers_again, fuses=True),
         Architecture(
             "nemotron-nas",
             (Model, nemotron_nas.ModelArgs),
             cached_layers=layers_with_attention,
             rope=rope_of_what_is_left,
             quantizes_kv=False,
+            fuses=True,
         ),
     )
 }

@@ -27,5 +27,7 @@ class Model(plamo3.Model):
 
 
 ARCHITECTURES = {
-    "plamo3": Architecture("plamo3", (Model, plamo3.ModelArgs), rope=attrgetter("mixer.rope"))
+    "plamo3": Architecture(
+        "plamo3", (Model, plamo3.ModelArgs), rope=attrgetter("mixer.rope"), fuses=True
+    )
 }

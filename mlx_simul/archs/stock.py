@@ -45,6 +45,8 @@ _ROPES: dict[str, Callable[[Any], Rope | None]] = {
 # Their attention handles the arrays itself, or has sinks.
 _UNQUANTIZED = {"gemma2", "gpt_oss", "mimo_v2_flash", "phi", "phixtral", "plamo", "stablelm"}
 _SHARPENED = {"ministral3"}
+# Their RoPE computes with the offset, or something else asks for it.
+_UNFUSED = {"internlm2", "internlm3", "ministral3", "muse_spark"}
 
 ARCHITECTURES = {
     model_type: Architecture(
@@ -52,6 +54,7 @@ ARCHITECTURES = {
         rope=_ROPES.get(model_type, attrgetter("self_attn.rope")),
         quantizes_kv=model_type not in _UNQUANTIZED,
         positions_absolute_because=TEMPERATURE if model_type in _SHARPENED else None,
+        fuses=model_type not in _UNFUSED,
     )
     for model_type in BUILT_IN["stock"]
 }

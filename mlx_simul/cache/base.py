@@ -8,7 +8,7 @@ import mlx_simul.before_mlx
 
 import mlx.core as mx
 
-from mlx_simul.positions import Rope
+from mlx_simul.positions import FusedPositions, Rope
 
 # Each an array, or what mlx-lm's quantised attention takes for one: words, scales and biases.
 KeysValues: TypeAlias = tuple[Any, Any]
@@ -23,6 +23,11 @@ class SourceTargetCache(Protocol):
 
     is_reading: bool
     """The group that the next pass feeds: source if True, target if False."""
+
+    n_fused_source: int
+    """Tokens at the head of the next pass that feed the source while the others feed the target; 0
+    for a pass to one group. Only a cache that can do so is asked to; ``is_reading`` is False then.
+    """
 
     target_start: int
     """φ, the position of the first target token."""
@@ -46,8 +51,8 @@ class SourceTargetCache(Protocol):
         ...
 
     @property
-    def offset(self) -> int:
-        """Position of the next token of the group being fed."""
+    def offset(self) -> int | FusedPositions:
+        """Position of the next token of the group being fed, or of both."""
         ...
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysValues:

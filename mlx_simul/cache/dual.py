@@ -15,8 +15,8 @@ import mlx.core as mx
 from mlx_simul.cache.base import KeysValues
 from mlx_simul.cache.buffer import MirroredBuffer, Planes
 from mlx_simul.errors import CacheStateError, InvalidOptionError
-from mlx_simul.masks import source_mask, target_mask
-from mlx_simul.positions import Rope, rotate
+from mlx_simul.masks import fused_mask, source_mask, target_mask
+from mlx_simul.positions import FusedPositions, Rope, rotate
 
 
 class DualStreamingCache:
@@ -32,6 +32,7 @@ class DualStreamingCache:
         self, rotated: Literal["keys", "values"] = "keys", chunk_size: int | None = None
     ) -> None:
         self.is_reading = True
+        self.n_fused_source = 0
         self.target_start = 0
         self.windows_target = True
         self.chunk_size = chunk_size
@@ -58,9 +59,12 @@ class DualStreamingCache:
         return self._width(halves_of(self._buffer.target)[self._rotated])
 
     @property
-    def offset(self) -> int:
+    def offset(self) -> int | FusedPositions:
         """Position of the next token: S while reading, φ + T while writing."""
-        return self.source_tokens if self.is_reading else self.target_start + self.target_tokens
+        source, target = self.source_tokens, self.target_start + self.target_tokens
+        if self.n_fused_source:
+            return FusedPositions(self.n_fused_source, source, target)
+        return source if self.is_reading else target
 
     @property
     def nbytes(self) -> int:
@@ -186,16 +190,18 @@ class DualStreamingCache:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysValues:
         """Append to the group being fed; return what its tokens attend to, in memory order.
 
-        Source tokens get the source alone, target tokens both groups (SPEC section 1).
+        Source tokens get the source alone, target tokens both groups (SPEC section 1), and in a
+        fused pass all of them both, for the mask to tell them apart.
 
         Args:
             keys: (B, K, L, D), rotated from ``offset`` on.
             values: (B, K, L, Dv).
         """
-        if self.is_reading:
-            self._append_source(keys, values)
-        else:
-            self._append_target(keys, values)
+        n_source = keys.shape[2] if self.is_reading else self.n_fused_source
+        if n_source:
+            self._append_source(keys[..., :n_source, :], values[..., :n_source, :])
+        if not self.is_reading:
+            self._append_target(keys[..., n_source:, :], values[..., n_source:, :])
         return self.keys_and_values()
 
     def keys_and_values(self) -> KeysValues:
@@ -212,12 +218,21 @@ class DualStreamingCache:
             return_array: never answer with a name (mlx-lm's convention).
             window_size: tokens a row may look back on, itself included; ``None`` for all.
         """
-        n_source = self.source_tokens
+        n_reading = n_new if self.is_reading else self.n_fused_source
+        n_source = self.source_tokens + n_reading
+        reading = None
+        if n_reading:
+            reading = source_mask(n_reading, n_source, window_size, self.chunk_size)
         if self.is_reading:
-            return source_mask(n_new, n_source + n_new, window_size, self.chunk_size)
-        n_target = self.target_tokens + n_new
+            return reading
+        n_writing = n_new - n_reading
+        n_target = self.target_tokens + n_writing
         reach = (window_size, self.chunk_size) if self.windows_target else (None, None)
-        return target_mask(n_new, n_source, n_target, *reach, as_array=return_array)
+        as_array = return_array or n_reading > 0
+        writing = target_mask(n_writing, n_source, n_target, *reach, as_array)
+        if not n_reading:
+            return writing
+        return fused_mask(reading, writing, n_reading, n_writing, n_source, n_target)
 
     # Saving
 

@@ -5,9 +5,11 @@ Shape legend: L new tokens, V vocabulary. A session is one row (B = 1).
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias, TypeVar
 
 import mlx_simul.before_mlx
@@ -17,6 +19,7 @@ import mlx.core as mx
 from mlx_simul import archs
 from mlx_simul.archs.base import max_positions_of, vocab_size_of
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
+from mlx_simul.passes import Pass, Reply
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]
 LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
@@ -25,11 +28,6 @@ State = TypeVar("State")
 
 # Bounds the mask of one source pass: 512 x S booleans.
 MAX_SOURCE_TOKENS_PER_PASS = 512
-
-
-def greedy(logprobs: mx.array) -> mx.array:
-    """The likeliest token of each row."""
-    return mx.argmax(logprobs, axis=-1)
 
 
 class Engine(ABC):
@@ -52,8 +50,13 @@ class Engine(ABC):
         self._max_positions = max_positions_of(model)
         self._positions_end = archs.of(model).positions_end
         self._has_warned = False
-        self._sampler = sampler or greedy
+        self._sampler = sampler
         self._logits_processors = tuple(logits_processors or ())
+
+    @property
+    @abstractmethod
+    def n_passes(self) -> int:
+        """How often the model has run."""
 
     @property
     @abstractmethod
@@ -90,6 +93,51 @@ class Engine(ABC):
     @abstractmethod
     def state(self, value: Any) -> None: ...
 
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether rolling back costs no pass, so that a draft is worth its row."""
+        return True
+
+    def read_and_write(
+        self, source_ids: Sequence[int], target_ids: Sequence[int], n_rewind: int = 0
+    ) -> mx.array:
+        """Feed source tokens, and after them target tokens that see them.
+
+        Args:
+            source_ids: what to read; possibly nothing.
+            target_ids: what to write.
+            n_rewind: target tokens to forget before.
+
+        Returns:
+            (1, L, V) logits, row l for the token after ``target_ids[l]``.
+        """
+        if source_ids:
+            # Where tokens lie in order of arrival, the newest is moved behind what is read.
+            n_before = max(n_rewind - 1, 0)
+            self.roll_back(n_before)
+            self.read(source_ids)
+            n_rewind -= n_before
+        self.roll_back(n_rewind)
+        return self.write(target_ids)
+
+    def run(self, request: Pass) -> Reply:
+        """Feed what a pass asks for, and draw what comes after.
+
+        Raises:
+            ValidationError: if the logits are not numbers.
+        """
+        n_before = self.n_passes
+        drawn: list[int] = []
+        if not request.target_ids:
+            self.read(request.source_ids)
+        else:
+            drafts = request.draft_ids if self.takes_drafts else ()
+            target_ids = (*request.target_ids, *drafts)
+            logits = self.read_and_write(request.source_ids, target_ids, request.n_rewind)
+            drawn = self._draw(logits[0, -1 - len(drafts) :], request.written, drafts)
+            self.roll_back(len(drafts) - (len(drawn) - 1))
+        return Reply(tuple(drawn), self.n_passes - n_before)
+
     def predict(self, token_ids: Sequence[int], written: Sequence[int]) -> int:
         """Feed target tokens and draw the next.
 
@@ -97,26 +145,48 @@ class Engine(ABC):
             token_ids: what to feed.
             written: the target ids so far, header excluded, for logits processors.
 
-        Returns:
-            The id drawn.
-
         Raises:
             ValidationError: if the logits are not numbers.
         """
-        logits = self.write(token_ids)[:, -1, :]
+        return self.run(Pass((), tuple(token_ids), written=written)).token_ids[0]
+
+    def _draw(self, logits: mx.array, written: Sequence[int], drafts: Sequence[int]) -> list[int]:
+        """What comes after the target, and as long as that is the draft, what comes after it.
+
+        Each is drawn from its own row whatever the draft was, so a sampler's distribution is that
+        of a stream without drafts.
+
+        Args:
+            logits: (1 + number of drafts, V).
+            written: the target ids before the first row.
+            drafts: what the rows but the first were fed.
+        """
+        if self._sampler is None and not self._logits_processors:
+            peaks, tokens = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
+            mx.eval(peaks, tokens)
+            _refuse_unless_finite(peaks)
+            drawn: list[int] = tokens.tolist()  # pyright: ignore[reportAssignmentType]
+            agreed = takewhile(lambda pair: pair[0] == pair[1], zip(drawn, drafts, strict=False))
+            return drawn[: len(list(agreed)) + 1]
+        drawn = []
+        for i in range(1 + len(drafts)):
+            drawn.append(self._draw_one(logits[i : i + 1], written, drawn))
+            if drawn[-1:] != list(drafts[i : i + 1]):
+                break
+        return drawn
+
+    def _draw_one(self, logits: mx.array, written: Sequence[int], drawn: Sequence[int]) -> int:
         if self._logits_processors:
-            tokens = mx.array(list(written), mx.int32)
+            tokens = mx.array([*written, *drawn], mx.int32)
             for process in self._logits_processors:
                 logits = process(tokens, logits)
-        total = mx.logsumexp(logits, axis=-1, keepdims=True)
-        token = self._sampler(logits - total)
+        if self._sampler is None:
+            total, token = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
+        else:
+            total = mx.logsumexp(logits, axis=-1, keepdims=True)
+            token = self._sampler(logits - total)
         mx.eval(token, total)
-        if not mx.isfinite(total).item():
-            raise ValidationError(
-                "no token can be drawn: the logits are not finite. The weights are damaged "
-                "(mlx-simul validate names the tensor), or overflow in half precision (mlx-simul "
-                "convert --dtype float32 rules that out), or a logits processor forbids all tokens."
-            )
+        _refuse_unless_finite(total)
         return int(token.item())  # pyright: ignore[reportArgumentType]
 
     def _check(self, token_ids: Sequence[int], first_position: int) -> None:
@@ -157,6 +227,15 @@ def state_of(value: Any, kind: type[State]) -> State:
             "was saved in another mode."
         )
     return value
+
+
+def _refuse_unless_finite(values: mx.array) -> None:
+    if not all(map(math.isfinite, values.flatten().tolist())):  # pyright: ignore
+        raise ValidationError(
+            "no token can be drawn: the logits are not finite. The weights are damaged "
+            "(mlx-simul validate names the tensor), or overflow in half precision (mlx-simul "
+            "convert --dtype float32 rules that out), or a logits processor forbids all tokens."
+        )
 
 
 def pieces(token_ids: Sequence[int]) -> Iterable[Sequence[int]]:

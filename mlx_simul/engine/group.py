@@ -18,7 +18,16 @@ from mlx_simul.archs.base import flat
 from mlx_simul.cache import SourceTargetCache
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces, state_of
 from mlx_simul.errors import InvalidOptionError, SimulWarning
-from mlx_simul.positions import FollowStart, StayStart, TargetStart, rotates_exactly
+from mlx_simul.positions import (
+    FollowStart,
+    StayStart,
+    TargetStart,
+    let_fuse,
+    rotates_exactly,
+)
+
+# With more, arithmetic is what a pass costs, and a head over the source's rows is work for nobody.
+MAX_FUSED_TOKENS = 16
 
 
 class StreamingEngine(Engine):
@@ -49,10 +58,19 @@ class StreamingEngine(Engine):
         self._model_caches = list(architecture.make_cache(model) if caches is None else caches)
         self.caches: list[SourceTargetCache] = list(flat(self._model_caches))
         self._ropes = architecture.ropes(model)
+        self._fuses = architecture.fuses
+        if self._fuses:
+            let_fuse(model, self._ropes)
+        self._n_passes = 0
         self._fixed_because = architecture.positions_fixed_because
         self._start: int | None = None
         self._target_start = target_start
         self._followable_known = False
+
+    @property
+    def n_passes(self) -> int:
+        """How often the model has run."""
+        return self._n_passes
 
     @property
     def source_tokens(self) -> int:
@@ -83,9 +101,27 @@ class StreamingEngine(Engine):
         Returns:
             (1, L, V) logits, row l for the token after ``token_ids[l]``.
         """
-        self._place_target()
+        self._place_target(self.source_tokens)
         self._route(is_reading=False)
         return self._forward(token_ids)
+
+    def read_and_write(
+        self, source_ids: Sequence[int], target_ids: Sequence[int], n_rewind: int = 0
+    ) -> mx.array:
+        """Feed both groups, in one pass where the family can."""
+        n_source = len(source_ids)
+        # Before anything is cached it is not known yet whether the target can follow.
+        if not self._fuses or not 0 < n_source <= MAX_FUSED_TOKENS or not self.source_tokens:
+            return super().read_and_write(source_ids, target_ids, n_rewind)
+        self.roll_back(n_rewind)
+        self._check(source_ids, self.source_tokens)
+        start = self._place_target(self.source_tokens + n_source)
+        self._check(target_ids, start + self.target_tokens)
+        self._route(is_reading=False, n_fused_source=n_source)
+        try:
+            return self._run([[*source_ids, *target_ids]])[:, n_source:]
+        finally:
+            self._route(is_reading=False)
 
     def roll_back(self, n_tokens: int) -> None:
         """Forget the newest target tokens, as if they had never been fed."""
@@ -121,30 +157,39 @@ class StreamingEngine(Engine):
             (B, L, V) logits.
         """
         self._route(is_reading)
-        return self.model(mx.array([list(row) for row in rows], mx.int32), cache=self._model_caches)
+        return self._run(rows)
 
     def _forward(self, token_ids: Sequence[int]) -> mx.array:
-        self._check(token_ids, self.caches[0].offset)
-        return self.forward([token_ids], self.caches[0].is_reading)
+        first = self.source_tokens
+        if not self.caches[0].is_reading:
+            first = self.caches[0].target_start + self.target_tokens
+        self._check(token_ids, first)
+        return self._run([token_ids])
 
-    def _route(self, is_reading: bool) -> None:
+    def _run(self, rows: Sequence[Sequence[int]]) -> mx.array:
+        self._n_passes += 1
+        return self.model(mx.array([list(row) for row in rows], mx.int32), cache=self._model_caches)
+
+    def _route(self, is_reading: bool, n_fused_source: int = 0) -> None:
         for cache in self.caches:
             cache.is_reading = is_reading
+            cache.n_fused_source = n_fused_source
 
-    def _place_target(self) -> None:
-        """Let φ be where it should be for the source read so far (SPEC section 1)."""
+    def _place_target(self, n_source: int) -> int:
+        """Let φ be where it should be for so much source, and say where (SPEC section 1)."""
         if not self._followable_known and self.caches[0].head_dim:
             self._target_start = self._followable(self._target_start)
             self._followable_known = True
-        start = self._target_start.position(self.source_tokens, self._start)
+        start = self._target_start.position(n_source, self._start)
         if start == self._start:
-            return
+            return start
         for cache, rope in zip(self.caches, self._ropes, strict=True):
             if rope is None or not cache.target_tokens:
                 cache.target_start = start
             else:
                 cache.rotate_target(rope, start - cache.target_start)
         self._start = start
+        return start
 
     def _followable(self, target_start: TargetStart) -> TargetStart:
         if not isinstance(target_start, FollowStart):

@@ -52,6 +52,16 @@ class InterleavedEngine(Engine):
         self._held: list[int] = []
 
     @property
+    def n_passes(self) -> int:
+        """How often the model has run."""
+        return self._tape.n_passes
+
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether rolling back costs no pass."""
+        return self._tape.can_drop
+
+    @property
     def source_tokens(self) -> int:
         """Source tokens read."""
         return self._n_source

@@ -18,6 +18,10 @@ from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, state_of
 from mlx_simul.engine.tape import Tape, TapeState
 from mlx_simul.errors import InvalidOptionError
 
+# Of the target that is encoded again, so many tokens share the pass of the new ones, though nobody
+# reads their logits: a pass of their own costs more, and all logits of a long target much memory.
+MAX_LOGITS_UNREAD = 64
+
 
 @dataclass(frozen=True)
 class ReencodeState:
@@ -47,6 +51,16 @@ class ReencodeEngine(Engine):
         self._target: list[int] = []
 
     @property
+    def n_passes(self) -> int:
+        """How often the model has run."""
+        return self._tape.n_passes
+
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether rolling back costs no pass."""
+        return self._tape.can_drop
+
+    @property
     def source_tokens(self) -> int:
         """Source tokens read."""
         return self._n_source
@@ -67,10 +81,12 @@ class ReencodeEngine(Engine):
     def write(self, token_ids: Sequence[int]) -> mx.array:
         """Feed target tokens, and before them those that have not seen the last read."""
         self._check(token_ids, self._n_source + self.target_tokens)
-        self._tape.feed_silently(self._target[self._n_on_tape :])
-        logits = self._tape.feed(token_ids)
+        behind = self._target[self._n_on_tape :]
+        self._tape.feed_silently(behind[:-MAX_LOGITS_UNREAD])
+        behind = behind[-MAX_LOGITS_UNREAD:]
+        logits = self._tape.feed([*behind, *token_ids])
         self._target += token_ids
-        return logits
+        return logits[:, len(behind) :]
 
     def roll_back(self, n_tokens: int) -> None:
         """Forget the newest target tokens, as if they had never been fed."""

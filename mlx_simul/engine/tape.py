@@ -47,7 +47,13 @@ class Tape:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self.n_passes = 0
         self._start_anew()
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether forgetting costs nothing: the caches are plain ones, which can be cut short."""
+        return all(map(_is_plain, self._caches))
 
     def feed(self, token_ids: Sequence[int]) -> mx.array:
         """Feed tokens behind those there are.
@@ -57,6 +63,7 @@ class Tape:
         """
         self._recent = self._mark()
         self.tokens += token_ids
+        self.n_passes += 1
         return self._model(mx.array([list(token_ids)], mx.int32), cache=self._caches)
 
     def feed_silently(self, token_ids: Sequence[int]) -> None:
@@ -74,7 +81,7 @@ class Tape:
         if not n_tokens:
             return
         kept = self.tokens[: len(self.tokens) - n_tokens]
-        if all(map(_is_plain, self._caches)):
+        if self.can_drop:
             self._return_to(Mark(len(kept), _kept(self._caches)))
             return
         marks = (self._recent, self._anchor)

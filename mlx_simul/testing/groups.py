@@ -196,6 +196,30 @@ def rows_of_a_batch_are_independent(trial: Trial) -> Iterator[Comparison]:
         yield f"row {i} of a batch of two", together[i : i + 1], run([stream])
 
 
+@law
+def fused_equals_read_then_write(trial: Trial) -> Iterator[Comparison]:
+    """A pass to both groups gives the logits of a source pass and a target pass after it."""
+    first, *rest = trial.stream.segments
+    target = trial.stream.target
+    for name, start in _STARTS.items():
+        runs = []
+        for is_fused in (True, False):
+            engine = trial.engine(start, read=[first])
+            logits = [engine.write(target[:2])]
+            for i, segment in enumerate(rest):
+                # The last token again, and some new ones; then the newest of them is forgotten.
+                tokens = target[1 : 2 + i % 3]
+                if is_fused:
+                    logits.append(engine.read_and_write(segment, tokens, n_rewind=1))
+                else:
+                    engine.roll_back(1)
+                    engine.read(segment)
+                    logits.append(engine.write(tokens))
+                engine.roll_back(len(tokens) - 1)
+            runs.append(mx.concatenate([*logits, _write(engine, target[2:])], axis=1))
+        yield f"{len(rest)} segments, each read with target tokens, {name}", *runs
+
+
 LAWS: tuple[Law, ...] = (
     any_chunking,
     any_target_chunking,
@@ -207,6 +231,7 @@ LAWS: tuple[Law, ...] = (
     moved_target_equals_written_there,
     moves_compose,
     rows_of_a_batch_are_independent,
+    fused_equals_read_then_write,
 )
 """Every law of two groups, for ``pytest.mark.parametrize``."""
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlx_simul.events import Event, Finished
-from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop, SourcePass, TargetPass
+from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.passes import Pass, Reply
 from mlx_simul.policies import Policy
 from mlx_simul.words import WordBoundaryStoppingCriteria
 
@@ -99,17 +100,27 @@ class ScriptedStream:
         return random.Random(repr((self.seed, self.source, self.target))).randrange(len(PIECES))
 
     def _run(self) -> None:
-        reply: int | None = None
+        reply: Reply | None = None
         while not self.finished:
             step = self._steps.send(reply)
             reply = None
             if step == NEED_SOURCE:
                 return
-            if isinstance(step, SourcePass):
-                self.source.extend(step.token_ids)
-            elif isinstance(step, TargetPass):
-                del self.target[len(self.target) - step.n_rewind :]
-                self.target.extend(step.token_ids)
-                reply = self.predict()
+            if isinstance(step, Pass):
+                reply = self._answer(step)
             else:
                 self.events.append(step)
+
+    def _answer(self, request: Pass) -> Reply:
+        self.source.extend(request.source_ids)
+        del self.target[len(self.target) - request.n_rewind :]
+        if not request.target_ids:
+            return Reply((), n_passes=1)
+        self.target.extend(request.target_ids)
+        predicted = [self.predict()]
+        for draft in request.draft_ids:
+            if predicted[-1] != draft:
+                break
+            self.target.append(draft)
+            predicted.append(self.predict())
+        return Reply(tuple(predicted), n_passes=1)

@@ -159,6 +159,34 @@ class MixesRows(DualStreamingCache):
         return keys, mx.broadcast_to(values[:1], values.shape)
 
 
+class FusedRowsInOneLine(DualStreamingCache):
+    """Lets the target's rows of a fused pass go on where the source's stop."""
+
+    @property
+    def offset(self):
+        offset = super().offset
+        return offset.source if self.n_fused_source else offset
+
+
+class FusedSourceSeesTarget(DualStreamingCache):
+    def make_mask(self, n_new, return_array=False, window_size=None):
+        mask = super().make_mask(n_new, return_array, window_size)
+        if self.n_fused_source:
+            n_source = self.source_tokens + self.n_fused_source
+            mask[: self.n_fused_source, n_source : n_source + self.target_tokens] = True
+        return mask
+
+
+class FusedSourceStaysUnseen(DualStreamingCache):
+    """Shows the target's rows of a fused pass the source of the passes before only."""
+
+    def make_mask(self, n_new, return_array=False, window_size=None):
+        mask = super().make_mask(n_new, return_array, window_size)
+        if self.n_fused_source:
+            mask[self.n_fused_source :, : self.n_fused_source] = False
+        return mask
+
+
 CONTROLS = [
     (ChunkTheWrongWayRound, "any_chunking", "qwen2-tied"),
     (SourceSeesFutureSource, "any_chunking", "llama-tied"),
@@ -181,6 +209,9 @@ CONTROLS = [
     (ScalesAtEachMove, "moves_compose", "mistral-yarn"),
     (MovesOneTooFar, "moves_compose", "llama-tied"),
     (MixesRows, "rows_of_a_batch_are_independent", "qwen2-tied"),
+    (FusedRowsInOneLine, "fused_equals_read_then_write", "qwen2-tied"),
+    (FusedSourceSeesTarget, "fused_equals_read_then_write", "llama-tied"),
+    (FusedSourceStaysUnseen, "fused_equals_read_then_write", "mistral-windowed"),
 ]
 
 

@@ -1,0 +1,96 @@
+"""``mlx-simul bench``: the figures of :mod:`mlx_simul.bench` as tables and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+from rich.console import Console
+from rich.table import Table
+
+from mlx_simul.bench import Bench, growth, speed, tiny_like
+from mlx_simul.blas import describe
+from mlx_simul.loading import load
+
+SPEED_COLUMNS = {
+    "wait_k": "wait-k",
+    "passes_per_token": "passes a token",
+    "plain_passes_per_token": "plain loop",
+    "tokens_per_s": "tokens/s",
+    "times_offline": "x offline",
+    "times_plain": "x plain loop",
+    "peak_mb": "peak MB",
+    "offline_peak_mb": "offline",
+    "same_tokens_as_plain": "same tokens",
+}
+GROWTH_COLUMNS = {
+    "words": "words",
+    "read_write_ms": "ms a read+write",
+    "read_write_p95_ms": "p95",
+    "read_write_times_stock": "x mlx-lm, 3 tokens",
+    "write_ms": "ms a write",
+    "write_p95_ms": "p95",
+    "write_times_stock": "x mlx-lm, 1 token",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("model", help="folder or repository id")
+    parser.add_argument("--wait-k", type=int, nargs="+", default=[1, 3, 5, 7], metavar="K")
+    parser.add_argument("--tokens", type=int, default=96, help="that each stream writes")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of all three in turn")
+    parser.add_argument(
+        "--words", type=int, nargs="*", default=[10, 100, 1000, 4000], help="lengths of session"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="passes timed at each length")
+    parser.add_argument("--no-tiny", action="store_true", help="leave the tiny model out")
+    parser.add_argument("--json", type=Path, help="write all figures here too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and show."""
+    model, tokenizer = load(args.model)
+    models = {args.model: model}
+    if not args.no_tiny:
+        models["two tiny layers"] = tiny_like(tokenizer)
+    report: dict[str, Any] = {"setting": _setting(), "models": {}}
+    console = Console()
+    for name, each in models.items():
+        bench = Bench(each, tokenizer, args.tokens)
+        bench.ours(1)  # whatever is compiled or loaded at first
+        figures = {
+            "speed": list(speed(bench, args.wait_k, args.repeats)),
+            "growth": list(growth(each, args.words, args.steps)),
+        }
+        report["models"][name] = figures
+        console.print(_table(f"{name}: {args.tokens} tokens", SPEED_COLUMNS, figures["speed"]))
+        console.print(_table(f"{name}: as it grows", GROWTH_COLUMNS, figures["growth"]))
+    if args.json is not None:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def _setting() -> dict[str, str]:
+    packages = {name: version(name) for name in ("mlx", "mlx-lm", "mlx-simul")}
+    return {**packages, "device": str(mx.default_device()), "blas": describe()}
+
+
+def _table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(*columns.values(), title=title)
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
