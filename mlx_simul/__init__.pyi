@@ -2,6 +2,7 @@ from .cache import DualStreamingCache, SourceTargetCache
 from .errors import (
     CacheStateError,
     ConversionError,
+    DataError,
     InvalidOptionError,
     ModelLoadError,
     PromptError,
@@ -21,6 +22,7 @@ from .prompts import StreamingDataPreparator, TokenizedSource
 from .segmenter import SourceSegmenter
 from .session import SimulSession
 from .state import StreamingState
+from .training.run import train
 from .words import (
     EOSStoppingCriteria,
     MaxLengthStoppingCriteria,
@@ -32,6 +34,7 @@ __all__ = [
     "Action",
     "CacheStateError",
     "ConversionError",
+    "DataError",
     "DualStreamingCache",
     "EOSStoppingCriteria",
     "Event",
@@ -64,4 +67,5 @@ __all__ = [
     "create_streaming_attention_mask",
     "load",
     "stream_generate",
+    "train",
 ]

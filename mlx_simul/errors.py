@@ -5,6 +5,7 @@ SimulError
 │   └── UnknownArchitectureError    its model_type is not registered
 ├── ConversionError             a conversion that is refused or failed
 ├── ValidationError             a checkpoint that fails validation
+├── DataError (ValueError)      training data that cannot be used
 ├── PromptError (ValueError)    a template that cannot carry the source
 ├── InvalidOptionError (ValueError)     an option outside its range
 ├── SessionClosedError (RuntimeError)   fed after it was finished
@@ -34,6 +35,10 @@ class ConversionError(SimulError):
 
 class ValidationError(SimulError):
     """A checkpoint failed one of the checks of ``validate``."""
+
+
+class DataError(SimulError, ValueError):
+    """Training data is missing, or a line of it cannot be used."""
 
 
 class PromptError(SimulError, ValueError):

@@ -11,6 +11,7 @@ import mlx_simul.before_mlx
 
 import mlx.nn as nn
 
+from mlx_simul import archs
 from mlx_simul.detokenizer import StableDetokenizer
 from mlx_simul.engine import LogitsProcessor, Sampler, make_engine
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
@@ -63,7 +64,7 @@ class SimulSession:
         tokenizer: likewise.
         policy: when to read and when to write.
         instruction: what to do with the source; goes into the prefix, as the system message where
-            the chat template has one.
+            the chat template has one. With no language either, what the checkpoint was trained on.
         source_language: for the default instruction, "Translate the following … paragraph to …".
         target_language: likewise.
         context: text the model should know, in the prefix.
@@ -141,6 +142,11 @@ class SimulSession:
         self._prompt: StreamingDataPreparator | None = None
         self._segmenter = SourceSegmenter(split)
         if source is None:
+            trained = archs.streaming_config(model)
+            if (instruction, source_language, target_language) == (None, None, None):
+                instruction = trained.get("instruction")
+                source_language = trained.get("source_language")
+                target_language = trained.get("target_language")
             prompt = self._prompt = StreamingDataPreparator(
                 tokenizer,
                 instruction=instruction,
@@ -148,7 +154,7 @@ class SimulSession:
                 target_language=target_language,
                 context=context,
                 glossary=glossary,
-                frame=frame,
+                frame=trained.get("frame", frame) if frame == "auto" else frame,
                 examples=examples,
                 split=split,
             )

@@ -287,11 +287,15 @@ def test_a_command_line_that_is_no_text_is_taken(capsys, folder, loaded):
 
 
 @pytest.mark.filterwarnings("default")
-def test_nothing_to_do_is_worth_a_warning(capsys, given_options):
-    _, _, err = run(capsys, "translate", "--model", "any", "text")
-    assert err.startswith("mlx-simul: warning: neither --to nor --instruction")
-    _, _, err = run(capsys, *arguments("any", "text"))
-    assert "warning" not in err
+def test_nothing_to_do_is_worth_a_warning(capsys, tmp_path):
+    folder = write_chat_folder(tmp_path / "model")
+    said = "mlx-simul: warning: neither --to nor --instruction"
+    plain = ["translate", "--model", str(folder), "--max-tokens", "2", "text"]
+    assert said in run(capsys, *plain)[2]
+    assert said not in run(capsys, *arguments(folder, "text", "--max-tokens", "2"))[2]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mlx_simul": {"target_start": 64}}))
+    assert said not in run(capsys, *plain)[2]
 
 
 def test_ctrl_c_while_loading_shows_no_traceback(capsys, monkeypatch):

@@ -119,6 +119,9 @@ def test_quantised_and_sharded_checkpoints_load(folder, model, bits, n_shards):
         law(again).require()
 
 
+ADAPTER = {"fine_tune_type": "lora", "num_layers": 2, "mlx_simul": {"target_start": 32}}
+
+
 def test_adapters_load(folder, tmp_path):
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -135,11 +138,10 @@ def test_adapters_load(folder, tmp_path):
     path = tmp_path / "adapter"
     path.mkdir()
     mx.save_safetensors(str(path / "adapters.safetensors"), adapter)
-    (path / "adapter_config.json").write_text(
-        json.dumps({"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters})
-    )
+    (path / "adapter_config.json").write_text(json.dumps(ADAPTER | {"lora_parameters": parameters}))
     plain, _ = mlx_simul.load(folder)
     adapted, _ = mlx_simul.load(folder, adapter_path=path)
+    assert archs.streaming_config(adapted) == {"target_start": 32}
     assert not np.allclose(logits(adapted), logits(plain))
     with pytest.raises(ModelLoadError, match="adapters"):
         mlx_simul.load(folder, adapter_path=tmp_path / "nowhere")

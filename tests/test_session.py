@@ -244,3 +244,20 @@ def test_outgrowing_the_trained_length_is_said_once(model, tokenizer, monkeypatc
         events = run(model, tokenizer, TEXT)
     assert isinstance(events[-1], Finished)
     assert len(caught) == 1
+
+
+def test_a_checkpoint_is_told_what_it_was_trained_to_do(model, tokenizer):
+    """Unless the caller says something else."""
+
+    def first_pass(**options):
+        session = mlx_simul.SimulSession(model, tokenizer, frame="few-shot", **options)
+        return session._prompt.prefix_ids
+
+    plain = first_pass()
+    model.streaming_config = {"source_language": "Dutch", "target_language": "Latin"}
+    try:
+        trained = first_pass()
+        assert trained == first_pass(source_language="Dutch", target_language="Latin") != plain
+        assert first_pass(target_language="Welsh") not in (plain, trained)
+    finally:
+        del model.streaming_config

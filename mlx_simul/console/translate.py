@@ -153,12 +153,6 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     context = args.context
     if context and context.startswith("@"):
         context = _read_option_file("--context", context[1:])
-    if args.instruction is None and args.target_language is None:
-        warnings.warn(
-            "neither --to nor --instruction: the model is not told what to do with the source.",
-            SimulWarning,
-            stacklevel=2,
-        )
     return {
         "policy": WaitK(args.wait_k),
         "instruction": args.instruction,
@@ -189,12 +183,20 @@ def _session(args: argparse.Namespace, options: Mapping[str, Any]) -> SimulSessi
         import mlx.core as mx
         from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
+        from mlx_simul.archs import streaming_config
         from mlx_simul.loading import load
         from mlx_simul.session import SimulSession
 
         model, tokenizer = load(
             args.model, adapter_path=args.adapter, allow_unverified=args.allow_unverified
         )
+        told = args.instruction, args.target_language, *streaming_config(model).values()
+        if not any(told):
+            warnings.warn(
+                "neither --to nor --instruction: the model is not told what to do with the source.",
+                SimulWarning,
+                stacklevel=2,
+            )
         if args.seed is not None:
             mx.random.seed(args.seed)
         return SimulSession(

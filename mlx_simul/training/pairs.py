@@ -1,0 +1,185 @@
+"""Pairs of source and target from files: JSON lines or TSV, plain, .gz or .xz, or a dataset id.
+
+A pair is one line, checked as it is read; an error says which line of which file is wrong.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+from mlx_simul.errors import DataError
+
+MAX_LINE_CHARS = 1 << 16
+"""A line with more characters than this is refused, compressed or not."""
+
+_OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A text and its translation; neither is empty."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class PairKeys:
+    """Where a record holds the two texts.
+
+    Attributes:
+        source: key of the source text; dots go into nested records (``translation.en``).
+        target: key of the target text, likewise.
+    """
+
+    source: str = "source"
+    target: str = "target"
+
+
+def read_pairs(
+    path_or_dataset: str | PathLike[str], keys: PairKeys | None = None, split: str = "train"
+) -> Iterator[Pair]:
+    """Read pairs one by one.
+
+    Args:
+        path_or_dataset: a file ``*.jsonl`` (one record a line) or ``*.tsv`` (source, tab, target),
+            with ``.gz`` or ``.xz`` behind it if compressed; otherwise the id of a Hugging Face
+            dataset, which needs the package ``datasets``.
+        keys: where a record holds the texts; does not matter to TSV.
+        split: which part of a Hugging Face dataset.
+
+    Raises:
+        DataError: if there is no such file or dataset, its format is unknown, or a line is no pair.
+    """
+    keys = keys or PairKeys()
+    path = Path(path_or_dataset)
+    parse = _parser(path, keys)
+    if parse is None:
+        yield from _dataset_pairs(str(path_or_dataset), keys, split)
+        return
+    for number, line in _lines(path):
+        yield _explained(parse, line, f"{path}, line {number}")
+
+
+def corpus_digest(pairs: Iterable[Pair]) -> str:
+    """SHA-256 of pairs in their order, whatever file they came from."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(f"{pair.source}\t{pair.target}\n".encode())
+    return digest.hexdigest()
+
+
+def _parser(path: Path, keys: PairKeys) -> Callable[[str], Pair] | None:
+    """What turns a line of this file into a pair; nothing if this is no file at all."""
+    suffixes = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
+    match suffixes[-1:]:
+        case [".jsonl"]:
+            return lambda line: _pair_of_record(_json_record(line), keys)
+        case [".tsv"]:
+            return _pair_of_columns
+    if path.exists():
+        raise DataError(
+            f"{path} is neither JSON lines (.jsonl) nor TSV (.tsv), with .gz or .xz behind that if "
+            "it is compressed; name it so, or convert it."
+        )
+    return None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, counted from 1, each no longer than is allowed."""
+    opener = _OPENERS.get(path.suffix, open)
+    number = 0
+    try:
+        with opener(path, mode="rt", encoding="utf-8-sig", newline="\n") as file:
+            while line := file.readline(MAX_LINE_CHARS + 1):
+                number += 1
+                if len(line) > MAX_LINE_CHARS:
+                    raise DataError(
+                        f"{path}, line {number}: longer than {MAX_LINE_CHARS} characters; split "
+                        "the text into sentences or short passages."
+                    )
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, after line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8."
+        ) from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise DataError(
+            f"{path}, after line {number}: the file cannot be read: {error}. Is the path right, "
+            "and the file whole?"
+        ) from error
+
+
+def _explained(parse: Callable[[Any], Pair], record: Any, where: str) -> Pair:
+    try:
+        return parse(record)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _json_record(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON: {error}. Give one record a line.") from error
+
+
+def _pair_of_columns(line: str) -> Pair:
+    columns = line.split("\t")
+    if len(columns) != 2:
+        raise ValueError(
+            f"{len(columns)} columns where there must be two, source and target with a tab between."
+        )
+    return _checked(*columns)
+
+
+def _pair_of_record(record: Any, keys: PairKeys) -> Pair:
+    return _checked(_lookup(record, keys.source), _lookup(record, keys.target))
+
+
+def _lookup(record: Any, key: str) -> Any:
+    value = record
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            known = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+            raise ValueError(f"no key {key!r} here, only {known}; say which keys hold the texts.")
+        value = value[part]
+    return value
+
+
+def _checked(source: Any, target: Any) -> Pair:
+    for name, text in (("source", source), ("target", target)):
+        if not isinstance(text, str):
+            raise ValueError(f"the {name} is no text but {type(text).__name__}.")
+        if not text.strip():
+            raise ValueError(f"the {name} is empty.")
+        if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError(f"the {name} holds half a character (a lone surrogate).")
+    return Pair(source.strip(), target.strip())
+
+
+def _dataset_pairs(name: str, keys: PairKeys, split: str) -> Iterator[Pair]:
+    try:
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise DataError(
+            f"there is no file {name}; to train on a Hugging Face dataset of that id, install the "
+            "package datasets (pip install mlx-simul[train])."
+        ) from error
+    try:
+        rows = load_dataset(name, split=split)
+    except Exception as error:  # a dataset's builder can fail in any way
+        raise DataError(f"neither a file nor a dataset that loads: {name!r}: {error}") from error
+    for number, record in enumerate(rows, 1):
+        yield _explained(lambda row: _pair_of_record(row, keys), record, f"{name}, row {number}")

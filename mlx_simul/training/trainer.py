@@ -1,0 +1,140 @@
+"""The training loop: batches in, steps, and now and then a validation and a snapshot."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_map
+
+from mlx_simul.errors import ValidationError
+from mlx_simul.training.batches import Batch, Batches, Position
+from mlx_simul.training.loss import streaming_loss
+from mlx_simul.training.optimiser import averaged, learning_rate, make_optimiser
+from mlx_simul.training.options import OptimiserOptions
+from mlx_simul.training.snapshot import Progress, RunState
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step was like.
+
+    Attributes:
+        step: counted from 1.
+        loss: mean nats per scored token, smoothing included.
+        grad_norm: before clipping.
+        learning_rate: of this step.
+        n_tokens: fed in this step.
+        seconds: it took.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    n_tokens: int
+    seconds: float
+
+
+class Trainer:
+    """One run over one model.
+
+    Args:
+        model: one that streams in group mode; what is frozen stays as it is.
+        batches: the training data.
+        options: of the optimiser.
+        seed: of dropout; each step has its own, so that a resumed run draws what it would have.
+    """
+
+    def __init__(
+        self, model: nn.Module, batches: Batches, options: OptimiserOptions, seed: int = 0
+    ) -> None:
+        self.model = model
+        self.progress = Progress()
+        self.average: Any = {}
+        self._options = options
+        self._batches = batches
+        self._seed = seed
+        self._optimiser = make_optimiser(options)
+        self._optimiser.init(model.trainable_parameters())
+        if options.average:
+            self.average = model.trainable_parameters()
+        self._loss_and_grad = nn.value_and_grad(model, streaming_loss)
+
+    @property
+    def state(self) -> RunState:
+        """All that decides how the run goes on; assigning it resumes one."""
+        return RunState(
+            self.progress,
+            self.model.trainable_parameters(),
+            self.average,
+            self._optimiser.state,
+        )
+
+    @state.setter
+    def state(self, value: RunState) -> None:
+        self.progress = value.progress
+        self.model.update(value.weights)
+        self._optimiser.state = value.optimiser
+        if self._options.average:
+            self.average = value.average or value.weights
+
+    def steps(self) -> Iterator[StepReport]:
+        """Train step by step, to the last one."""
+        stream = self._batches.resume(self.progress.position)
+        while self.progress.step < self._options.steps:
+            self.model.train()
+            yield self._step([next(stream) for _ in range(self._options.accumulate)])
+
+    def _step(self, work: Sequence[tuple[Position, Batch]]) -> StepReport:
+        began_s = time.perf_counter()
+        options, step = self._options, self.progress.step + 1
+        mx.random.seed((self._seed << 32) + step)
+        loss, gradients = self._gradients([batch for _, batch in work])
+        gradients, norm = optim.clip_grad_norm(gradients, options.max_grad_norm)
+        rate = learning_rate(step, options)
+        self._optimiser.learning_rate = rate
+        self._optimiser.update(self.model, gradients)
+        if options.average:
+            weights = self.model.trainable_parameters()
+            self.average = averaged(self.average, weights, options.average, step)
+        mx.eval(self.model.parameters(), self._optimiser.state, self.average, loss, norm)
+        if not math.isfinite(loss.item()):  # pyright: ignore
+            raise ValidationError(
+                f"the loss of step {step} is not finite. Lower the learning rate, or lengthen the "
+                "warm-up; the last snapshot is from before."
+            )
+        seconds = time.perf_counter() - began_s
+        n_tokens = sum(batch.n_tokens for _, batch in work)
+        self.progress = replace(
+            self.progress,
+            step=step,
+            position=work[-1][0],
+            n_tokens=self.progress.n_tokens + n_tokens,
+            seconds=self.progress.seconds + seconds,
+        )
+        return StepReport(step, loss.item(), norm.item(), rate, n_tokens, seconds)  # pyright: ignore
+
+    def _gradients(self, batches: Sequence[Batch]) -> tuple[mx.array, Any]:
+        """Loss and gradients over all scored tokens of the batches together."""
+        scored = [batch.weights.sum() for batch in batches]
+        total = sum(scored)
+        loss, gradients = mx.array(0.0), None
+        for batch, n_scored in zip(batches, scored, strict=True):
+            share = n_scored / total
+            one, grads = self._loss_and_grad(self.model, batch, self._options.label_smoothing)
+            loss = loss + share * one
+            if len(batches) == 1:
+                return one, grads
+            grads = tree_map(lambda g, s=share: g * s, grads)
+            gradients = grads if gradients is None else tree_map(mx.add, gradients, grads)
+            mx.eval(loss, gradients)
+        return loss, gradients
