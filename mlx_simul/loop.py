@@ -23,6 +23,7 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, FinishReason, Read, Write
 from mlx_simul.passes import Pass, Reply
 from mlx_simul.policies import Action, Policy
+from mlx_simul.source_queue import SourceQueue
 from mlx_simul.state import StreamingState
 from mlx_simul.words import (
     EOSStoppingCriteria,
@@ -88,6 +89,8 @@ class SimulLoop:
     Attributes:
         carries_drafts: whether stale predictions go along as drafts. It changes how many passes a
             stream takes, and nothing else.
+        read_ahead_tokens: source tokens at hand that are encoded in one pass, before the policy
+            reads them; 0 if the engine cannot hide them until then.
 
     Args:
         policy: when to read and when to write.
@@ -101,6 +104,7 @@ class SimulLoop:
     """
 
     carries_drafts = True
+    read_ahead_tokens = 0
 
     def __init__(
         self,
@@ -124,8 +128,7 @@ class SimulLoop:
         self._stop_early = stop_early
         self._clock_ms = clock_ms
 
-        self._unread: deque[Sequence[int]] = deque()
-        self._unencoded: list[int] = []
+        self._source = SourceQueue()
         self._segment_texts: deque[str] = deque()
 
         self._written: list[int] = []
@@ -152,7 +155,7 @@ class SimulLoop:
         if self.state.source_seg_len:
             self._segment_texts.append(text)
         self.state.add_source_segment(len(token_ids))
-        self._unread.append(token_ids)
+        self._source.add(token_ids)
 
     def close_source(self, suffix_ids: Sequence[int]) -> None:
         """Append the suffix: no more source will come."""
@@ -163,11 +166,11 @@ class SimulLoop:
 
     def steps(self) -> Steps:
         """Run to the end, yielding events and requests."""
-        while not self._unread:
+        while self._source.is_empty:
             yield NEED_SOURCE
         # The prefix belongs to the first read, whichever word that brings.
-        self._unencoded.extend(self._unread.popleft())
-        while not self._unread:
+        self._source.read()
+        while self._source.is_empty:
             yield from self._encode()
             yield NEED_SOURCE
         if self.state.source_complete and len(self.state.source_seg_len) == 2:
@@ -207,19 +210,14 @@ class SimulLoop:
                 continue
             self.state.switch_to_reading()
             n_tokens = self.state.get_source_tokens_to_read()
-            self._unencoded.extend(self._unread.popleft())
+            self._source.read()
             self._outdate()
             yield replace(self._mark_read(n_tokens), time_ms=self._clock_ms())
 
     def _encode(self) -> Steps:
         """Encode what waits, as long as there is nothing else to do."""
-        if self._unencoded:
-            yield from self._run(Pass(self._take_source()))
-
-    def _take_source(self) -> tuple[int, ...]:
-        source_ids = tuple(self._unencoded)
-        self._unencoded.clear()
-        return source_ids
+        if self._source.n_waiting:
+            yield from self._run(Pass(self._source.take()))
 
     def _outdate(self) -> None:
         """What is predicted was predicted from less source than is read now."""
@@ -281,9 +279,16 @@ class SimulLoop:
             self.state.switch_to_writing()
             target_ids = self._unfed or self._last_fed
             self._last_fed, self._unfed = target_ids[-1:], ()
-            reply = yield from self._run(
-                Pass(self._take_source(), target_ids, self._n_rewind, self._drafts, self._written)
+            source_ids = self._source.take(self.read_ahead_tokens)
+            request = Pass(
+                source_ids,
+                target_ids,
+                self._n_rewind,
+                self._drafts,
+                self._source.n_hidden,
+                self._written,
             )
+            reply = yield from self._run(request)
             self._n_rewind, self._drafts = 0, ()
             self._predicted.extend(reply)
         return self._predicted[0]

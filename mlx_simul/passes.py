@@ -16,6 +16,7 @@ class Pass:
             nothing is predicted.
         n_rewind: target tokens, the newest, to forget before.
         draft_ids: what may come after ``target_ids``; kept as far as the predictions agree.
+        n_hidden: source tokens, the newest, that the target must not see yet.
         written: the target ids up to ``target_ids``, header excluded, for logits processors.
     """
 
@@ -23,6 +24,7 @@ class Pass:
     target_ids: tuple[int, ...] = ()
     n_rewind: int = 0
     draft_ids: tuple[int, ...] = ()
+    n_hidden: int = 0
     written: Sequence[int] = ()
 
 

@@ -177,6 +177,7 @@ class SimulSession:
         else:
             stop_early = early_eos == "stop"
             self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
+        self._loop.read_ahead_tokens = self._engine.read_ahead_tokens
         self._steps = self._loop.steps()
         self._is_finished = False
         self._is_broken = False

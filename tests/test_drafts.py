@@ -31,9 +31,10 @@ MODES = [
 
 
 def plain(monkeypatch):
-    """Streams as they were without fused passes and drafts."""
+    """Streams with a pass for everything: no drafts, nothing fused, nothing read ahead."""
     monkeypatch.setattr(SimulLoop, "carries_drafts", False)
     monkeypatch.setattr("mlx_simul.engine.group.MAX_FUSED_TOKENS", 0)
+    monkeypatch.setattr("mlx_simul.engine.group.READ_AHEAD_TOKENS", 0)
 
 
 @pytest.mark.parametrize(("variation", "mode"), MODES)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,39 @@ class Mostly(OfTheTarget):
     def predict(self):
         kind = OfTheTarget if random.Random(len(self.source)).random() < 0.7 else ScriptedStream
         return kind.predict(self)
+
+
+@given(seeds, sources, ks, st.integers(1, 20), seeds)
+def test_reading_ahead_changes_no_event(seed, words, k, chunk_tokens, portions):
+    """Neither with all the source at hand nor with some of it at a time."""
+    streams = []
+    for read_ahead_tokens in (0, chunk_tokens):
+        stream, rest, rng = ScriptedStream(seed, WaitK(k)), list(words), random.Random(portions)
+        stream.loop.read_ahead_tokens = read_ahead_tokens
+        stream.loop.add_segment([100, 101])
+        while rest:
+            n = rng.randint(0, len(rest))
+            stream.feed(rest[:n])
+            rest = rest[n:]
+        stream.feed([], suffix=[200])
+        streams.append(stream)
+    assert streams[0].events == streams[1].events
+    assert streams[0].events == whole(seed, words, WaitK(k)).events
+
+
+def test_showing_what_was_read_ahead_is_told_apart():
+    """Negative control of the law above."""
+
+    class ShowsAll(ScriptedStream):
+        def _answer(self, request):
+            return super()._answer(replace(request, n_hidden=0))
+
+    words = [[10 + i] for i in range(9)]
+    stream = ShowsAll(1, WaitK(2))
+    stream.loop.read_ahead_tokens = 4
+    stream.loop.add_segment([100, 101])
+    stream.feed(words, suffix=[200])
+    assert stream.events != whole(1, words, WaitK(2)).events
 
 
 @pytest.mark.parametrize("kind", [ScriptedStream, OfTheTarget, Mostly])

@@ -29,6 +29,9 @@ class SourceTargetCache(Protocol):
     for a pass to one group. Only a cache that can do so is asked to; ``is_reading`` is False then.
     """
 
+    n_hidden_source: int
+    """Source tokens, the newest, that the next pass to the target does not see."""
+
     target_start: int
     """φ, the position of the first target token."""
 

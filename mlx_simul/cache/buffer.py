@@ -59,7 +59,12 @@ class MirroredBuffer:
     @property
     def whole(self) -> Planes:
         """``[source mirrored | target]``; slices."""
-        return self._slice(self._middle - self.n_source, self._middle + self.n_target)
+        return self.without_newest_source(0)
+
+    def without_newest_source(self, n_hidden: int) -> Planes:
+        """``[source mirrored | target]``, less the newest source tokens; slices."""
+        n_visible = self.n_source - n_hidden
+        return self._slice(self._middle - n_visible, self._middle + self.n_target)
 
     def append_source(self, planes: Planes) -> None:
         """Store source tokens, given in order of arrival."""

@@ -33,6 +33,7 @@ class DualStreamingCache:
     ) -> None:
         self.is_reading = True
         self.n_fused_source = 0
+        self.n_hidden_source = 0
         self.target_start = 0
         self.windows_target = True
         self.chunk_size = chunk_size
@@ -206,7 +207,9 @@ class DualStreamingCache:
 
     def keys_and_values(self) -> KeysValues:
         """What the tokens of the group being fed attend to, in memory order."""
-        return self._present(self._buffer.source if self.is_reading else self._buffer.whole)
+        if self.is_reading:
+            return self._present(self._buffer.source)
+        return self._present(self._buffer.without_newest_source(self.n_hidden_source))
 
     def make_mask(
         self, n_new: int, return_array: bool = False, window_size: int | None = None
@@ -225,6 +228,7 @@ class DualStreamingCache:
             reading = source_mask(n_reading, n_source, window_size, self.chunk_size)
         if self.is_reading:
             return reading
+        n_source -= self.n_hidden_source
         n_writing = n_new - n_reading
         n_target = self.target_tokens + n_writing
         reach = (window_size, self.chunk_size) if self.windows_target else (None, None)

@@ -94,12 +94,21 @@ class Engine(ABC):
     def state(self, value: Any) -> None: ...
 
     @property
+    def read_ahead_tokens(self) -> int:
+        """Source tokens that are worth a pass before the target may see them; 0 for none."""
+        return 0
+
+    @property
     def takes_drafts(self) -> bool:
         """Whether rolling back costs no pass, so that a draft is worth its row."""
         return True
 
     def read_and_write(
-        self, source_ids: Sequence[int], target_ids: Sequence[int], n_rewind: int = 0
+        self,
+        source_ids: Sequence[int],
+        target_ids: Sequence[int],
+        n_rewind: int = 0,
+        n_hidden: int = 0,
     ) -> mx.array:
         """Feed source tokens, and after them target tokens that see them.
 
@@ -107,10 +116,19 @@ class Engine(ABC):
             source_ids: what to read; possibly nothing.
             target_ids: what to write.
             n_rewind: target tokens to forget before.
+            n_hidden: source tokens, the newest, that the target must not see.
 
         Returns:
             (1, L, V) logits, row l for the token after ``target_ids[l]``.
+
+        Raises:
+            InvalidOptionError: if source is to be hidden by an engine that cannot.
         """
+        if n_hidden:
+            raise InvalidOptionError(
+                f"{type(self).__name__} cannot hide {n_hidden} source tokens that are read; its "
+                "read_ahead_tokens is 0."
+            )
         if source_ids:
             # Where tokens lie in order of arrival, the newest is moved behind what is read.
             n_before = max(n_rewind - 1, 0)
@@ -133,7 +151,9 @@ class Engine(ABC):
         else:
             drafts = request.draft_ids if self.takes_drafts else ()
             target_ids = (*request.target_ids, *drafts)
-            logits = self.read_and_write(request.source_ids, target_ids, request.n_rewind)
+            logits = self.read_and_write(
+                request.source_ids, target_ids, request.n_rewind, request.n_hidden
+            )
             drawn = self._draw(logits[0, -1 - len(drafts) :], request.written, drafts)
             self.roll_back(len(drafts) - (len(drawn) - 1))
         return Reply(tuple(drawn), self.n_passes - n_before)
@@ -191,7 +211,7 @@ class Engine(ABC):
 
     def _check(self, token_ids: Sequence[int], first_position: int) -> None:
         """Refuse what the model has no embedding for; warn beyond its trained length."""
-        if self._vocab_size is not None and max(token_ids) >= self._vocab_size:
+        if self._vocab_size is not None and max(token_ids, default=0) >= self._vocab_size:
             # MLX would read whatever lies behind the embeddings.
             raise InvalidOptionError(
                 f"token id {max(token_ids)} is beyond the model's {self._vocab_size} embeddings; "

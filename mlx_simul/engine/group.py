@@ -29,6 +29,9 @@ from mlx_simul.positions import (
 # With more, arithmetic is what a pass costs, and a head over the source's rows is work for nobody.
 MAX_FUSED_TOKENS = 16
 
+# What is at hand in such a chunk costs less in a pass of its own than with the words one by one.
+READ_AHEAD_TOKENS = 64
+
 
 class StreamingEngine(Engine):
     """One stream as two groups of tokens (SPEC section 1).
@@ -91,7 +94,8 @@ class StreamingEngine(Engine):
         """Feed source tokens, in bounded pieces."""
         self._route(is_reading=True)
         for piece in pieces(token_ids):
-            self._forward(piece)
+            self._check(piece, self.source_tokens)
+            self._run([piece])
             # The logits are never asked for, so the head is never computed.
             mx.eval([cache.state for cache in self.caches])
 
@@ -101,25 +105,33 @@ class StreamingEngine(Engine):
         Returns:
             (1, L, V) logits, row l for the token after ``token_ids[l]``.
         """
-        self._place_target(self.source_tokens)
-        self._route(is_reading=False)
-        return self._forward(token_ids)
+        return self.read_and_write((), token_ids)
+
+    @property
+    def read_ahead_tokens(self) -> int:
+        """Source tokens that are worth a pass before the target may see them."""
+        return READ_AHEAD_TOKENS
 
     def read_and_write(
-        self, source_ids: Sequence[int], target_ids: Sequence[int], n_rewind: int = 0
+        self,
+        source_ids: Sequence[int],
+        target_ids: Sequence[int],
+        n_rewind: int = 0,
+        n_hidden: int = 0,
     ) -> mx.array:
         """Feed both groups, in one pass where the family can."""
-        n_source = len(source_ids)
-        # Before anything is cached it is not known yet whether the target can follow.
-        if not self._fuses or not 0 < n_source <= MAX_FUSED_TOKENS or not self.source_tokens:
-            return super().read_and_write(source_ids, target_ids, n_rewind)
         self.roll_back(n_rewind)
+        n_fused = len(source_ids)
+        # Before anything is cached it is not known yet whether the target can follow.
+        if n_hidden or n_fused > MAX_FUSED_TOKENS or not (self._fuses and self.source_tokens):
+            self.read(source_ids)
+            n_fused, source_ids = 0, ()
         self._check(source_ids, self.source_tokens)
-        start = self._place_target(self.source_tokens + n_source)
+        start = self._place_target(self.source_tokens + n_fused - n_hidden)
         self._check(target_ids, start + self.target_tokens)
-        self._route(is_reading=False, n_fused_source=n_source)
+        self._route(is_reading=False, n_fused=n_fused, n_hidden=n_hidden)
         try:
-            return self._run([[*source_ids, *target_ids]])[:, n_source:]
+            return self._run([[*source_ids, *target_ids]])[:, n_fused:]
         finally:
             self._route(is_reading=False)
 
@@ -159,21 +171,15 @@ class StreamingEngine(Engine):
         self._route(is_reading)
         return self._run(rows)
 
-    def _forward(self, token_ids: Sequence[int]) -> mx.array:
-        first = self.source_tokens
-        if not self.caches[0].is_reading:
-            first = self.caches[0].target_start + self.target_tokens
-        self._check(token_ids, first)
-        return self._run([token_ids])
-
     def _run(self, rows: Sequence[Sequence[int]]) -> mx.array:
         self._n_passes += 1
         return self.model(mx.array([list(row) for row in rows], mx.int32), cache=self._model_caches)
 
-    def _route(self, is_reading: bool, n_fused_source: int = 0) -> None:
+    def _route(self, is_reading: bool, n_fused: int = 0, n_hidden: int = 0) -> None:
         for cache in self.caches:
             cache.is_reading = is_reading
-            cache.n_fused_source = n_fused_source
+            cache.n_fused_source = n_fused
+            cache.n_hidden_source = n_hidden
 
     def _place_target(self, n_source: int) -> int:
         """Let φ be where it should be for so much source, and say where (SPEC section 1)."""

@@ -220,6 +220,27 @@ def fused_equals_read_then_write(trial: Trial) -> Iterator[Comparison]:
         yield f"{len(rest)} segments, each read with target tokens, {name}", *runs
 
 
+@law
+def hidden_source_is_not_read_yet(trial: Trial) -> Iterator[Comparison]:
+    """Source that is encoded ahead and hidden changes nothing."""
+    (first, *rest), target = trial.stream.segments, trial.stream.target
+    for name, start in _STARTS.items():
+        runs = []
+        for is_ahead in (True, False):
+            engine = trial.engine(start, read=trial.stream.segments if is_ahead else [first])
+            n_hidden = len(trial.stream.source) - len(first) if is_ahead else 0
+            logits = [engine.read_and_write((), target[:2], n_hidden=n_hidden)]
+            for segment in rest:
+                if is_ahead:
+                    n_hidden -= len(segment)
+                else:
+                    engine.read(segment)
+                logits.append(engine.read_and_write((), target[1:3], 1, n_hidden))
+                engine.roll_back(1)
+            runs.append(mx.concatenate([*logits, _write(engine, target[2:])], axis=1))
+        yield f"{len(rest)} segments encoded ahead, {name}", *runs
+
+
 LAWS: tuple[Law, ...] = (
     any_chunking,
     any_target_chunking,
@@ -232,6 +253,7 @@ LAWS: tuple[Law, ...] = (
     moves_compose,
     rows_of_a_batch_are_independent,
     fused_equals_read_then_write,
+    hidden_source_is_not_read_yet,
 )
 """Every law of two groups, for ``pytest.mark.parametrize``."""
 

@@ -78,7 +78,8 @@ class ScriptedStream:
             clock_ms=lambda: 0.0,
         )
         self._steps = self.loop.steps()
-        self.source: list[int] = []
+        self.source: list[int] = []  # what the target may see
+        self._hidden: list[int] = []
         self.target: list[int] = []
         self.events: list[Event] = []
 
@@ -112,7 +113,9 @@ class ScriptedStream:
                 self.events.append(step)
 
     def _answer(self, request: Pass) -> Reply:
-        self.source.extend(request.source_ids)
+        encoded = [*self.source, *self._hidden, *request.source_ids]
+        n_visible = len(encoded) - request.n_hidden
+        self.source, self._hidden = encoded[:n_visible], encoded[n_visible:]
         del self.target[len(self.target) - request.n_rewind :]
         if not request.target_ids:
             return Reply((), n_passes=1)

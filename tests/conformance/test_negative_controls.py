@@ -187,6 +187,13 @@ class FusedSourceStaysUnseen(DualStreamingCache):
         return mask
 
 
+class HidesNothing(DualStreamingCache):
+    """Lets the target see what is encoded ahead."""
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, 0 if name == "n_hidden_source" else value)
+
+
 CONTROLS = [
     (ChunkTheWrongWayRound, "any_chunking", "qwen2-tied"),
     (SourceSeesFutureSource, "any_chunking", "llama-tied"),
@@ -212,6 +219,7 @@ CONTROLS = [
     (FusedRowsInOneLine, "fused_equals_read_then_write", "qwen2-tied"),
     (FusedSourceSeesTarget, "fused_equals_read_then_write", "llama-tied"),
     (FusedSourceStaysUnseen, "fused_equals_read_then_write", "mistral-windowed"),
+    (HidesNothing, "hidden_source_is_not_read_yet", "qwen2-tied"),
 ]
 
 
