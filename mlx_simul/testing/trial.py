@@ -229,8 +229,9 @@ def in_float32(model: nn.Module) -> Iterator[None]:
     A model that would take more than 8 GB so is left as it is.
     """
     own: Any = model.parameters()
-    small = [x for _, x in tree_flatten(own) if mx.issubdtype(x.dtype, mx.floating)]
-    if sum(4 * x.size for x in small) > MAX_FLOAT32_BYTES:
+    arrays: Any = [array for _, array in tree_flatten(own)]
+    n_numbers = sum(x.size for x in arrays if mx.issubdtype(x.dtype, mx.floating))
+    if 4 * n_numbers > MAX_FLOAT32_BYTES:
         yield
         return
     model.set_dtype(mx.float32)
