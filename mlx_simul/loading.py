@@ -94,10 +94,9 @@ def load(
         with _explained(f"the adapters in {adapter_path}"):
             model = load_adapters(model, str(adapter_path))
             model.eval()
-            adapter_config = json.loads(
-                Path(adapter_path, "adapter_config.json").read_text("utf-8")
-            )
-            model.streaming_config |= adapter_config.get(CONFIG_KEY) or {}
+            adapters = json.loads(Path(adapter_path, "adapter_config.json").read_text("utf-8"))
+            trained = adapters.get(CONFIG_KEY) or {}
+            model.streaming_config = {**archs.streaming_config(model), **trained}
     with _explained(f"the tokenizer in {folder}"):
         tokenizer = load_tokenizer(
             folder, dict(tokenizer_config or {}), eos_token_ids=config.get("eos_token_id")
