@@ -53,7 +53,8 @@ def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if _FULL in rope or _SLIDING in rope:
         # One for each kind of layer; families that have more than two read them there themselves.
-        found["rope_local_base_freq"] = rope.get(_SLIDING, {}).get("rope_theta")
+        if "rope_theta" in rope.get(_SLIDING, {}):
+            found["rope_local_base_freq"] = rope[_SLIDING]["rope_theta"]
         rope = dict(rope.get(_FULL) or rope[_SLIDING])
     elif "partial_rotary_factor" in rope:
         found["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
@@ -66,9 +67,11 @@ def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if rope["type"] == "yarn":
         rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
         if rope.get("attention_factor") is not None and rope["factor"] > 1:
-            # The factor that mlx-lm computes is 0.1 * mscale * ln(factor) + 1.
-            rope["mscale"] = (rope["attention_factor"] - 1) / (0.1 * math.log(rope["factor"]))
-            rope["mscale_all_dim"] = 0
+            # mlx-lm divides the scale of mscale by that of mscale_all_dim, 0.1 * x * ln(factor) + 1
+            # each; latent attention sharpens its scores by the latter, so that has to stay.
+            log = 0.1 * math.log(rope["factor"])
+            divisor = (rope.get("mscale_all_dim") or 0) * log + 1
+            rope["mscale"] = (rope["attention_factor"] * divisor - 1) / log
     is_plain = rope == {"type": "default", "rope_type": "default"}
     return {**found, "rope_scaling": None if is_plain else rope}
 

@@ -30,6 +30,7 @@ from mlx_simul.checkpoints.gguf_model import read_config, read_weights
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ConversionError, ValidationError
+from mlx_simul.loading import registered_classes, stock_classes
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -66,7 +67,14 @@ def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoi
         if mx.issubdtype(weight.dtype, mx.floating):
             _refuse_infinite(path, name, weight.astype(DTYPES[dtype]) if dtype else weight, dtype)
     try:
-        model, config = load_model(folder, lazy=True, model_config=_overrides(stored_config))
+        streams = archs.is_registered(str(stored_config.get("model_type")))
+        model, config = load_model(
+            folder,
+            lazy=True,
+            # Families that do not stream read the config in other ways.
+            model_config=overrides_for_mlx_lm(stored_config) if streams else {},
+            get_model_classes=registered_classes if streams else stock_classes,
+        )
     except Exception as error:  # mlx-lm has no error of its own for a config that does not fit
         raise ConversionError(
             f"{folder}: mlx-lm cannot build the model that config.json describes from these "
@@ -168,12 +176,6 @@ def _conversion_errors() -> Iterator[None]:
         yield
     except ValidationError as error:
         raise ConversionError(str(error)) from error
-
-
-def _overrides(config: dict[str, Any]) -> dict[str, Any]:
-    """What plain mlx-lm, too, should find in the config; other families read it in other ways."""
-    streams = config.get("model_type") in [*archs.registered_types(), *archs.remapped_types()]
-    return overrides_for_mlx_lm(config) if streams else {}
 
 
 def _stored_weights(files: list[Path]) -> Iterator[tuple[Path, str, mx.array]]:

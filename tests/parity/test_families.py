@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
+from tiny_checkpoints import GOLDEN
 from tiny_configs import CONFIGS, NOT_COMPARED, TRANSFORMERS, WEIGHTS, full_config
 from without_metal import replace_kernels
 
-from mlx_simul.loading import load_folder
+from mlx_simul.checkpoints import checkpoint
+from mlx_simul.checkpoints.convert import convert
+from mlx_simul.loading import load_folder, stock_classes
 
 pytestmark = pytest.mark.parity
 
@@ -42,11 +46,40 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_kernels(monkeypatch)
 
 
+@pytest.fixture
+def read_no_tokenizer(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert with the golden cases' tokenizer, in whatever way the config would have it read."""
+    monkeypatch.setattr(checkpoint, "_folder_tokenizer", lambda folder: tokenizer)
+
+
 @pytest.mark.parametrize(("model_type", "name"), VARIATIONS)
 def test_whole_pass(model_type: str, name: str, tmp_path: Path, record):
     error = relative_error(model_type, name, tmp_path)
     assert error < TOLERANCE
     record(model_type, "transformers", name, error)
+
+
+@pytest.mark.parametrize(("model_type", "name"), VARIATIONS)
+def test_a_converted_folder_computes_the_same(
+    model_type: str, name: str, read_no_tokenizer: None, tmp_path: Path
+):
+    source = tmp_path / "source"
+    write_checkpoint(model_type, name, source)
+    shutil.copy(GOLDEN / "tokenizer.json", source)
+    converted = convert(source, tmp_path / "target")
+    # A turned weight that lies in memory as it was read is multiplied in another order.
+    assert difference(logits(converted), logits(source)) < 1e-6
+
+
+def test_a_folder_converted_by_mlx_lms_classes_does_not(
+    read_no_tokenizer: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = tmp_path / "source"
+    write_checkpoint("ernie4_5_moe", "dense-first", source)
+    shutil.copy(GOLDEN / "tokenizer.json", source)
+    monkeypatch.setattr(checkpoint, "registered_classes", stock_classes)
+    converted = convert(source, tmp_path / "target")
+    assert difference(logits(converted), logits(source)) > TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -81,19 +114,32 @@ def relative_error(model_type: str, name: str, folder: Path, **overrides: Any) -
         folder: an empty one, for the checkpoint.
         overrides: entries that mlx-lm is to see in place of those in the checkpoint's config.
     """
+    wanted = write_checkpoint(model_type, name, folder)
+    return difference(logits(folder, **overrides), wanted)
+
+
+def write_checkpoint(model_type: str, name: str, folder: Path) -> np.ndarray:
+    """Let transformers write one of a variation, as there are on the hub; its logits (L, V)."""
     import torch
 
     theirs = torch_model(transformers_config(model_type, name))
     if model_type == "bitnet":
         make_ternary(theirs)
     theirs.save_pretrained(folder)
-    with torch.no_grad():
-        wanted = theirs(torch.tensor([TOKENS])).logits[0].numpy()
     rewrite_folder(folder, model_type)
-    # transformers calls some types otherwise.
-    ours, _ = load_folder(folder, model_config={"model_type": model_type, **overrides})
+    with torch.no_grad():
+        return theirs(torch.tensor([TOKENS])).logits[0].numpy()
+
+
+def logits(folder: Path, **overrides: Any) -> np.ndarray:
+    """Ours (L, V), of the model in a folder."""
+    ours, _ = load_folder(folder, model_config=overrides)
     # Without caches, layers that share keys and values make their own in mlx-lm (gemma3n).
-    got = np.array(ours(mx.array([TOKENS]), cache=make_prompt_cache(ours))[0])
+    return np.array(ours(mx.array([TOKENS]), cache=make_prompt_cache(ours))[0])
+
+
+def difference(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest, relative to what is largest."""
     return float(np.abs(got - wanted).max() / np.abs(wanted).max())
 
 
@@ -144,11 +190,13 @@ def torch_model(config: dict[str, Any]) -> Any:
 
 def rewrite_folder(folder: Path, model_type: str) -> None:
     """Make of transformers' folder one as there are on the hub."""
-    weights = folder / "model.safetensors"
+    weights, path = folder / "model.safetensors", folder / "config.json"
+    config = json.loads(path.read_text())
     if model_type in TEXT_ONLY:
-        path = folder / "config.json"
-        text_config = json.loads(path.read_text())
-        path.write_text(json.dumps({"model_type": model_type, "text_config": text_config}))
+        config = {"text_config": config}
+    # transformers calls some types otherwise.
+    path.write_text(json.dumps({**config, "model_type": model_type}))
+    if model_type in TEXT_ONLY:
         rename_weights(weights, {"model.": ("model.language_model.",)})
     if model_type == "bitnet":
         pack_ternary(weights)

@@ -6,6 +6,7 @@ from tiny_configs.base import FULL, LINEAR, LLAMA3, SLIDING, WINDOW, YARN
 
 LONGROPE = {
     "type": "longrope",
+    # transformers takes these up to the original length, here 64; mlx_simul at any.
     "short_factor": [1.0, 1.1, 1.3, 1.5],
     "long_factor": [1.0, 1.4, 2.0, 3.0],
 }
@@ -168,10 +169,16 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "minicpm": {
         "scaled": {"dim_model_base": 16, "scale_depth": 1.4, "scale_emb": 12.0},
         "tied": {
-            "dim_model_base": 32,
+            "dim_model_base": 16,
             "scale_depth": 1.0,
             "scale_emb": 1.0,
             "tie_word_embeddings": True,
+        },
+        "longrope": {
+            "dim_model_base": 16,
+            "scale_depth": 1.4,
+            "scale_emb": 12.0,
+            "rope_scaling": {**LONGROPE, "original_max_position_embeddings": 64},
         },
     },
     "mistral": {
@@ -241,7 +248,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "windowed": {"sliding_window": WINDOW},
         "longrope": {
             "rope_scaling": LONGROPE,
-            "original_max_position_embeddings": 32,
+            "original_max_position_embeddings": 64,
         },
     },
     "phi3small": {

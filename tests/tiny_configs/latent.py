@@ -101,6 +101,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "attention_bias": True,
             "rope_scaling": _DEEPSEEK_YARN,
         },
+        "attention-factor": {**_V3, "rope_scaling": {**_DEEPSEEK_YARN, "attention_factor": 1.3}},
     },
     "deepseek_v32": {
         "sparse": {**_SPARSE, "rope_scaling": _DEEPSEEK_YARN},
@@ -191,7 +192,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
                 "type": "longrope",
                 "original_max_position_embeddings": 64,
                 "short_factor": [1.0, 1.5],
-                "long_factor": [1.0, 1.5],
+                "long_factor": [1.0, 3.0],
             },
         },
     },

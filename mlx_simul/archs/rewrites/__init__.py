@@ -1,7 +1,9 @@
 """mlx-lm's classes, put right where they compute something else than a checkpoint was trained for.
 
-Each module here holds ``CLASSES``: model type -> ``(Model, ModelArgs)`` over mlx-lm's. What they
-put right was found by comparing with transformers; the parity tests fail without it.
+The modules of :data:`HOMES` hold ``CLASSES``: model type -> ``(Model, ModelArgs)`` over mlx-lm's.
+What they put right was found by comparing with transformers; the parity tests fail without it. Each
+reads three kinds of weights alike: transformers', those that stock mlx-lm has made of them, and its
+own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ _HOMES = {
     "activations": "gemma gpt_bigcode gpt_neox starcoder2",
     "heads": "glm gpt_oss llama4_text",
     "routing": "ernie4_5_moe jamba",
-    "scales": "glm4_moe_lite longcat_flash mamba2 minicpm3 youtu_llm",
+    "scales": "glm4_moe_lite longcat_flash mamba2 minicpm minicpm3 youtu_llm",
     "weights": """
         falcon_h1 gemma3n gpt2 lfm2-vl muse_glimmer nanochat olmo_hybrid qwen3_5_moe qwen3_vl_moe
     """,

@@ -12,6 +12,7 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import gemma, gpt_bigcode, gpt_neox, starcoder2
+from mlx_lm.models.base import scaled_dot_product_attention
 
 from mlx_simul.archs.base import ModelClasses
 from mlx_simul.archs.rewrites.windows import everywhere, with_windows
@@ -120,27 +121,29 @@ class GPTBigCodeArgs(gpt_bigcode.ModelArgs):
     activation_function: str = "gelu_pytorch_tanh"
 
 
+class HeadByHead(gpt_bigcode.Attention):
+    """Without multi-query attention the rows are query, key and value of a head, then the next."""
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        heads = self.c_attn(x).reshape(*x.shape[:2], self.n_heads, -1).swapaxes(1, 2)
+        queries, keys, values = mx.split(heads, 3, axis=-1)
+        if cache is not None:
+            keys, values = cache.update_and_fetch(keys, values)
+        output = scaled_dot_product_attention(
+            queries, keys, values, cache=cache, scale=self.scale, mask=mask
+        )
+        return self.c_proj(output.swapaxes(1, 2).reshape(x.shape))
+
+
 class GPTBigCode(gpt_bigcode.Model):
     """mlx-lm's GPTBigCode with the activation of the config, and with many key heads."""
 
     def __init__(self, args: GPTBigCodeArgs) -> None:
         super().__init__(args)
         choose_activation(self, ChosenMLP, args.activation_function)
-
-    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Without multi-query attention a checkpoint has query, key and value head by head."""
-        if self.args.multi_query:
-            return weights
-        return {
-            name: all_queries_first(weight, self.args.n_head) if ".c_attn." in name else weight
-            for name, weight in weights.items()
-        }
-
-
-def all_queries_first(weight: mx.array, n_heads: int) -> mx.array:
-    """Rows (heads, query | key | value) as (query | key | value, heads)."""
-    heads = weight.reshape(n_heads, 3, -1, *weight.shape[1:])
-    return heads.swapaxes(0, 1).reshape(weight.shape)
+        if not args.multi_query:
+            for layer in self.layers:
+                layer.attn.__class__ = HeadByHead
 
 
 _STARCODER2 = SimpleNamespace(Model=Starcoder2, ModelArgs=Starcoder2Args)

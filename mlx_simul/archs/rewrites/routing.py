@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -42,13 +43,23 @@ class Ernie(ernie4_5_moe.Model):
                 layer.mlp = ErnieExperts(args)
 
     def sanitize(self, weights: Weights) -> Weights:
-        """Keep the corrections, under our name and as one row."""
+        """Keep the corrections, under our name and as one row; mlx-lm converts without them."""
         corrections = {
             name.replace("moe_statics.", ""): weight.reshape(-1)
             for name, weight in weights.items()
             if re.fullmatch(r"model\.layers\.\d+\.mlp\..*e_score_correction_bias", name)
         }
-        return super().sanitize(weights) | corrections
+        found = super().sanitize(weights) | corrections
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer.mlp, ErnieExperts):
+                name = f"model.layers.{i}.mlp.e_score_correction_bias"
+                found.setdefault(name, layer.mlp.e_score_correction_bias)
+        return found
+
+    @property
+    def cast_predicate(self) -> Callable[[str], bool]:
+        """Whether a parameter may be cast; the corrections decide between close scores."""
+        return lambda name: not name.endswith("e_score_correction_bias")
 
 
 class JambaExperts(jamba.JambaSparseMoeBlock):

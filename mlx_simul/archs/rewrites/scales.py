@@ -9,9 +9,18 @@ from typing import Any
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-from mlx_lm.models import glm4_moe_lite, longcat_flash, mamba2, minicpm3, nemotron_h, youtu_llm
+from mlx_lm.models import (
+    glm4_moe_lite,
+    longcat_flash,
+    mamba2,
+    minicpm,
+    minicpm3,
+    nemotron_h,
+    youtu_llm,
+)
 
 from mlx_simul.archs.base import ModelClasses
+from mlx_simul.archs.rewrites.longrope import with_short_factors
 from mlx_simul.archs.rewrites.weights import Weights
 
 
@@ -39,6 +48,23 @@ class Mamba2(mamba2.Model):
             mixer.norm = nemotron_h.MambaRMSNormGated(
                 width, args.layer_norm_epsilon, width // args.n_groups
             )
+
+
+class MiniCPM(minicpm.Model):
+    """Logits are scaled down with tied embeddings, too, which may be quantised."""
+
+    def __call__(self, inputs: mx.array, cache: Any = None) -> mx.array:
+        args = self.args
+        hidden = self.model(inputs, cache) / (args.hidden_size / args.dim_model_base)
+        if args.tie_word_embeddings:
+            return self.model.embed_tokens.as_linear(hidden)
+        return self.lm_head(hidden)
+
+    def sanitize(self, weights: Weights) -> Weights:
+        """There is no output layer beside tied embeddings; mlx-lm adds one always."""
+        if self.args.tie_word_embeddings:
+            return {k: v for k, v in weights.items() if not k.startswith("lm_head.")}
+        return super().sanitize(weights)
 
 
 class MiniCPM3(with_latent_epsilon(minicpm3)):
@@ -69,6 +95,7 @@ CLASSES: dict[str, ModelClasses] = {
     "glm4_moe_lite": (with_latent_epsilon(glm4_moe_lite), glm4_moe_lite.ModelArgs),
     "longcat_flash": (LongcatFlash, longcat_flash.ModelArgs),
     "mamba2": (Mamba2, mamba2.ModelArgs),
-    "minicpm3": (MiniCPM3, minicpm3.ModelArgs),
+    "minicpm": (MiniCPM, with_short_factors(minicpm).ModelArgs),
+    "minicpm3": (MiniCPM3, with_short_factors(minicpm3).ModelArgs),
     "youtu_llm": (with_latent_epsilon(youtu_llm), youtu_llm.ModelArgs),
 }

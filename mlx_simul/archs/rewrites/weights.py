@@ -100,21 +100,30 @@ class Gemma3n(gemma3n.Model):
         return found
 
 
-class FalconH1(falcon_h1.Model):
-    """Keys and values have multipliers of their own, which mlx-lm leaves out of the weights."""
+class FalconH1Attention(falcon_h1.FalconH1Attention):
+    """Keys and values have multipliers, which mlx-lm leaves out.
 
-    def sanitize(self, weights: Weights) -> Weights:
-        """Fold them in, where mlx-lm folds the others in."""
-        sample = weights["model.layers.0.mamba.conv1d.weight"]
-        is_folded_already = sample.shape[-1] <= sample.shape[1]
-        found = super().sanitize(weights)
-        if not is_folded_already:
-            for name in found:
-                if name.endswith("k_proj.weight"):
-                    found[name] = found[name] * self.args.key_multiplier
-                elif name.endswith("v_proj.weight"):
-                    found[name] = found[name] * self.args.attention_in_multiplier
-        return found
+    It folds others into the weights; these are applied here, for in a checkpoint that it converted
+    it would not show whether they are in. That of the values is applied to the output, which comes
+    to the same, as no published Falcon-H1 has biases.
+    """
+
+    value_multiplier: float
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        return super().__call__(x, mask, cache) * self.value_multiplier
+
+
+class FalconH1(falcon_h1.Model):
+    """mlx-lm's Falcon-H1 with that."""
+
+    def __init__(self, args: falcon_h1.ModelArgs) -> None:
+        super().__init__(args)
+        for layer in self.layers:
+            attention: Any = layer.self_attn
+            attention.__class__ = FalconH1Attention
+            attention.scale *= args.key_multiplier
+            attention.value_multiplier = args.attention_in_multiplier
 
 
 def _olmo_hybrid(model: Any, weights: Weights) -> Weights:

@@ -29,6 +29,7 @@ from mlx_lm.models import (
 from mlx_lm.models.base import create_attention_mask
 
 from mlx_simul.archs.base import ModelClasses
+from mlx_simul.archs.rewrites.longrope import with_short_factors
 
 Windows: TypeAlias = list[int | None]
 """Per layer, the tokens a row may look back on, itself included; ``None`` for all."""
@@ -145,8 +146,8 @@ CLASSES: dict[str, ModelClasses] = {
     "mimo_v2_flash": (mimo_v2_flash.Model, MimoArgs),
     "mistral": with_windows(llama, everywhere),
     "mixtral": with_windows(mixtral, everywhere),
-    "phi3": with_windows(phi3, everywhere),
-    "phimoe": with_windows(phimoe, everywhere),
+    "phi3": with_windows(with_short_factors(phi3), everywhere),
+    "phimoe": with_windows(with_short_factors(phimoe), everywhere),
     "qwen2": with_windows(qwen2, by_layer_types),
     "qwen2_moe": with_windows(qwen2_moe, every_other_below),
     "qwen3": with_windows(qwen3, by_layer_types),
