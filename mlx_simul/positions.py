@@ -5,7 +5,7 @@ Shape legend: B batch, K kv heads, T target tokens, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -225,15 +225,25 @@ def rotates_exactly(rope: Rope, head_dim: int, max_positions: int) -> bool:
         head_dim: D.
         max_positions: the trained length, in tokens.
     """
+    return all_rotate_exactly([(rope, head_dim)], max_positions)
+
+
+def all_rotate_exactly(layers: Iterable[tuple[Rope | None, int]], max_positions: int) -> bool:
+    """:func:`rotates_exactly` for RoPE modules and their D, in one evaluation."""
+    errors = [
+        _composition_error(rope, head_dim, start, delta)
+        for rope, head_dim in layers
+        if rope is not None
+        for start, delta in ((3, 5), (max_positions, max_positions))
+    ]
+    return not errors or bool((mx.stack(errors).max() <= _COMPOSES_WITHIN).item())
+
+
+def _composition_error(rope: Rope, head_dim: int, start: int, delta: int) -> mx.array:
     key = mx.random.normal((1, 1, 1, head_dim), key=mx.random.key(0))
-    scaled = _scale(rope, head_dim) * key
-    for start, delta in ((3, 5), (max_positions, max_positions)):
-        moved = rotate(rope, rope(key, offset=start), delta)
-        whole = rotate(rope, scaled, start + delta)
-        error = mx.linalg.norm(moved - whole) / mx.linalg.norm(whole)
-        if (error > _COMPOSES_WITHIN).item():
-            return False
-    return True
+    moved = rotate(rope, rope(key, offset=start), delta)
+    whole = rotate(rope, _scale(rope, head_dim) * key, start + delta)
+    return mx.linalg.norm(moved - whole) / mx.linalg.norm(whole)
 
 
 def _scale(rope: Rope, head_dim: int) -> mx.array:

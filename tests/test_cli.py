@@ -324,7 +324,7 @@ def test_version_names_what_it_runs_on(capsys):
     assert "BLAS: " in out
 
 
-@pytest.mark.parametrize(("command", "arity"), [("convert", 2), ("validate", 1)])
+@pytest.mark.parametrize(("command", "arity"), [("convert", 2), ("validate", 1), ("bench", 1)])
 def test_tools_are_mounted(capsys, tmp_path, command, arity):
     code, out, err = run(capsys, command, *[str(tmp_path / "none")] * arity)
     assert code == cli.EXIT_FAILED

@@ -22,8 +22,8 @@ from mlx_simul.positions import (
     FollowStart,
     StayStart,
     TargetStart,
+    all_rotate_exactly,
     let_fuse,
-    rotates_exactly,
 )
 
 # With more, arithmetic is what a pass costs, and a head over the source's rows is work for nobody.
@@ -202,10 +202,9 @@ class StreamingEngine(Engine):
             return target_start
         trained = self._max_positions or 2048
         because = self._fixed_because
-        if because is None and not all(
-            rope is None or rotates_exactly(rope, cache.head_dim, trained)
-            for cache, rope in zip(self.caches, self._ropes, strict=True)
-        ):
+        head_dims = [cache.head_dim for cache in self.caches]
+        layers = zip(self._ropes, head_dims, strict=True)
+        if because is None and not all_rotate_exactly(layers, trained):
             because = "its RoPE frequencies depend on the length"
         if because is None:
             return target_start
