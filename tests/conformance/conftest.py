@@ -1,4 +1,4 @@
-"""``--arch NAME`` selects the laws of the types that begin so, ``--arch all`` all laws."""
+"""``--arch NAME,...`` selects the laws of the types that begin so, ``--arch all`` all laws."""
 
 import pytest
 from tiny_models import MAIN, VARIATIONS
@@ -13,8 +13,9 @@ def pytest_generate_tests(metafunc):
     if "variation" not in metafunc.fixturenames:
         return
     wanted = metafunc.config.getoption("--arch")
+    names = tuple((wanted or "").split(","))
     known = archs.registered_types()
-    alike = [model_type for model_type in known if model_type.startswith(wanted or "")]
+    alike = [model_type for model_type in known if model_type.startswith(names)]
     chosen = {None: MAIN, "all": known}.get(wanted, alike)
     if not chosen:
         raise pytest.UsageError(f"--arch {wanted}: there are only all, {', '.join(known)}.")
