@@ -1,7 +1,7 @@
 """Passes over one model: feed the source, feed the target, predict, roll back.
 
-:mod:`group` is how the library streams, :mod:`reencode` and :mod:`interleaved` are the two other
-modes, on a :mod:`tape` of the model's own caches.
+:mod:`group` is how the library streams. The two other modes, :mod:`reencode` and :mod:`interleaved`,
+keep all tokens in one :mod:`row`, on a :mod:`tape` of the model's own caches.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ import mlx_simul.before_mlx
 
 import mlx.core as mx
 
-from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, state_of
-from mlx_simul.engine.tape import Tape, TapeState
+from mlx_simul.engine.base import LogitsProcessor, Sampler, state_of
+from mlx_simul.engine.row import RowEngine
+from mlx_simul.engine.tape import TapeState
 from mlx_simul.errors import CacheStateError
 
 
@@ -30,8 +31,8 @@ class InterleavedState:
     held: tuple[int, ...]
 
 
-class InterleavedEngine(Engine):
-    """One stream at consecutive positions, in order of arrival; any mlx-lm model.
+class InterleavedEngine(RowEngine):
+    """One stream in order of arrival; any mlx-lm model.
 
     A source token sees the target tokens written before it. Target tokens can be rolled back as
     far as the last read; the last token before it, too, for it is put behind that read.
@@ -44,27 +45,10 @@ class InterleavedEngine(Engine):
         logits_processors: Iterable[LogitsProcessor] | None = None,
     ) -> None:
         super().__init__(model, sampler, logits_processors)
-        self._tape = Tape(model)
-        self._n_source = 0
         self._n_target = 0
         # Target tokens at the end of the tape, and those that wait to be put there.
         self._n_trailing = 0
         self._held: list[int] = []
-
-    @property
-    def n_passes(self) -> int:
-        """How often the model has run."""
-        return self._tape.n_passes
-
-    @property
-    def takes_drafts(self) -> bool:
-        """Whether rolling back costs no pass."""
-        return self._tape.can_drop
-
-    @property
-    def source_tokens(self) -> int:
-        """Source tokens read."""
-        return self._n_source
 
     @property
     def target_tokens(self) -> int:

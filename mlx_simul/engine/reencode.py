@@ -14,8 +14,9 @@ import mlx_simul.before_mlx
 
 import mlx.core as mx
 
-from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, state_of
-from mlx_simul.engine.tape import Tape, TapeState
+from mlx_simul.engine.base import LogitsProcessor, Sampler, state_of
+from mlx_simul.engine.row import RowEngine
+from mlx_simul.engine.tape import TapeState
 from mlx_simul.errors import InvalidOptionError
 
 # Of the target that is encoded again, so many tokens share the pass of the new ones, though nobody
@@ -32,8 +33,8 @@ class ReencodeState:
     target: tuple[int, ...]
 
 
-class ReencodeEngine(Engine):
-    """One stream as ``[source | target]`` at consecutive positions; any mlx-lm model.
+class ReencodeEngine(RowEngine):
+    """One stream as ``[source | target]``; any mlx-lm model.
 
     Every target token sees all source read so far. The state behind the source is kept, so a read
     costs its own tokens and a write after it the target so far.
@@ -46,24 +47,7 @@ class ReencodeEngine(Engine):
         logits_processors: Iterable[LogitsProcessor] | None = None,
     ) -> None:
         super().__init__(model, sampler, logits_processors)
-        self._tape = Tape(model)
-        self._n_source = 0
         self._target: list[int] = []
-
-    @property
-    def n_passes(self) -> int:
-        """How often the model has run."""
-        return self._tape.n_passes
-
-    @property
-    def takes_drafts(self) -> bool:
-        """Whether rolling back costs no pass."""
-        return self._tape.can_drop
-
-    @property
-    def source_tokens(self) -> int:
-        """Source tokens read."""
-        return self._n_source
 
     @property
     def target_tokens(self) -> int:

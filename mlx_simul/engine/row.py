@@ -1,0 +1,40 @@
+"""What the modes share that keep all tokens in one row, on a tape of the model's own caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import mlx_simul.before_mlx
+
+from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
+from mlx_simul.engine.tape import Tape
+
+
+class RowEngine(Engine):
+    """One stream at consecutive positions; any mlx-lm model."""
+
+    def __init__(
+        self,
+        model: Any,
+        sampler: Sampler | None = None,
+        logits_processors: Iterable[LogitsProcessor] | None = None,
+    ) -> None:
+        super().__init__(model, sampler, logits_processors)
+        self._tape = Tape(model)
+        self._n_source = 0
+
+    @property
+    def n_passes(self) -> int:
+        """How often the model has run."""
+        return self._tape.n_passes
+
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether rolling back costs no pass."""
+        return self._tape.can_drop
+
+    @property
+    def source_tokens(self) -> int:
+        """Source tokens read."""
+        return self._n_source
