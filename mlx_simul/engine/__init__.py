@@ -1,6 +1,6 @@
 """Passes over one model: feed the source, feed the target, predict, roll back.
 
-:mod:`group` is how the library streams. The two other modes, :mod:`reencode` and :mod:`interleaved`,
+:mod:`group` is how the library streams. The other modes, :mod:`reencode` and :mod:`interleaved`,
 keep all tokens in one :mod:`row`, on a :mod:`tape` of the model's own caches.
 """
 
