@@ -17,6 +17,7 @@ from .loading import load
 from .masks import create_streaming_attention_mask
 from .policies import Action, Policy, WaitK, calculate_wait_words
 from .positions import FixedStart, FollowStart, StayStart
+from .prefix import EncodedPrefix
 from .prompts import StreamingDataPreparator, TokenizedSource
 from .segmenter import SourceSegmenter
 from .session import SimulSession
@@ -34,6 +35,7 @@ __all__ = [
     "ConversionError",
     "DualStreamingCache",
     "EOSStoppingCriteria",
+    "EncodedPrefix",
     "Event",
     "Finished",
     "FixedStart",
