@@ -18,6 +18,7 @@ from .loading import load
 from .masks import create_streaming_attention_mask
 from .policies import Action, Policy, WaitK, calculate_wait_words
 from .positions import FixedStart, FollowStart, StayStart
+from .prefix import EncodedPrefix
 from .prompts import StreamingDataPreparator, TokenizedSource
 from .segmenter import SourceSegmenter
 from .session import SimulSession
@@ -37,6 +38,7 @@ __all__ = [
     "DataError",
     "DualStreamingCache",
     "EOSStoppingCriteria",
+    "EncodedPrefix",
     "Event",
     "Finished",
     "FixedStart",

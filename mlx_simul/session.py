@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
 import mlx_simul.before_mlx
@@ -21,6 +22,7 @@ from mlx_simul.passes import Pass, Reply
 from mlx_simul.pieces import end_of_turn_ids_of
 from mlx_simul.policies import Policy, WaitK
 from mlx_simul.positions import TargetStart
+from mlx_simul.prefix import EncodedPrefix
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
 from mlx_simul.reference import ReferenceLoop
 from mlx_simul.segmenter import SourceSegmenter
@@ -51,6 +53,7 @@ class SessionOptions(TypedDict, total=False):
     logits_processors: Iterable[LogitsProcessor] | None
     early_eos: Literal["read", "stop"]
     gpe_compat: bool
+    prefix: EncodedPrefix | None
 
 
 class SimulSession:
@@ -89,6 +92,7 @@ class SimulSession:
         gpe_compat: reproduce EIT-NLP/StreamingLLM to the token (SPEC section 4); it has a word
             rule, a limit per word and an end-of-turn rule of its own, no ratio limit, and sliding
             windows on the source only.
+        prefix: from :meth:`encode_prefix` of a session that began alike, not to be encoded again.
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
 
@@ -124,6 +128,7 @@ class SimulSession:
         logits_processors: Iterable[LogitsProcessor] | None = None,
         early_eos: Literal["read", "stop"] = "read",
         gpe_compat: bool = False,
+        prefix: EncodedPrefix | None = None,
         source: TokenizedSource | None = None,
     ) -> None:
         if early_eos not in ("read", "stop"):
@@ -158,10 +163,10 @@ class SimulSession:
                 examples=examples,
                 split=split,
             )
-            prefix, header = prompt.prefix_ids, prompt.header_ids
+            prefix_ids, header = prompt.prefix_ids, prompt.header_ids
             end_of_turn_ids = prompt.end_of_turn_ids
         else:
-            prefix, header = source.segments[0], source.header
+            prefix_ids, header = source.segments[0], source.header
             end_of_turn_ids = end_of_turn_ids_of(tokenizer)
         parts = (
             _checked_policy(policy),
@@ -182,7 +187,12 @@ class SimulSession:
         self._is_finished = False
         self._is_broken = False
         self._n_words = 0
-        self._loop.add_segment(prefix)
+        setting = type(self._engine).__name__, kv_bits, kv_bits and kv_group_size
+        self._prefix = EncodedPrefix(tuple(prefix_ids), model, setting, None)
+        if prefix is not None:
+            prefix.require(self._prefix.token_ids, model, setting)
+            self._engine.state = prefix.state
+        self._loop.add_segment(prefix_ids, is_encoded=prefix is not None)
         self._source_closed = source is not None
         if source is not None:
             for word in source.segments[1:-1]:
@@ -193,6 +203,20 @@ class SimulSession:
     def finished(self) -> bool:
         """The last event has been given; what is fed now changes nothing."""
         return self._is_finished
+
+    def encode_prefix(self) -> EncodedPrefix:
+        """Encode what stands before the source, for other sessions that begin alike.
+
+        Raises:
+            SessionClosedError: once source has arrived.
+        """
+        if self._source_closed or self._n_words:
+            raise SessionClosedError(
+                "this session has source already; take the prefix from a new one, before feeding."
+            )
+        for _ in self.events():
+            pass
+        return replace(self._prefix, state=self._engine.state)
 
     def feed(self, text: str) -> list[Event]:
         """Take a piece of the source and run as far as it allows.

@@ -34,10 +34,13 @@ class SourceQueue:
         """Tokens that are encoded and not read."""
         return max(-self._n_waiting, 0)
 
-    def add(self, token_ids: Sequence[int]) -> None:
+    def add(self, token_ids: Sequence[int], *, is_encoded: bool = False) -> None:
         """A segment has arrived."""
         self._unread_tokens.append(len(token_ids))
-        self._unencoded.extend(token_ids)
+        if is_encoded:
+            self._n_waiting -= len(token_ids)
+        else:
+            self._unencoded.extend(token_ids)
 
     def read(self) -> None:
         """The policy reads the oldest segment at hand."""

@@ -143,7 +143,10 @@ class StreamingEngine(Engine):
     @property
     def state(self) -> list[Any]:
         """All there is to save of this stream, a tuple per layer; assigning it restores it."""
-        return [cache.state for cache in self.caches]
+        state = [cache.state for cache in self.caches]
+        # What is not computed yet could only be computed on this thread.
+        mx.eval(state)
+        return state
 
     @state.setter
     def state(self, value: Sequence[Any]) -> None:

@@ -1,0 +1,46 @@
+"""The prefix of sessions that begin alike, encoded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_simul.errors import InvalidOptionError
+
+
+@dataclass(frozen=True)
+class EncodedPrefix:
+    """What an engine holds after it has read a prefix, for any number of sessions to begin with.
+
+    It is never written to: a session that goes on from it writes into arrays of its own.
+
+    Attributes:
+        token_ids: of the prefix.
+        model: that encoded it.
+        setting: how its engine keeps what it reads.
+        state: of that engine.
+    """
+
+    token_ids: tuple[int, ...]
+    model: Any = field(repr=False)
+    setting: tuple[Any, ...]
+    state: Any = field(repr=False)
+
+    def require(self, token_ids: tuple[int, ...], model: Any, setting: tuple[Any, ...]) -> None:
+        """Pass if a session that begins so can go on from here.
+
+        Raises:
+            InvalidOptionError: if not.
+        """
+        if model is not self.model or setting != self.setting:
+            raise InvalidOptionError(
+                f"prefix= was encoded by another model, or in another setting: {self.setting}, and "
+                f"this session has {setting}. Sessions that share one need the same model, mode, "
+                "kv_bits and kv_group_size."
+            )
+        if token_ids != self.token_ids:
+            raise InvalidOptionError(
+                f"prefix= holds {len(self.token_ids)} tokens that are not the {len(token_ids)} with "
+                "which this session begins. Sessions that share one need the same instruction, "
+                "languages, context, glossary and frame."
+            )
