@@ -98,9 +98,7 @@ def n_laws(architecture, mode):
     if architecture.positions_fixed_because:
         return everything - 2
     # Of these no tiny model computes the same at every place.
-    return everything - (
-        architecture.model_type in {"hunyuan", "hunyuan_v1_dense", "iquestloopcoder"}
-    )
+    return everything - (architecture.model_type in {"hunyuan_v1_dense", "iquestloopcoder"})
 
 
 def test_what_was_measured_is_of_the_types_and_modes_that_there_are():
