@@ -40,7 +40,7 @@ class EncodedPrefix:
             )
         if token_ids != self.token_ids:
             raise InvalidOptionError(
-                f"prefix= holds {len(self.token_ids)} tokens that are not the {len(token_ids)} that "
-                "this session begins with. Sessions that share one need the same instruction, "
+                f"prefix= holds {len(self.token_ids)} tokens, and not the {len(token_ids)} that this "
+                "session begins with. Sessions that share one need the same instruction, "
                 "languages, context, glossary and frame."
             )
