@@ -49,11 +49,15 @@ TOKENS_PER_WORD = 1.4
 
 @dataclass(frozen=True)
 class Run:
-    """One stream: what it wrote, in how many passes, how long it took and what memory it had."""
+    """One stream: what it wrote, in how many passes, how long it took and what memory it had.
+
+    ``cpu_seconds`` is what the process worked, whoever else was at work on the machine.
+    """
 
     token_ids: tuple[int, ...]
     n_passes: int
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -158,6 +162,12 @@ def speed(bench: Bench, ks: Sequence[int], n_repeats: int) -> Iterator[Figures]:
             "plain_tokens_per_s": _rate(run[1] for run in rounds),
             "times_offline": statistics.median(a.seconds / c.seconds for a, _, c in rounds),
             "times_plain": statistics.median(b.seconds / c.seconds for _, b, c in rounds),
+            "cpu_times_offline": statistics.median(
+                a.cpu_seconds / c.cpu_seconds for a, _, c in rounds
+            ),
+            "cpu_times_plain": statistics.median(
+                b.cpu_seconds / c.cpu_seconds for _, b, c in rounds
+            ),
             "peak_mb": ours.peak_bytes / 1e6,
             "offline_peak_mb": offline.peak_bytes / 1e6,
         }
@@ -207,10 +217,10 @@ def tiny_like(tokenizer: Any) -> Any:
 def _timed(write: Callable[[], tuple[Iterable[int], int]]) -> Run:
     mx.clear_cache()
     mx.reset_peak_memory()
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     token_ids, n_passes = write()
-    seconds = time.perf_counter() - began
-    return Run(tuple(token_ids), n_passes, seconds, mx.get_peak_memory())
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
+    return Run(tuple(token_ids), n_passes, seconds, cpu_seconds, mx.get_peak_memory())
 
 
 def _rate(runs: Iterable[Run]) -> float:

@@ -35,12 +35,12 @@ class EncodedPrefix:
         if model is not self.model or setting != self.setting:
             raise InvalidOptionError(
                 f"prefix= was encoded by another model, or in another setting: {self.setting}, and "
-                f"this session has {setting}. Sessions that share one need the same model, mode, "
+                f"this session has {setting}. To share one, sessions need the same model, mode, "
                 "kv_bits and kv_group_size."
             )
         if token_ids != self.token_ids:
             raise InvalidOptionError(
-                f"prefix= holds {len(self.token_ids)} tokens, and not the {len(token_ids)} that this "
-                "session begins with. Sessions that share one need the same instruction, "
-                "languages, context, glossary and frame."
+                f"prefix= holds {len(self.token_ids)} tokens that are not the {len(token_ids)} "
+                "with which this session begins. To share one, sessions need the same "
+                "instruction, languages, context, glossary and frame."
             )

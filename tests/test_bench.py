@@ -64,7 +64,7 @@ def test_the_command_writes_json_and_tables(folder, tmp_path, capsys):
     for figures in report["models"].values():
         assert figures["speed"][0]["tokens"] == 6
         assert figures["growth"][0]["words"] == 3
-    assert "passes" in capsys.readouterr().out
+    assert "two tiny layers: as it grows" in capsys.readouterr().out
 
 
 def test_a_setting_out_of_range_is_refused(folder, capsys):

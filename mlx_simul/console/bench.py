@@ -26,6 +26,8 @@ SPEED_COLUMNS = {
     "tokens_per_s": "tokens/s",
     "times_offline": "x offline",
     "times_plain": "x plain loop",
+    "cpu_times_offline": "CPU: x offline",
+    "cpu_times_plain": "x plain loop",
     "peak_mb": "peak MB",
     "offline_peak_mb": "offline",
     "same_tokens_as_plain": "same tokens",
