@@ -24,6 +24,7 @@ WIDE = {"head_dim": 32, "hidden_size": 128}
 EXACT = {"any_chunking", "any_target_chunking", "unread_source_changes_nothing"}
 EXACT |= {"target_changes_no_source", "restored_state_gives_same_logits"}
 EXACT |= {"roll_back_equals_never_written", "rows_of_a_batch_are_independent"}
+EXACT |= {"fused_equals_read_then_write", "hidden_source_is_not_read_yet"}
 
 
 def quantized(bits):

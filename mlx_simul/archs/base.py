@@ -144,6 +144,10 @@ class Architecture:
         """The RoPE module that belongs to each cache of ``model``."""
         return [self.rope(layer) for layer in self.cached_layers(model)]
 
+    def fuses_in(self, model: Any) -> bool:
+        """Whether one pass can feed both groups of ``model``."""
+        return self.fuses
+
     def streaming_cache(self, stock: Any, kv: KVBits | None) -> Any:
         """What stands for one of mlx-lm's caches.
 

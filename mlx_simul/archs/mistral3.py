@@ -22,6 +22,10 @@ class Mistral3(Architecture):
         """The RoPE module of each layer of the text side."""
         return _text_side(model).ropes(model)
 
+    def fuses_in(self, model: Any) -> bool:
+        """Whether one pass can feed both groups of the text side."""
+        return _text_side(model).fuses_in(model)
+
 
 def _text_side(model: Any) -> Architecture:
     return archs.find(model.args.text_config["model_type"])

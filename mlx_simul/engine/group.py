@@ -61,7 +61,7 @@ class StreamingEngine(Engine):
         self._model_caches = list(architecture.make_cache(model) if caches is None else caches)
         self.caches: list[SourceTargetCache] = list(flat(self._model_caches))
         self._ropes = architecture.ropes(model)
-        self._fuses = architecture.fuses
+        self._fuses = architecture.fuses_in(model)
         if self._fuses:
             let_fuse(model, self._ropes)
         self._n_passes = 0
