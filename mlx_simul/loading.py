@@ -18,6 +18,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_config, load_model, load_tokenizer
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from mlx_simul import archs
 from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
@@ -99,7 +100,9 @@ def load(
             model.streaming_config = {**archs.streaming_config(model), **trained}
     with _explained(f"the tokenizer in {folder}"):
         tokenizer = load_tokenizer(
-            folder, dict(tokenizer_config or {}), eos_token_ids=config.get("eos_token_id")
+            folder,
+            tokenizer_options(config) | dict(tokenizer_config or {}),
+            eos_token_ids=config.get("eos_token_id"),
         )
         # Without its files transformers makes up a tokenizer that knows no text.
         if not tokenizer.encode("a", add_special_tokens=False):
@@ -163,6 +166,14 @@ def registered_architecture(config: Mapping[str, Any]) -> Architecture:
     for name in config.get("architectures") or ():
         model_type = by_class.get((model_type, name), model_type)
     return archs.find(model_type)
+
+
+def tokenizer_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' ``AutoTokenizer`` must be given for a model of this config.
+
+    Of a type that it does not know it reads RoPE's settings all the same, and fails over them.
+    """
+    return {} if config.get("model_type") in CONFIG_MAPPING else {"config": PretrainedConfig()}
 
 
 def stock_classes(config: dict[str, Any]) -> ModelClasses:

@@ -14,7 +14,8 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from mlx_lm.utils import quantize_model, save_model
 from tiny_checkpoints import golden_folder
 from tiny_configs import full_config
-from tiny_models import first_of, tiny_model
+from tiny_models import first_of, fresh_model
+from transformers import AutoTokenizer
 
 import mlx_simul
 from mlx_simul import ModelLoadError, UnknownArchitectureError, archs, loading
@@ -236,15 +237,33 @@ def test_yarn_is_read_as_transformers_reads_it():
     assert 0.1 * scaling["mscale"] * np.log(4.0) + 1 == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize(("model_type", "said"), [("qwen2", None), ("lfm2", "recurrent state")])
-def test_a_model_that_has_to_encode_again_says_why(tmp_path, caplog, model_type, said):
-    model = tiny_model(first_of(model_type, vocab_size=1024))
+def folder_of(tmp_path, model_type, config):
+    """A checkpoint of any family with the golden cases' tokenizer."""
+    config = {**config, "vocab_size": 1024, "eos_token_id": 2}
     folder = golden_folder(tmp_path / "checkpoint", "qwen2")
     (folder / "model.safetensors").unlink()
-    save_model(folder, model)
-    config = full_config(model_type, first_of(model_type).config) | {"vocab_size": 1024}
+    save_model(folder, fresh_model(model_type, config))
     (folder / "config.json").write_text(json.dumps(config))
-    loaded, _ = mlx_simul.load(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("model_type", "said"), [("qwen2", None), ("lfm2", "recurrent state")])
+def test_a_model_that_has_to_encode_again_says_why(tmp_path, caplog, model_type, said):
+    config = full_config(model_type, first_of(model_type).config)
+    loaded, _ = mlx_simul.load(folder_of(tmp_path, model_type, config))
     assert archs.of(loaded).model_type == model_type
     said_in_all = " ".join(record.getMessage() for record in caplog.records)
     assert (said in said_in_all) if said else not said_in_all
+
+
+def test_rope_of_a_type_that_transformers_does_not_know_is_none_of_its_tokenizers_business(
+    tmp_path,
+):
+    folder = folder_of(tmp_path, "minicpm", full_config("minicpm", "longrope"))
+    _, tokenizer = mlx_simul.load(folder)
+    assert (
+        tokenizer.decode(tokenizer.encode("Good morning", add_special_tokens=False))
+        == "Good morning"
+    )
+    with pytest.raises(AttributeError, match="max_position_embeddings"):
+        AutoTokenizer.from_pretrained(folder)

@@ -7,7 +7,7 @@ import importlib
 import io
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from mlx_simul.checkpoints.gguf_model import read_config, read_weights
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ConversionError, ValidationError
-from mlx_simul.loading import registered_classes, stock_classes
+from mlx_simul.loading import registered_classes, stock_classes, tokenizer_options
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -62,7 +62,7 @@ def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoi
         stored_config = contents.read_json(folder / "config.json")
         contents.check_layers(stored_config, n_tensors)
         contents.check_tokenizer_files(folder)
-    tokenizer = _folder_tokenizer(folder)
+    tokenizer = _folder_tokenizer(folder, stored_config)
     for path, name, weight in progress(_stored_weights(files), "Checking", n_tensors):
         if mx.issubdtype(weight.dtype, mx.floating):
             _refuse_infinite(path, name, weight.astype(DTYPES[dtype]) if dtype else weight, dtype)
@@ -211,9 +211,10 @@ def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
     model.update(tree_map_with_path(cast, model.parameters()))  # pyright: ignore
 
 
-def _folder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        options = tokenizer_options(config)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except Exception as error:  # transformers has no error of its own for a damaged tokenizer
         raise ConversionError(
             f"{folder}: its tokenizer, or the config.json that names it, cannot be read: {error}"
