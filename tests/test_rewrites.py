@@ -123,7 +123,7 @@ def test_a_converted_folder_computes_the_same(
     model = our_model(model_type, name)
     # Nothing else of a tokenizer matters, and transformers 5.23 cannot look for one beside a config
     # of a type that it does not know, with YaRN or LongRoPE.
-    monkeypatch.setattr(checkpoint, "_folder_tokenizer", lambda folder: tokenizer)
+    monkeypatch.setattr(checkpoint, "_folder_tokenizer", lambda *_: tokenizer)
     source = folder_of(model, full_config(model_type, name), tmp_path / "source")
     wanted = logits_of(model)
     assert mx.array_equal(logits(source), wanted)

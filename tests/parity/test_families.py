@@ -49,7 +49,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def read_no_tokenizer(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Convert with the golden cases' tokenizer, in whatever way the config would have it read."""
-    monkeypatch.setattr(checkpoint, "_folder_tokenizer", lambda folder: tokenizer)
+    monkeypatch.setattr(checkpoint, "_folder_tokenizer", lambda *_: tokenizer)
 
 
 @pytest.mark.parametrize(("model_type", "name"), VARIATIONS)
