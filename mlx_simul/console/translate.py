@@ -202,7 +202,9 @@ def _session(args: argparse.Namespace, options: Mapping[str, Any]) -> SimulSessi
         return SimulSession(
             model,
             tokenizer,
-            sampler=make_sampler(args.temp, args.top_p or 0.0, args.min_p or 0.0),
+            sampler=make_sampler(args.temp, args.top_p or 0.0, args.min_p or 0.0)
+            if args.temp
+            else None,
             logits_processors=make_logits_processors(repetition_penalty=args.repetition_penalty),
             **options,
         )
