@@ -115,6 +115,12 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "mamba_norm_before_gate": True,
             "tie_word_embeddings": False,
         },
+        "grouped": {
+            **_FALCON_H1,
+            "mamba_n_groups": 2,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+        },
     },
     "gear": {
         "convolved": _GEAR,
@@ -146,6 +152,13 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "position_embedding_type": "rope",
             "num_local_experts": 4,
             "num_experts_per_tok": 2,
+        },
+        "grouped": {
+            **_GRANITE,
+            "mamba_n_groups": 2,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "position_embedding_type": "nope",
         },
     },
     "jamba": {

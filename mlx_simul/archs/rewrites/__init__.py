@@ -18,7 +18,9 @@ _HOMES = {
     "activations": "gemma gpt_bigcode gpt_neox starcoder2",
     "heads": "glm gpt_oss llama4_text",
     "routing": "ernie4_5_moe jamba",
-    "scales": "glm4_moe_lite longcat_flash mamba2 minicpm minicpm3 youtu_llm",
+    "scales": """
+        glm4_moe_lite granitemoehybrid longcat_flash mamba2 minicpm minicpm3 youtu_llm
+    """,
     "weights": """
         falcon_h1 gemma3n gpt2 lfm2-vl muse_glimmer nanochat olmo_hybrid qwen3_5_moe qwen3_vl_moe
     """,

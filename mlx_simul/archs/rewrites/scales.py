@@ -11,6 +11,7 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 from mlx_lm.models import (
     glm4_moe_lite,
+    granitemoehybrid,
     longcat_flash,
     mamba2,
     minicpm,
@@ -37,17 +38,21 @@ def with_latent_epsilon(module: ModuleType) -> Any:
     return Model
 
 
-class Mamba2(mamba2.Model):
-    """The gated norm goes over each group of heads, not over all of them."""
+def with_grouped_norm(module: ModuleType) -> Any:
+    """A model class whose gated norms go over each group of heads, not over all of them."""
 
-    def __init__(self, args: Any) -> None:
-        super().__init__(args)
-        width = args.num_heads * args.head_dim
-        for layer in self.layers:
-            mixer: Any = layer.mixer
-            mixer.norm = nemotron_h.MambaRMSNormGated(
-                width, args.layer_norm_epsilon, width // args.n_groups
-            )
+    class Model(module.Model):
+        def __init__(self, args: Any) -> None:
+            super().__init__(args)
+            for layer in self.layers:
+                mixer: Any = layer.get("mixer", layer.get("mamba"))
+                if mixer is not None:
+                    width = mixer.intermediate_size
+                    mixer.norm = nemotron_h.MambaRMSNormGated(
+                        width, mixer.norm.eps, width // mixer.n_groups
+                    )
+
+    return Model
 
 
 class MiniCPM(minicpm.Model):
@@ -93,8 +98,9 @@ class LongcatFlash(with_latent_epsilon(longcat_flash)):
 
 CLASSES: dict[str, ModelClasses] = {
     "glm4_moe_lite": (with_latent_epsilon(glm4_moe_lite), glm4_moe_lite.ModelArgs),
+    "granitemoehybrid": (with_grouped_norm(granitemoehybrid), granitemoehybrid.ModelArgs),
     "longcat_flash": (LongcatFlash, longcat_flash.ModelArgs),
-    "mamba2": (Mamba2, mamba2.ModelArgs),
+    "mamba2": (with_grouped_norm(mamba2), mamba2.ModelArgs),
     "minicpm": (MiniCPM, with_short_factors(minicpm).ModelArgs),
     "minicpm3": (MiniCPM3, with_short_factors(minicpm3).ModelArgs),
     "youtu_llm": (with_latent_epsilon(youtu_llm), youtu_llm.ModelArgs),

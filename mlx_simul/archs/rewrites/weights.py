@@ -20,6 +20,7 @@ from mlx_lm.models import (
     qwen3_5_moe,
     qwen3_vl_moe,
 )
+from mlx_lm.models.activations import swiglu
 
 from mlx_simul.archs.base import ModelClasses
 
@@ -114,8 +115,23 @@ class FalconH1Attention(falcon_h1.FalconH1Attention):
         return super().__call__(x, mask, cache) * self.value_multiplier
 
 
+class FalconH1Norm(falcon_h1.FalconH1RMSNormGated):
+    """The gated norm goes over each group of heads, not over all of them."""
+
+    def __call__(self, hidden_states: mx.array, gate: mx.array | None = None) -> mx.array:
+        if gate is not None and not self.norm_before_gate:
+            hidden_states = swiglu(gate, hidden_states)
+        groups = mx.unflatten(hidden_states, -1, (self.n_groups, -1))
+        hidden_states = self.weight * mx.fast.rms_norm(
+            groups, None, self.variance_epsilon
+        ).flatten(-2)
+        if gate is not None and self.norm_before_gate:
+            hidden_states = swiglu(gate, hidden_states)
+        return hidden_states
+
+
 class FalconH1(falcon_h1.Model):
-    """mlx-lm's Falcon-H1 with that."""
+    """mlx-lm's Falcon-H1 with both."""
 
     def __init__(self, args: falcon_h1.ModelArgs) -> None:
         super().__init__(args)
@@ -124,6 +140,9 @@ class FalconH1(falcon_h1.Model):
             attention.__class__ = FalconH1Attention
             attention.scale *= args.key_multiplier
             attention.value_multiplier = args.attention_in_multiplier
+            if args.mamba_rms_norm:
+                norm: Any = layer.mamba.norm
+                norm.__class__ = FalconH1Norm
 
 
 def _olmo_hybrid(model: Any, weights: Weights) -> Weights:
