@@ -122,9 +122,9 @@ class FalconH1Norm(falcon_h1.FalconH1RMSNormGated):
         if gate is not None and not self.norm_before_gate:
             hidden_states = swiglu(gate, hidden_states)
         groups = mx.unflatten(hidden_states, -1, (self.n_groups, -1))
-        hidden_states = self.weight * mx.fast.rms_norm(
-            groups, None, self.variance_epsilon
-        ).flatten(-2)
+        hidden_states = self.weight * mx.fast.rms_norm(groups, None, self.variance_epsilon).flatten(
+            -2
+        )
         if gate is not None and self.norm_before_gate:
             hidden_states = swiglu(gate, hidden_states)
         return hidden_states
