@@ -17,7 +17,8 @@ from typing import Any
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.evaluation.record import Record
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9.,=+_-]")
+# Not in a file's name, or not at its beginning.
+_UNSAFE = re.compile(r"[^A-Za-z0-9.,=+_-]|^\.")
 
 
 class ResultFolder:
@@ -48,7 +49,7 @@ class ResultFolder:
 
     def of_policy(self, spec: str) -> Path:
         """Where the files of a policy are."""
-        return self.path / _UNSAFE.sub("_", spec).lstrip(".")
+        return self.path / _UNSAFE.sub("_", spec)
 
     def records(self, spec: str) -> dict[int, Record]:
         """What is recorded of a policy, by index of the source.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -102,9 +103,11 @@ def live_chunks(source: str, options: SessionOptions | None = None) -> list[str]
     """A source in chunks, each of which ends the word that it brings, where white space can."""
     segmenter = SourceSegmenter((options or {}).get("split"))
     words = [*segmenter.feed(source), *segmenter.finish()]
-    spaces = [" " if word.startswith(" ") else "" for word in words]
+    # The space that a word brings is what ends the word before it.
+    text = [word.removeprefix(" ") for word in words]
     return [
-        word.removeprefix(" ") + space for word, space in zip(words, [*spaces[1:], ""], strict=True)
+        each + (" " if after.startswith(" ") else "")
+        for each, after in zip_longest(text, words[1:], fillvalue="")
     ]
 
 
