@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("policies (default: --wait-k 1,3,5,7,9,whole)")
     grid.add_argument("--wait-k", metavar="K[,K]", help="words behind; `whole` for the offline way")
     grid.add_argument(
-        "--policy", action="append", default=[], metavar="SPEC[,SPEC]", help="by name: wait-3"
+        "--policy", nargs="+", default=[], metavar="SPEC", help="by name and options: wait-k:3"
     )
     grid.add_argument("--baseline", metavar="SPEC", help="to compare with (default: whole)")
 
@@ -200,13 +200,10 @@ class TranslationBar:
 
 
 def _policies(wait_k: str | None, specs: list[str]) -> tuple[str, ...]:
-    named = [k if k == WHOLE else f"wait-{k}" for k in _listed(wait_k or "")]
-    named += [spec for text in specs for spec in _listed(text)]
-    return tuple(named) if wait_k is not None or specs else DEFAULT_POLICIES
-
-
-def _listed(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",") if each.strip()]
+    if wait_k is None and not specs:
+        return DEFAULT_POLICIES
+    ks = [k.strip() for k in (wait_k or "").split(",") if k.strip()]
+    return (*(k if k == WHOLE else f"wait-k:{k}" for k in ks), *specs)
 
 
 def _assigned(text: str) -> tuple[str, Any]:

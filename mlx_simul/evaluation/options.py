@@ -10,7 +10,7 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.policies import WHOLE, policy_of
 from mlx_simul.evaluation.units import UNITS, Unit
 
-DEFAULT_POLICIES = ("wait-1", "wait-3", "wait-5", "wait-7", "wait-9", WHOLE)
+DEFAULT_POLICIES = (*(f"wait-k:{k}" for k in (1, 3, 5, 7, 9)), WHOLE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         if not self.policies:
-            raise InvalidOptionError("no policies to evaluate; wait-3 is one.")
+            raise InvalidOptionError("no policies to evaluate; wait-k:3 is one.")
         if len(set(self.policies)) < len(self.policies):
             raise InvalidOptionError(f"a policy is named twice: {', '.join(self.policies)}.")
         for spec in self.policies:
