@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,11 +13,10 @@ from rich.table import Table
 
 from mlx_simul.console.live import emit
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
 from mlx_simul.evaluation.options import DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.evaluation.policies import WHOLE
 from mlx_simul.evaluation.units import UNITS
-
-Columns: TypeAlias = Mapping[str, Callable[[Mapping[str, Any]], str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,31 +143,10 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """A row for each policy: how good and how late; then the other scores. In source words."""
-    latency: Columns = {
-        "LAAL": lambda row: _number((row["latency"] or {}).get("laal")),
-        "with computing": lambda row: _number((row["latency_ca"] or {}).get("laal")),
-    }
-    quality: Columns = {
-        "BLEU": lambda row: _with_ci(row["bleu"]),
-        "p": lambda row: _number(row["bleu"].get("p"), 3),
-        "chrF": lambda row: _with_ci(row["chrf"]),
-        "length": lambda row: _number(row["length_ratio"]),
-    }
-    others: Columns = {
-        **{name.upper(): _latency_column(name) for name in ("al", "ap", "dal", "atd")},
-        "ms a word": lambda row: _number(row["ms_per_word"]["p50"], 1),
-        "p95": lambda row: _number(row["ms_per_word"]["p95"], 1),
-        "passes a token": lambda row: _number(row["passes_per_token"]),
-        "ended": lambda row: f"{row['ended']:.1%}",
-    }
-    rows = results["policies"]
-    has_quality = all("bleu" in row for row in rows.values())
+    """A row for each policy: how late and how good; then the other scores. In source words."""
     title = f"{results['model']}: {results['corpus']['n_sources']} sources"
-    return [
-        _table(title, {**latency, **(quality if has_quality else {})}, rows),
-        _table("", others, rows),
-    ]
+    rows = results["policies"]
+    return [_table(title, main_columns(results), rows), _table("", OTHER_COLUMNS, rows)]
 
 
 class TranslationBar:
@@ -216,10 +194,6 @@ def _assigned(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _latency_column(name: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: _number((row["latency"] or {}).get(name))
-
-
 def _table(title: str, columns: Columns, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table("policy", title=title)
     for name in columns:
@@ -227,12 +201,3 @@ def _table(title: str, columns: Columns, rows: Mapping[str, Mapping[str, Any]]) 
     for spec, row in rows.items():
         table.add_row(spec, *(cell(row) for cell in columns.values()))
     return table
-
-
-def _with_ci(held: Mapping[str, Any]) -> str:
-    ci = held.get("ci")
-    return _number(held["score"], 1) + (f" ± {ci:.1f}" if ci is not None else "")
-
-
-def _number(value: float | None, n_digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{n_digits}f}"

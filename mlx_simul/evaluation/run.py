@@ -137,7 +137,9 @@ def summary(
         "options": {
             "unit": options.unit,
             "word_ms": options.word_ms,
+            "bleu_tokenizer": options.bleu_tokenizer,
             "baseline": options.baseline_policy,
+            "n_sources": options.n_sources,
             "session": dict(options.session),
         },
         "signatures": signatures,
