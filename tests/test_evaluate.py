@@ -68,11 +68,18 @@ def test_chunks_bring_the_source_word_by_word(parts):
     assert [chunk.strip() for chunk in chunks] == [word.strip() for word in words]
 
 
-@pytest.mark.parametrize("spec", ["wait-k:1", "wait-k:3", "whole"])
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_record_is_what_any_session_writes(loaded, source, spec):
-    record = Translator(*loaded, SESSION)(7, source, policy_of(spec))
-    events = mlx_simul.stream_generate(*loaded, source, policy=policy_of(spec), **SESSION)
+WAYS = [(source, spec, {}) for source in SOURCES for spec in ("wait-k:1", "wait-k:3", "whole")]
+WAYS += [
+    (SOURCES[3], "wait-k:2", more)
+    for more in ({"mode": "reencode"}, {"mode": "interleaved"}, {"gpe_compat": True})
+]
+
+
+@pytest.mark.parametrize(("source", "spec", "more"), WAYS)
+def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
+    options = {**SESSION, **more}
+    record = Translator(*loaded, options)(7, source, policy_of(spec))
+    events = mlx_simul.stream_generate(*loaded, source, policy=policy_of(spec), **options)
     *events, finished = events
     assert record.index == 7
     assert record.prediction == " ".join(finished.text.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -240,6 +241,8 @@ _worker: dict[str, Translator] = {}
 
 
 def _begin_work(options: EvaluationOptions) -> None:
+    # Ctrl-C reaches the whole group; whoever began the workers ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker["translator"] = _translator(options)
 
 
