@@ -23,6 +23,7 @@ EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
     "train": "train a model for streaming, from a checkpoint or from nothing",
+    "evaluate": "measure quality and latency on a test set, over a grid of policies",
     "models": "list what streams",
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
@@ -32,6 +33,7 @@ _COMMANDS = {
 _HOMES = {
     "translate": "mlx_simul.console.translate",
     "train": "mlx_simul.training.console",
+    "evaluate": "mlx_simul.console.evaluate",
     "convert": "mlx_simul.checkpoints.convert",
     "validate": "mlx_simul.checkpoints.validate",
     "bench": "mlx_simul.console.bench",
