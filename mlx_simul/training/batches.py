@@ -15,9 +15,9 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 
 from mlx_simul.errors import DataError
+from mlx_simul.pairs import Pair
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.options import BatchOptions, LayoutOptions, WaitChoice
-from mlx_simul.training.pairs import Pair
 
 
 @dataclass(frozen=True)

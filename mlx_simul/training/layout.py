@@ -12,9 +12,9 @@ import mlx_simul.before_mlx
 
 from mlx_simul.encoding import PieceEncoder
 from mlx_simul.masks import visible_source_tokens
+from mlx_simul.pairs import Pair
 from mlx_simul.prompts import StreamingDataPreparator
 from mlx_simul.training.options import LayoutOptions
-from mlx_simul.training.pairs import Pair
 from mlx_simul.words import WordBoundaryStoppingCriteria
 
 _MAX_CACHED_WORDS = 1 << 17

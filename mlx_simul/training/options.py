@@ -158,7 +158,7 @@ class DataOptions:
     """Where the pairs are.
 
     Attributes:
-        train: a file, or the id of a Hugging Face dataset; see :mod:`mlx_simul.training.pairs`.
+        train: a file, or the id of a Hugging Face dataset; see :mod:`mlx_simul.pairs`.
         valid: likewise, for validation; ``None`` for none.
         source_key: where a record holds the source.
         target_key: where it holds the target.

@@ -19,10 +19,10 @@ from mlx_lm.utils import load_config, load_tokenizer, save_model
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.loading import CONFIG_KEY, find_folder, load
+from mlx_simul.pairs import Pair
 from mlx_simul.training.config import as_tables
 from mlx_simul.training.optimiser import thin
 from mlx_simul.training.options import LayoutOptions, TrainOptions
-from mlx_simul.training.pairs import Pair
 from mlx_simul.training.scratch import as_loaded, new_model, train_tokenizer
 
 # Pairs on which a new tokenizer is compared with what loading makes of it.

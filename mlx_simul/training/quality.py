@@ -12,13 +12,13 @@ import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Finished
+from mlx_simul.pairs import Pair
 from mlx_simul.policies import WaitK
 from mlx_simul.session import SessionOptions, SimulSession
 from mlx_simul.training.batches import Sample, collate, group_by_length
 from mlx_simul.training.layout import StreamingLayout
 from mlx_simul.training.loss import streaming_loss
 from mlx_simul.training.options import LayoutOptions, WaitChoice
-from mlx_simul.training.pairs import Pair
 
 # More words than any source here has: wait-k with such a k reads everything first.
 _WHOLE = 1 << 20

@@ -20,12 +20,12 @@ import mlx.nn as nn
 
 from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.pairs import Pair, PairKeys, corpus_digest, read_pairs
 from mlx_simul.training.batches import Batches
 from mlx_simul.training.config import WHOLE, as_tables, make_options
 from mlx_simul.training.layout import StreamingLayout
 from mlx_simul.training.log import RunLog
 from mlx_simul.training.options import TrainOptions
-from mlx_simul.training.pairs import Pair, PairKeys, corpus_digest, read_pairs
 from mlx_simul.training.plot import draw_losses, require_matplotlib
 from mlx_simul.training.prepare import prepare
 from mlx_simul.training.quality import mean_loss, translation_quality

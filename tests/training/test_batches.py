@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_simul.errors import DataError
+from mlx_simul.pairs import Pair
 from mlx_simul.training.batches import Batches, Position, Sample, collate, group_by_length
 from mlx_simul.training.layout import Example
 from mlx_simul.training.options import BatchOptions, LayoutOptions
-from mlx_simul.training.pairs import Pair
 
 WAITS = (1, 3, None)
 

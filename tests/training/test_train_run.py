@@ -16,8 +16,8 @@ from tiny_run import MODEL, PAIRS, options, tables
 
 import mlx_simul
 from mlx_simul.errors import InvalidOptionError, ModelLoadError
+from mlx_simul.pairs import Pair
 from mlx_simul.training.log import read_log
-from mlx_simul.training.pairs import Pair
 from mlx_simul.training.quality import translation_quality
 from mlx_simul.training.run import Run
 from mlx_simul.training.snapshot import read_state

@@ -11,6 +11,7 @@ from tiny_run import LONG, SHORT
 from mlx_simul import WaitK
 from mlx_simul.engine import StreamingEngine
 from mlx_simul.errors import CacheStateError, InvalidOptionError
+from mlx_simul.pairs import Pair
 from mlx_simul.positions import FixedStart
 from mlx_simul.session import SimulSession
 from mlx_simul.testing import relative_error, tolerance_of
@@ -19,7 +20,6 @@ from mlx_simul.training.cache import TrainingCache, make_training_caches
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.loss import streaming_logits, streaming_loss
 from mlx_simul.training.options import LayoutOptions
-from mlx_simul.training.pairs import Pair
 
 START = 7
 LATENCIES = [1, 2, None]

@@ -12,10 +12,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tiny_chat import CHAT_TEMPLATE
 from transformers import PreTrainedTokenizerFast
 
+from mlx_simul.pairs import Pair
 from mlx_simul.prompts import StreamingDataPreparator
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.options import LayoutOptions
-from mlx_simul.training.pairs import Pair
 
 OPTIONS = LayoutOptions(instruction="Translate into French.", frame="chat")
 WORDS = st.text("abéç ,.:;?!<|im_end>'-", min_size=1, max_size=8).filter(str.strip)

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from mlx_simul.pairs import Pair
 from mlx_simul.training.config import make_options
 from mlx_simul.training.layout import Example
 from mlx_simul.training.options import TrainOptions
-from mlx_simul.training.pairs import Pair
 
 MODEL = {
     "model_type": "qwen2",

@@ -174,7 +174,7 @@ def _dataset_pairs(name: str, keys: PairKeys, split: str) -> Iterator[Pair]:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError(
-            f"there is no file {name}; to train on a Hugging Face dataset of that id, install the "
+            f"there is no file {name}; for a Hugging Face dataset of that id, install the "
             "package datasets (pip install mlx-simul[train])."
         ) from error
     try:

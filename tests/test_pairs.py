@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_simul.errors import DataError
-from mlx_simul.training.pairs import MAX_LINE_CHARS, Pair, PairKeys, read_pairs
+from mlx_simul.pairs import MAX_LINE_CHARS, Pair, PairKeys, read_pairs
 
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 WORDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)

@@ -1,0 +1,288 @@
+"""How far a translation lags behind its source: pure functions of recorded delays.
+
+The delay of a target unit (a word, or a character) is how much source had been read when it was
+written, in source words or in milliseconds of source. A *computation-aware* score is the same
+function of *elapsed* times instead: when the unit was really there, in the same unit of measure.
+
+Formulas and edge cases are those of SimulEval 1.1.4, so that the field's figures are these figures;
+``docs/evaluation.md`` has them in full. |X| is the source's length, |Y| the target's.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from itertools import pairwise
+
+from mlx_simul.errors import InvalidOptionError
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The scores of one translation, or their mean over many.
+
+    Attributes:
+        al: average lagging.
+        laal: length-adaptive average lagging, the one to quote.
+        ap: average proportion, from 0 to 1 unless the target is longer than its reference.
+        dal: differentiable average lagging.
+        atd: average token delay.
+    """
+
+    al: float
+    laal: float
+    ap: float
+    dal: float
+    atd: float
+
+
+def latency(
+    delays: Sequence[float],
+    source_length: float,
+    reference_length: int | None = None,
+    elapsed: Sequence[float] | None = None,
+) -> Latency | None:
+    """All scores of one translation.
+
+    Args:
+        delays: for each target unit, the source read when it was written; never decreasing.
+        source_length: of the whole source, in the unit of the delays.
+        reference_length: target units of the reference; ``None`` takes those written.
+        elapsed: for computation-aware scores, when each unit was there, in the same unit.
+
+    Returns:
+        ``None`` if nothing was written: there is nothing that could lag.
+
+    Raises:
+        InvalidOptionError: as the single functions.
+    """
+    if not delays:
+        return None
+    times = delays if elapsed is None else elapsed
+    return Latency(
+        al=average_lagging(times, source_length, reference_length),
+        laal=length_adaptive_average_lagging(times, source_length, reference_length),
+        ap=average_proportion(times, source_length, reference_length),
+        dal=differentiable_average_lagging(times, source_length),
+        atd=average_token_delay(delays, elapsed),
+    )
+
+
+def mean_latency(scores: Iterable[Latency | None]) -> Latency | None:
+    """The plain mean over translations that have scores; ``None`` if none has."""
+    rows = [astuple(score) for score in scores if score is not None]
+    if not rows:
+        return None
+    means = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+    return Latency(**dict(zip(metric_names(), means, strict=True)))
+
+
+def metric_names() -> tuple[str, ...]:
+    """The fields of :class:`Latency`, in their order."""
+    return tuple(field.name for field in fields(Latency))
+
+
+def average_lagging(
+    delays: Sequence[float], source_length: float, target_length: int | None = None
+) -> float:
+    """AL: by how much the target lags behind an ideal one that keeps pace (Ma et al. 2019).
+
+    The mean of d_i - (i - 1)|X|/|Y| up to the first unit that was written after the whole source.
+    A first delay beyond the source is the score. Writing more than the reference has makes it
+    smaller, even negative: see :func:`length_adaptive_average_lagging`.
+
+    Args:
+        delays: for each target unit, the source read when it was written; never decreasing.
+        source_length: of the whole source, in the unit of the delays.
+        target_length: |Y|, units of the reference; ``None`` takes those written.
+
+    Raises:
+        InvalidOptionError: for no delays, decreasing ones, or a length that is not positive.
+    """
+    n_target = _checked(delays, source_length, target_length)
+    if delays[0] > source_length:
+        return delays[0]
+    pace = source_length / n_target
+    lags: list[float] = []
+    for i, delay in enumerate(delays):
+        lags.append(delay - i * pace)
+        if delay >= source_length:
+            break
+    return sum(lags) / len(lags)
+
+
+def length_adaptive_average_lagging(
+    delays: Sequence[float], source_length: float, target_length: int | None = None
+) -> float:
+    """LAAL: AL whose |Y| is the longer of what was written and its reference.
+
+    Polák et al. 2022, Papi et al. 2022: so that writing too much is not rewarded.
+
+    Args:
+        delays: as for :func:`average_lagging`, as are the other arguments.
+        source_length: likewise.
+        target_length: likewise.
+
+    Raises:
+        InvalidOptionError: as :func:`average_lagging`.
+    """
+    n_target = _checked(delays, source_length, target_length)
+    return average_lagging(delays, source_length, max(n_target, len(delays)))
+
+
+def average_proportion(
+    delays: Sequence[float], source_length: float, target_length: int | None = None
+) -> float:
+    """AP: the mean share of the source that was read, sum of d_i / |X||Y| (Cho and Esipova 2016).
+
+    Args:
+        delays: as for :func:`average_lagging`, as are the other arguments.
+        source_length: likewise.
+        target_length: likewise.
+
+    Raises:
+        InvalidOptionError: as :func:`average_lagging`.
+    """
+    return sum(delays) / (source_length * _checked(delays, source_length, target_length))
+
+
+def differentiable_average_lagging(delays: Sequence[float], source_length: float) -> float:
+    """DAL: AL in which each unit takes its time (Arivazhagan et al. 2019).
+
+    With g_i = max(d_i, g_(i-1) + |X|/|Y|), the mean of g_i - (i - 1)|X|/|Y| over all units; |Y| is
+    always the number of units written.
+
+    Args:
+        delays: as for :func:`average_lagging`.
+        source_length: likewise.
+
+    Raises:
+        InvalidOptionError: as :func:`average_lagging`.
+    """
+    pace = source_length / _checked(delays, source_length, None)
+    total = at = 0.0
+    for i, delay in enumerate(delays):
+        at = max(delay, at + pace) if i else delay
+        total += at - i * pace
+    return total / len(delays)
+
+
+def average_token_delay(
+    delays: Sequence[float], elapsed: Sequence[float] | None = None, unit: float = 1
+) -> float:
+    """ATD: the mean time from the end of a source unit to that of the target unit it pairs with.
+
+    Kano et al. 2023, for text: every unit takes the time ``unit``, one after another. A chunk is a
+    run of units with the same delay. The t-th target unit pairs with the t-th source unit, moved
+    back by as many as were written before its chunk beyond what was read before it, and never with
+    one that was not read yet.
+
+    Args:
+        delays: for each target unit, the source read when it was written; never decreasing.
+        elapsed: when each unit was there, if that is not the delay.
+        unit: how long a source word, and a target unit, takes, in the unit of the delays.
+
+    Raises:
+        InvalidOptionError: for no delays or decreasing ones, or if ``elapsed`` has another length.
+    """
+    _checked(delays, 1, None)
+    times = delays if elapsed is None else elapsed
+    if len(times) != len(delays):
+        raise InvalidOptionError(
+            f"{len(delays)} delays but {len(times)} elapsed times; give one for each unit."
+        )
+    total = ends = 0.0
+    read_before = read = 0.0
+    written_before = 0
+    for i, (delay, time) in enumerate(zip(delays, times, strict=True)):
+        if i == 0 or delay != delays[i - 1]:
+            read_before, read, written_before = read, delay, i
+        ends = max(time, ends) + unit
+        surplus = max(0.0, written_before * unit - read_before)
+        total += ends - min((i + 1) * unit - surplus, read)
+    return total / len(delays)
+
+
+def normalised_erasure(outputs: Sequence[Sequence[str]]) -> float:
+    """NE: units taken back, per unit of the last output (Arivazhagan et al. 2020).
+
+    Args:
+        outputs: what was on display after each update, each as its units; the last is final.
+
+    Returns:
+        0 for a system that only ever appends; above 1 if more was taken back than is left.
+
+    Raises:
+        InvalidOptionError: if there is no last output, or it is empty.
+    """
+    if not outputs or not outputs[-1]:
+        raise InvalidOptionError(
+            "erasure is counted per unit of the last output, and there is none; leave out "
+            "translations that are empty."
+        )
+    erased = sum(len(old) - _n_common(old, new) for old, new in pairwise(outputs))
+    return erased / len(outputs[-1])
+
+
+def live_times_ms(
+    times_ms: Iterable[float], fed_ms: Sequence[float], word_ms: float
+) -> list[float]:
+    """When each unit would have been there, had the source come at a steady pace.
+
+    Source word j ends, and is fed, at j * ``word_ms``, or once the work on the word before it is
+    done, if that is later. The work takes as long as it took in the recording, where words were fed
+    without waiting. So time spent while there was nothing to do is not counted, and falling behind
+    is.
+
+    Args:
+        times_ms: of target units, on the recording's clock.
+        fed_ms: when each source word was fed, on the same clock.
+        word_ms: milliseconds from one source word to the next; 0 if all are there at once.
+
+    Returns:
+        Milliseconds since the source began.
+
+    Raises:
+        InvalidOptionError: if a unit was there before the first word was fed.
+    """
+    starts: list[float] = []
+    for j, fed in enumerate(fed_ms):
+        done = starts[-1] + fed - fed_ms[j - 1] if starts else 0.0
+        starts.append(max((j + 1) * word_ms, done))
+    live: list[float] = []
+    for time in times_ms:
+        j = bisect_right(fed_ms, time) - 1
+        if j < 0:
+            raise InvalidOptionError(
+                f"a unit at {time} ms, before any source was fed; both must be on one clock."
+            )
+        live.append(starts[j] + time - fed_ms[j])
+    return live
+
+
+def _checked(delays: Sequence[float], source_length: float, target_length: int | None) -> int:
+    """The target's length, if all is as the formulas need it."""
+    if not delays:
+        raise InvalidOptionError(
+            "no delays: an empty translation has no latency; leave it out, and count it."
+        )
+    if any(later < earlier for earlier, later in pairwise(delays)):
+        raise InvalidOptionError(
+            f"delays decrease: {list(delays)}; what was written first was written with less source."
+        )
+    n_target = len(delays) if target_length is None else target_length
+    if not (source_length > 0 and n_target > 0):
+        raise InvalidOptionError(
+            f"latency needs positive lengths, got source {source_length} and target {n_target}."
+        )
+    return n_target
+
+
+def _n_common(old: Sequence[str], new: Sequence[str]) -> int:
+    n_common = 0
+    for mine, theirs in zip(old, new, strict=False):
+        if mine != theirs:
+            break
+        n_common += 1
+    return n_common
