@@ -22,6 +22,7 @@ EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
+    "demo": "watch somebody speak and the translation follow",
     "train": "train a model for streaming, from a checkpoint or from nothing",
     "models": "list what streams",
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
@@ -31,6 +32,7 @@ _COMMANDS = {
 # Each has add_arguments(parser) and run(args); imported only when it is called.
 _HOMES = {
     "translate": "mlx_simul.console.translate",
+    "demo": "mlx_simul.console.demo",
     "train": "mlx_simul.training.console",
     "convert": "mlx_simul.checkpoints.convert",
     "validate": "mlx_simul.checkpoints.validate",
