@@ -84,7 +84,7 @@ def load(
         UnknownArchitectureError: if its ``model_type`` is not registered.
         ValidationError: if it is tried and breaks a law.
     """
-    folder = DEFAULT_MODEL if path_or_hf_repo is None else find_folder(path_or_hf_repo, revision)
+    folder = _packaged() if path_or_hf_repo is None else find_folder(path_or_hf_repo, revision)
     if dequantize is None:
         dequantize = path_or_hf_repo is None and mx.default_device() == mx.Device(mx.cpu)
     with _explained(f"the model in {folder}"):
@@ -170,6 +170,15 @@ def load_folder(
     if get_model_classes is None:
         model.streaming_architecture = registered_architecture(config)
     return model, config
+
+
+def _packaged() -> Path:
+    if not (DEFAULT_MODEL / "config.json").is_file():
+        raise ModelLoadError(
+            f"the model that comes with the package is not in {DEFAULT_MODEL}: reinstall "
+            "mlx-simul, or name a model."
+        )
+    return DEFAULT_MODEL
 
 
 def _dequantize(model: nn.Module) -> None:

@@ -43,7 +43,7 @@ class Speech:
         sleep: waits for so many seconds.
 
     Attributes:
-        word_times_s: when each word that has arrived was there, by the clock.
+        word_times_s: when each word that was taken had been said, by the clock.
     """
 
     def __init__(
@@ -73,11 +73,12 @@ class Speech:
             if not wait:
                 return ""
             self._sleep(due_s - now_s)
-        self.word_times_s.append(max(due_s, self._clock()) if self._seconds else self._clock())
+        # A listener who comes late hears a word that was said when it was due.
+        self.word_times_s.append(due_s if self._seconds else self._clock())
         return f"{self._words[n_said]} "
 
 
-class Record:
+class Recorder:
     """Passes everything on to a view, and keeps what the figures at the end are made of.
 
     Args:
@@ -93,7 +94,7 @@ class Record:
         self.finished: Finished | None = None
         self._word = ""
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> Recorder:
         self._view.__enter__()
         return self
 
@@ -178,20 +179,20 @@ def with_delays(words: Sequence[str], delays: Sequence[int]) -> str:
     return " ".join(f"{word}{str(delay).translate(_SUPERSCRIPTS)}" for word, delay in pairs)
 
 
-def lag(record: Record, speech: Speech) -> str:
+def lag(recorder: Recorder, speech: Speech) -> str:
     """One sentence that says how far behind the translation was.
 
     Args:
-        record: of a session that has finished.
+        recorder: of a session that has finished.
         speech: its source.
     """
-    finished = record.finished
+    finished = recorder.finished
     if finished is None or not finished.delays:
         return "Nothing was written."
     words = length_adaptive_average_lagging(finished.delays, finished.source_words)
     waits_ms = sorted(
         1000 * (time_s - speech.word_times_s[delay - 1])
-        for time_s, delay in zip(record.times_s, finished.delays, strict=True)
+        for time_s, delay in zip(recorder.times_s, finished.delays, strict=True)
     )
     return (
         f"{finished.source_words} words read, {len(finished.delays)} written, on average "
@@ -248,12 +249,12 @@ def run(args: argparse.Namespace) -> int:
         from mlx_simul.console.display import Display
 
         view = Display(console, *languages)
-    record = Record(view)
-    with showing(record):
-        run_session(session, speech, record)
-    if record.finished is not None and not is_plain:
-        emit(harmless(with_delays(record.words, record.finished.delays)) + "\n")
-    emit(lag(record, speech) + "\n")
+    recorder = Recorder(view)
+    with showing(recorder):
+        run_session(session, speech, recorder)
+    if recorder.finished is not None and not is_plain:
+        emit(harmless(with_delays(recorder.words, recorder.finished.delays)) + "\n")
+    emit(lag(recorder, speech) + "\n")
     return 0
 
 
