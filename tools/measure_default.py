@@ -69,6 +69,7 @@ def measure(packed: Path, unpacked: Path, pairs: Iterable[tuple[str, str]]) -> d
                 at(PASSAGE_WAIT_K),
             )
             for n in PASSAGE_SENTENCES
+            if n <= len(references)
         },
     }
 
@@ -108,7 +109,7 @@ def _judged(references: Texts, translate: Callable[[str], Finished]) -> dict[str
     short = sum(n_words[source] <= 2 * len(source.split()) for source in ends)
     return {
         **_scores(references, [end.text for end in ends.values()]),
-        "laal": round(sum(lags) / len(lags), 2),
+        "laal": round(sum(lags) / len(lags), 2) if lags else None,
         "ended": sum(end.reason == "end_of_turn" for end in ends.values()) / len(ends),
         "within_twice_the_source": short / len(ends),
     }

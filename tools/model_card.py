@@ -103,9 +103,8 @@ def card(record: Mapping[str, Any]) -> str:
         record: as ``tools/pack_default.py`` writes it.
     """
     config, training, measured = record["config"], record["training"], record["quality"]
-    scores = {
-        f"k = {k}" if k != "whole" else "whole source": s for k, s in measured["wait_k"].items()
-    }
+    names = {"whole": "whole source, offline"}
+    scores = {names.get(k, f"k = {k}"): each for k, each in measured["wait_k"].items()}
     scores |= {"before packing": measured["unpacked"], "plain mlx-lm": measured["plain"]}
     return TEMPLATE.format(
         record=RECORD,

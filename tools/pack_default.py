@@ -25,8 +25,8 @@ from mlx_simul.checkpoints.folder import read_headers, weight_files
 from mlx_simul.checkpoints.pack import pack
 from mlx_simul.errors import ConversionError
 from mlx_simul.loading import DEFAULT_MODEL
-from mlx_simul.training.log import read_log
 from mlx_simul.pairs import read_pairs
+from mlx_simul.training.log import read_log
 
 LANGUAGES = ("English", "French")
 # Of a run's options, those that say where something lies concern nobody else.

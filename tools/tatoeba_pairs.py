@@ -53,8 +53,8 @@ def is_for_validation(sentence: str) -> bool:
 
 
 def _sentences(path: Path) -> dict[str, str]:
-    """Texts by id, white space as single spaces: a tab is what stands between a pair."""
-    return {number: " ".join(text.split()) for number, _, text in _rows(path, 3)}
+    """Texts by id, without tabs: one stands between the two of a pair."""
+    return {number: text.replace("\t", " ").strip() for number, _, text in _rows(path, 3)}
 
 
 def _rows(path: Path, n_columns: int) -> Iterator[list[str]]:

@@ -50,8 +50,8 @@ def pack(
     checkpoint = steps.quantise(checkpoint, quantization.bits, quantization.group_size, silent)
     for _, layer in checkpoint.model.named_modules():
         if isinstance(layer, nn.QuantizedLinear | nn.QuantizedEmbedding):
-            layer.scales = layer.scales.astype(mx.float16)
-            layer.biases = layer.biases.astype(mx.float16)
+            for name in ("scales", "biases"):
+                layer[name] = layer[name].astype(mx.float16)
     with replacing_folder(target, force=True) as folder:
         steps.save(checkpoint, folder)
     return target
