@@ -12,6 +12,7 @@ from .errors import (
     UnknownArchitectureError,
     ValidationError,
 )
+from .evaluation.run import evaluate
 from .events import Event, Finished, Read, Write
 from .generate import astream_generate, stream_generate
 from .loading import load
@@ -67,6 +68,7 @@ __all__ = [
     "astream_generate",
     "calculate_wait_words",
     "create_streaming_attention_mask",
+    "evaluate",
     "load",
     "stream_generate",
     "train",

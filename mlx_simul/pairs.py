@@ -1,6 +1,7 @@
 """Pairs of source and target from files: JSON lines or TSV, plain, .gz or .xz, or a dataset id.
 
-A pair is one line, checked as it is read; an error says which line of which file is wrong.
+A line is a pair, or several of one source, checked as it is read; an error says which line of which
+file is wrong.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class PairKeys:
 
     Attributes:
         source: key of the source text; dots go into nested records (``translation.en``).
-        target: key of the target text, likewise.
+        target: key of the target text, likewise; a list of texts makes a pair of each.
     """
 
     source: str = "source"
@@ -65,8 +66,8 @@ def read_pairs(
     if parse is None:
         yield from _dataset_pairs(str(path_or_dataset), keys, split)
         return
-    for number, line in _lines(path):
-        yield _explained(parse, line, f"{path}, line {number}")
+    for number, line in text_lines(path):
+        yield from _explained(parse, line, f"{path}, line {number}")
 
 
 def corpus_digest(pairs: Iterable[Pair]) -> str:
@@ -77,12 +78,12 @@ def corpus_digest(pairs: Iterable[Pair]) -> str:
     return digest.hexdigest()
 
 
-def _parser(path: Path, keys: PairKeys) -> Callable[[str], Pair] | None:
-    """What turns a line of this file into a pair; nothing if this is no file at all."""
+def _parser(path: Path, keys: PairKeys) -> Callable[[str], list[Pair]] | None:
+    """What turns a line of this file into pairs; nothing if this is no file at all."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
     match suffixes[-1:]:
         case [".jsonl"]:
-            return lambda line: _pair_of_record(_json_record(line), keys)
+            return lambda line: _pairs_of_record(_json_record(line), keys)
         case [".tsv"]:
             return _pair_of_columns
     if path.exists():
@@ -93,8 +94,15 @@ def _parser(path: Path, keys: PairKeys) -> Callable[[str], Pair] | None:
     return None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, counted from 1, each no longer than is allowed."""
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, counted from 1, each no longer than is allowed.
+
+    Args:
+        path: a text file, or a ``.gz`` or ``.xz`` of one.
+
+    Raises:
+        DataError: if it cannot be read, is not UTF-8, or a line is too long.
+    """
     opener = _OPENERS.get(path.suffix, open)
     number = 0
     try:
@@ -119,7 +127,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from error
 
 
-def _explained(parse: Callable[[Any], Pair], record: Any, where: str) -> Pair:
+def _explained(parse: Callable[[Any], list[Pair]], record: Any, where: str) -> list[Pair]:
     try:
         return parse(record)
     except ValueError as error:
@@ -135,17 +143,22 @@ def _json_record(line: str) -> Any:
         raise ValueError(f"no JSON: {error}. Give one record a line.") from error
 
 
-def _pair_of_columns(line: str) -> Pair:
+def _pair_of_columns(line: str) -> list[Pair]:
     columns = line.split("\t")
     if len(columns) != 2:
         raise ValueError(
             f"{len(columns)} columns where there must be two, source and target with a tab between."
         )
-    return _checked(*columns)
+    return [checked_pair(*columns)]
 
 
-def _pair_of_record(record: Any, keys: PairKeys) -> Pair:
-    return _checked(_lookup(record, keys.source), _lookup(record, keys.target))
+def _pairs_of_record(record: Any, keys: PairKeys) -> list[Pair]:
+    source, target = _lookup(record, keys.source), _lookup(record, keys.target)
+    if target == []:
+        raise ValueError("the list of targets is empty.")
+    return [
+        checked_pair(source, each) for each in (target if isinstance(target, list) else [target])
+    ]
 
 
 def _lookup(record: Any, key: str) -> Any:
@@ -158,7 +171,12 @@ def _lookup(record: Any, key: str) -> Any:
     return value
 
 
-def _checked(source: Any, target: Any) -> Pair:
+def checked_pair(source: Any, target: Any) -> Pair:
+    """A pair, without white space around its texts.
+
+    Raises:
+        ValueError: if one is no text, empty, or holds half a character.
+    """
     for name, text in (("source", source), ("target", target)):
         if not isinstance(text, str):
             raise ValueError(f"the {name} is no text but {type(text).__name__}.")
@@ -182,4 +200,5 @@ def _dataset_pairs(name: str, keys: PairKeys, split: str) -> Iterator[Pair]:
     except Exception as error:  # a dataset's builder can fail in any way
         raise DataError(f"neither a file nor a dataset that loads: {name!r}: {error}") from error
     for number, record in enumerate(rows, 1):
-        yield _explained(lambda row: _pair_of_record(row, keys), record, f"{name}, row {number}")
+        where = f"{name}, row {number}"
+        yield from _explained(lambda row: _pairs_of_record(row, keys), record, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,17 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.events import Finished
+from mlx_simul.evaluation.corpus import group_by_source
+from mlx_simul.evaluation.policies import whole_source
+from mlx_simul.evaluation.quality import text_quality
+from mlx_simul.evaluation.translate import Translator
 from mlx_simul.pairs import Pair
 from mlx_simul.policies import WaitK
-from mlx_simul.session import SessionOptions, SimulSession
+from mlx_simul.session import SessionOptions
 from mlx_simul.training.batches import Sample, collate, group_by_length
 from mlx_simul.training.layout import StreamingLayout
 from mlx_simul.training.loss import streaming_loss
 from mlx_simul.training.options import LayoutOptions, WaitChoice
-
-# More words than any source here has: wait-k with such a k reads everything first.
-_WHOLE = 1 << 20
 
 
 def mean_loss(
@@ -112,51 +112,20 @@ def translation_quality(
     Raises:
         InvalidOptionError: if sacrebleu is not installed, or there is nothing to translate.
     """
-    references: dict[str, list[str]] = {}
-    for pair in pairs:
-        references.setdefault(pair.source, []).append(pair.target)
-    sources = list(references)[:n_sources]
-    if not sources:
+    items = group_by_source(pairs)[:n_sources]
+    if not items:
         raise InvalidOptionError("there are no pairs to measure BLEU on; give some for validation.")
-    finished = [_translated(model, tokenizer, text, options, wait_k) for text in sources]
-    hypotheses = [event.text for event in finished]
-    bleu, chrf, ratio = _scores(hypotheses, [references[source] for source in sources])
-    delays = [delay for event in finished for delay in event.delays]
+    translate = Translator(model, tokenizer, session_options(options))
+    policy = whole_source() if wait_k is None else WaitK(wait_k)
+    records = [translate(index, item.source, policy) for index, item in enumerate(items)]
+    scores = text_quality(
+        [record.prediction for record in records], [item.references for item in items]
+    )
+    delays = [delay for record in records for delay in record.delays]
     return Quality(
-        bleu=bleu,
-        chrf=chrf,
-        length_ratio=ratio,
-        ended=sum(event.reason == "end_of_turn" for event in finished) / len(finished),
+        bleu=scores.bleu,
+        chrf=scores.chrf,
+        length_ratio=scores.length_ratio,
+        ended=sum(record.reason == "end_of_turn" for record in records) / len(records),
         lag_words=sum(delays) / max(1, len(delays)),
     )
-
-
-def _translated(
-    model: nn.Module, tokenizer: Any, text: str, options: LayoutOptions, wait_k: WaitChoice
-) -> Finished:
-    chosen = session_options(options)
-    chosen["policy"] = WaitK(_WHOLE if wait_k is None else wait_k)
-    chosen["max_tokens"] = 64 + 8 * len(text.split())
-    session = SimulSession(model, tokenizer, **chosen)
-    session.push(text)
-    return next(event for event in session.finish() if isinstance(event, Finished))
-
-
-def _scores(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[float, float, float]:
-    try:
-        import sacrebleu
-    except ImportError as error:
-        raise InvalidOptionError(
-            "BLEU is measured by sacrebleu: pip install mlx-simul[train], or leave out "
-            "run.bleu_sources."
-        ) from error
-    n_most = max(map(len, references))
-    # sacrebleu wants as many streams as the most references of one source.
-    streams = [
-        [given[i] if i < len(given) else None for given in references] for i in range(n_most)
-    ]
-    bleu = sacrebleu.corpus_bleu(hypotheses, streams)  # pyright: ignore[reportArgumentType]
-    chrf = sacrebleu.corpus_chrf(hypotheses, streams)  # pyright: ignore[reportArgumentType]
-    return bleu.score, chrf.score, bleu.sys_len / bleu.ref_len

@@ -1,0 +1,241 @@
+"""``mlx-simul evaluate``: a test set under a grid of policies, a progress bar, and a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mlx_simul.console.live import emit
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.evaluation.options import DEFAULT_POLICIES, EvaluationOptions
+from mlx_simul.evaluation.policies import WHOLE
+from mlx_simul.evaluation.units import UNITS
+
+Columns: TypeAlias = Mapping[str, Callable[[Mapping[str, Any]], str]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--model", required=True, help="folder, or Hugging Face repository id")
+    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA or DoRA adapters")
+    parser.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="of a type that `mlx-simul models` does not list, try the laws on the weights first",
+    )
+    parser.add_argument(
+        "--folder", required=True, metavar="DIR", help="for results; what it holds is gone on with"
+    )
+
+    data = parser.add_argument_group("test set")
+    data.add_argument(
+        "--corpus",
+        required=True,
+        metavar="FILE",
+        help=".tsv or .jsonl of pairs, those of one source being its references; with --reference "
+        "a text file with a source a line; or the id of a Hugging Face dataset",
+    )
+    data.add_argument(
+        "--reference", nargs="+", default=[], metavar="FILE", help="a translation a line"
+    )
+    data.add_argument("--source-key", default="source", metavar="KEY", help="in JSON records")
+    data.add_argument("--target-key", default="target", metavar="KEY", help="in JSON records")
+    data.add_argument("--split", default="test", help="of a dataset (default: test)")
+    data.add_argument("--sources", type=int, metavar="N", help="the first N sources only")
+
+    grid = parser.add_argument_group("policies (default: --wait-k 1,3,5,7,9,whole)")
+    grid.add_argument("--wait-k", metavar="K[,K]", help="words behind; `whole` for the offline way")
+    grid.add_argument(
+        "--policy", action="append", default=[], metavar="SPEC[,SPEC]", help="by name: wait-3"
+    )
+    grid.add_argument("--baseline", metavar="SPEC", help="to compare with (default: whole)")
+
+    prompt = parser.add_argument_group("what to do (default: what the model was trained for)")
+    prompt.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
+    prompt.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
+    prompt.add_argument("--instruction", help="instead of 'Translate the following … paragraph …'")
+    prompt.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="any other option of a session: mode=reencode, max_target_source_ratio=3 ...",
+    )
+
+    score = parser.add_argument_group("scores")
+    score.add_argument("--unit", choices=UNITS, default="word", help="that latency is counted in")
+    score.add_argument(
+        "--word-ms",
+        type=float,
+        default=400.0,
+        metavar="MS",
+        help="pace of the source, for computation-aware scores (default: 400)",
+    )
+    score.add_argument("--bleu-tokenizer", default="13a", metavar="NAME", help="sacrebleu's")
+    score.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="resamplings (default: 1000)"
+    )
+    score.add_argument("--no-quality", action="store_true", help="no BLEU and chrF")
+    score.add_argument("--no-plot", action="store_true", help="no PNG and SVG")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that share the work (default: 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="the figures instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, and show.
+
+    Returns:
+        The exit code: 0.
+    """
+    options = options_from(args)
+    # MLX is only imported once the options are known to be right.
+    from mlx_simul.evaluation.run import RESULTS, evaluate
+
+    with TranslationBar(Console(stderr=True)) as report:
+        results = evaluate(options, report)
+    if args.json:
+        emit(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        return 0
+    Console().print(*tables(results), sep="\n")
+    emit(f"{options.folder}: {RESULTS}, and logs of each policy\n")
+    return 0
+
+
+def options_from(args: argparse.Namespace) -> EvaluationOptions:
+    """What the arguments say.
+
+    Raises:
+        InvalidOptionError: for what cannot be.
+    """
+    session = dict(_assigned(text) for text in args.set)
+    for name in ("source_language", "target_language", "instruction"):
+        if (value := getattr(args, name)) is not None:
+            session[name] = value
+    return EvaluationOptions(
+        model=args.model,
+        corpus=args.corpus,
+        folder=args.folder,
+        references=tuple(args.reference),
+        policies=_policies(args.wait_k, args.policy),
+        baseline=args.baseline,
+        adapter=args.adapter,
+        allow_unverified=args.allow_unverified,
+        source_key=args.source_key,
+        target_key=args.target_key,
+        split=args.split,
+        n_sources=args.sources,
+        unit=args.unit,
+        word_ms=args.word_ms,
+        bleu_tokenizer=args.bleu_tokenizer,
+        quality=not args.no_quality,
+        n_bootstrap=args.bootstrap,
+        plot=not (args.no_plot or args.no_quality),
+        processes=args.processes,
+        session=session,
+    )
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """A row for each policy: how good and how late; then the other scores. In source words."""
+    latency: Columns = {
+        "LAAL": lambda row: _number((row["latency"] or {}).get("laal")),
+        "with computing": lambda row: _number((row["latency_ca"] or {}).get("laal")),
+    }
+    quality: Columns = {
+        "BLEU": lambda row: _with_ci(row["bleu"]),
+        "p": lambda row: _number(row["bleu"].get("p"), 3),
+        "chrF": lambda row: _with_ci(row["chrf"]),
+        "length": lambda row: _number(row["length_ratio"]),
+    }
+    others: Columns = {
+        **{name.upper(): _latency_column(name) for name in ("al", "ap", "dal", "atd")},
+        "ms a word": lambda row: _number(row["ms_per_word"]["p50"], 1),
+        "p95": lambda row: _number(row["ms_per_word"]["p95"], 1),
+        "passes a token": lambda row: _number(row["passes_per_token"]),
+        "ended": lambda row: f"{row['ended']:.1%}",
+    }
+    rows = results["policies"]
+    has_quality = all("bleu" in row for row in rows.values())
+    title = f"{results['model']}: {results['corpus']['n_sources']} sources"
+    return [
+        _table(title, {**latency, **(quality if has_quality else {})}, rows),
+        _table("", others, rows),
+    ]
+
+
+class TranslationBar:
+    """A progress bar on a terminal; elsewhere nothing.
+
+    Args:
+        console: where to draw.
+    """
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("loading", total=None)
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        self._progress.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _show(self, policy: str, n_done: int, n_all: int) -> None:
+        self._progress.update(self._task, description=policy, completed=n_done, total=n_all)
+
+
+def _policies(wait_k: str | None, specs: list[str]) -> tuple[str, ...]:
+    named = [k if k == WHOLE else f"wait-{k}" for k in _listed(wait_k or "")]
+    named += [spec for text in specs for spec in _listed(text)]
+    return tuple(named) if wait_k is not None or specs else DEFAULT_POLICIES
+
+
+def _listed(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _assigned(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InvalidOptionError(f"--set takes OPTION=VALUE, got {text!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _latency_column(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: _number((row["latency"] or {}).get(name))
+
+
+def _table(title: str, columns: Columns, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table("policy", title=title)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for spec, row in rows.items():
+        table.add_row(spec, *(cell(row) for cell in columns.values()))
+    return table
+
+
+def _with_ci(held: Mapping[str, Any]) -> str:
+    ci = held.get("ci")
+    return _number(held["score"], 1) + (f" ± {ci:.1f}" if ci is not None else "")
+
+
+def _number(value: float | None, n_digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{n_digits}f}"

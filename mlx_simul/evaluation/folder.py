@@ -1,0 +1,134 @@
+"""Where an evaluation keeps its records: a line for each translation, as soon as it is there.
+
+An evaluation that was stopped goes on from what its folder holds. It holds records of one setting:
+one model, one test set, one way to translate. Policies may join.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_simul.errors import DataError, InvalidOptionError
+from mlx_simul.evaluation.record import Record
+
+# Not in a file's name, or not at its beginning.
+_UNSAFE = re.compile(r"[^A-Za-z0-9.,=+_-]|^\.")
+
+
+class ResultFolder:
+    """The folder of one evaluation.
+
+    Args:
+        path: made if it is not there.
+        setting: all that decides what a translation is, its policy excepted; as JSON has it.
+
+    Raises:
+        InvalidOptionError: if the folder holds records of another setting, or is a file.
+    """
+
+    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise InvalidOptionError(f"{path} is a file; name a folder for the results.")
+        told = json.loads(json.dumps(setting))
+        settings = path / "setting.json"
+        begun = _read_json(settings) if settings.is_file() else told
+        for name in sorted(told.keys() | begun.keys()):
+            if begun.get(name) != told.get(name):
+                raise InvalidOptionError(
+                    f"{path} holds translations with another {name} ({begun.get(name)!r}, now "
+                    f"{told.get(name)!r}); name another folder, or remove this one."
+                )
+        write_whole(settings, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+    def of_policy(self, spec: str) -> Path:
+        """Where the files of a policy are."""
+        return self.path / _UNSAFE.sub("_", spec)
+
+    def records(self, spec: str) -> dict[int, Record]:
+        """What is recorded of a policy, by index of the source.
+
+        A last line that was cut off in writing is taken out.
+
+        Raises:
+            DataError: if another line is damaged.
+        """
+        path = self._log(spec)
+        if not path.is_file():
+            return {}
+        held = path.read_bytes()
+        whole = held[: held.rfind(b"\n") + 1]
+        if len(whole) < len(held):
+            os.truncate(path, len(whole))
+        found: dict[int, Record] = {}
+        for number, line in enumerate(whole.decode("utf-8").splitlines(), 1):
+            try:
+                record = Record.from_json(line)
+            except DataError as error:
+                raise DataError(f"{path}, line {number}: {error}") from error
+            found.setdefault(record.index, record)
+        return found
+
+    def append(self, spec: str, record: Record) -> None:
+        """Add a record of a policy."""
+        path = self._log(spec)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(record.to_json() + "\n")
+
+    def _log(self, spec: str) -> Path:
+        return self.of_policy(spec) / "records.jsonl"
+
+    def require_distinct(self, specs: Iterable[str]) -> None:
+        """Pass if each policy has files of its own.
+
+        Raises:
+            InvalidOptionError: if not.
+        """
+        taken: dict[Path, str] = {}
+        for spec in specs:
+            other = taken.setdefault(self.of_policy(spec), spec)
+            if other != spec:
+                raise InvalidOptionError(
+                    f"the policies {other!r} and {spec!r} would share {self.of_policy(spec)}; "
+                    "evaluate them into different folders."
+                )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file by another, whole or not at all; its folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def files_digest(folder: Path) -> str:
+    """SHA-256 of a checkpoint's files: config, weights, tokenizer, adapters."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".json", ".safetensors", ".jinja", ".model") or not path.is_file():
+            continue
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InvalidOptionError(
+            f"{path} is damaged: {error}. Remove the folder, or name another one."
+        ) from error
+    if not isinstance(held, dict):
+        raise InvalidOptionError(f"{path} holds no settings. Remove the folder, or name another.")
+    return held

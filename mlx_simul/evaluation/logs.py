@@ -1,0 +1,74 @@
+"""Per-sentence logs that SimulEval and OmniSTEval read.
+
+SimulEval counts text in words: delays, elapsed times and the source's length are source words.
+OmniSTEval counts milliseconds: there a source word is as long as the evaluation's pace says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_simul.evaluation.corpus import Item
+from mlx_simul.evaluation.figures import elapsed_ms
+from mlx_simul.evaluation.folder import write_whole
+from mlx_simul.evaluation.record import Record
+
+# What SimulEval's --score-only wants to find beside the log.
+_SIMULEVAL_CONFIG = "source_type: text\ntarget_type: text\n"
+
+
+def simuleval_line(item: Item, record: Record, word_ms: float) -> dict[str, Any]:
+    """A line of ``instances.log``; of several references it holds the first."""
+    return {
+        "index": record.index,
+        "prediction": record.prediction,
+        "delays": list(record.delays),
+        "elapsed": [round(time / word_ms, 6) for time in elapsed_ms(record, word_ms)],
+        "prediction_length": len(record.delays),
+        "reference": item.references[0],
+        "source": item.source,
+        "source_length": record.source_words,
+    }
+
+
+def omnisteval_line(item: Item, record: Record, word_ms: float) -> dict[str, Any]:
+    """A line of OmniSTEval's JSONL; of several references it holds the first."""
+    return {
+        "source": item.source,
+        "prediction": record.prediction,
+        "reference": item.references[0],
+        "delays": [delay * word_ms for delay in record.delays],
+        "elapsed": [round(time, 3) for time in elapsed_ms(record, word_ms)],
+        "source_length": record.source_words * word_ms,
+    }
+
+
+def write_logs(
+    folder: Path, items: Sequence[Item], records: Sequence[Record], word_ms: float
+) -> None:
+    """Write the logs of one policy into a folder.
+
+    ``instances.log`` with the ``config.yaml`` that SimulEval wants beside it, ``omnisteval.jsonl``
+    with ``reference.txt``, and ``source.txt`` for metrics that look at it.
+
+    Args:
+        folder: made if it is not there; files in it are replaced.
+        items: the test set.
+        records: in the order of the log.
+        word_ms: milliseconds from one source word to the next.
+    """
+    rows = [(items[record.index], record) for record in records]
+    simuleval = [simuleval_line(item, record, word_ms) for item, record in rows]
+    omnisteval = [omnisteval_line(item, record, word_ms) for item, record in rows]
+    write_whole(folder / "instances.log", _json_lines(simuleval))
+    write_whole(folder / "config.yaml", _SIMULEVAL_CONFIG)
+    write_whole(folder / "omnisteval.jsonl", _json_lines(omnisteval))
+    write_whole(folder / "source.txt", "".join(f"{item.source}\n" for item, _ in rows))
+    write_whole(folder / "reference.txt", "".join(f"{item.references[0]}\n" for item, _ in rows))
+
+
+def _json_lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

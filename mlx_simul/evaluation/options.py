@@ -1,0 +1,99 @@
+"""What an evaluation is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.evaluation.policies import WHOLE, policy_of
+from mlx_simul.evaluation.units import UNITS, Unit
+
+DEFAULT_POLICIES = ("wait-1", "wait-3", "wait-5", "wait-7", "wait-9", WHOLE)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """A whole evaluation.
+
+    Attributes:
+        model: folder or repository id.
+        corpus: the test set, as :func:`mlx_simul.evaluation.corpus.read_corpus` takes it.
+        folder: for records, logs, figures and plots; one that holds some is gone on with.
+        references: with these, ``corpus`` is a text file with a source a line.
+        policies: to evaluate, by name.
+        baseline: the policy that others are compared with; the whole source if it is among them,
+            else the first.
+        adapter: LoRA or DoRA adapters.
+        allow_unverified: try the laws on a model of a type that is not registered.
+        source_key: where a JSON record holds the source.
+        target_key: where it holds the translation, or a list of them.
+        split: which part of a Hugging Face dataset.
+        n_sources: the first so many sources only.
+        unit: what target text is counted in for latency.
+        word_ms: milliseconds from one source word to the next, for computation-aware scores.
+        bleu_tokenizer: sacrebleu's.
+        quality: measure BLEU and chrF; needs sacrebleu.
+        n_bootstrap: how often the test set is resampled for confidence; 0 for never.
+        plot: draw quality over latency; needs matplotlib.
+        processes: that share the work, each with a model of its own.
+        session: options of :class:`mlx_simul.SimulSession`, as JSON has them.
+
+    Raises:
+        InvalidOptionError: for an option outside its range.
+    """
+
+    model: str
+    corpus: str
+    folder: str
+    references: tuple[str, ...] = ()
+    policies: tuple[str, ...] = DEFAULT_POLICIES
+    baseline: str | None = None
+    adapter: str | None = None
+    allow_unverified: bool = False
+    source_key: str = "source"
+    target_key: str = "target"
+    split: str = "test"
+    n_sources: int | None = None
+    unit: Unit = "word"
+    word_ms: float = 400.0
+    bleu_tokenizer: str = "13a"
+    quality: bool = True
+    n_bootstrap: int = 1000
+    plot: bool = True
+    processes: int = 1
+    session: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.policies:
+            raise InvalidOptionError("no policies to evaluate; wait-3 is one.")
+        if len(set(self.policies)) < len(self.policies):
+            raise InvalidOptionError(f"a policy is named twice: {', '.join(self.policies)}.")
+        for spec in self.policies:
+            policy_of(spec)
+        if self.baseline is not None and self.baseline not in self.policies:
+            raise InvalidOptionError(
+                f"the baseline {self.baseline!r} is not evaluated; these are: "
+                f"{', '.join(self.policies)}."
+            )
+        if self.unit not in UNITS:
+            raise InvalidOptionError(f"unit must be one of {UNITS}, got {self.unit!r}.")
+        for name, least in (("processes", 1), ("n_bootstrap", 0)):
+            if getattr(self, name) < least:
+                raise InvalidOptionError(
+                    f"{name} must be at least {least}, got {getattr(self, name)}."
+                )
+        if self.n_sources is not None and self.n_sources < 1:
+            raise InvalidOptionError(f"n_sources must be at least 1, got {self.n_sources}.")
+        if not self.word_ms > 0:
+            raise InvalidOptionError(
+                f"word_ms must be above 0, got {self.word_ms}; 400 is a calm speaker."
+            )
+
+    @property
+    def baseline_policy(self) -> str:
+        """The policy that others are compared with."""
+        if self.baseline is not None:
+            return self.baseline
+        return WHOLE if WHOLE in self.policies else self.policies[0]

@@ -1,0 +1,142 @@
+"""BLEU and chrF by sacrebleu, with signatures and paired bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_simul.errors import InvalidOptionError
+
+METRICS = ("bleu", "chrf")
+
+
+@dataclass(frozen=True)
+class TextQuality:
+    """How good some translations are.
+
+    Attributes:
+        bleu: of the corpus, against all references of a source.
+        chrf: likewise.
+        length_ratio: tokens written per token of the closest reference, as BLEU counts them.
+    """
+
+    bleu: float
+    chrf: float
+    length_ratio: float
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What resampling the test set says of a score.
+
+    Attributes:
+        score: on the whole test set.
+        mean: over the resampled sets.
+        ci: half of the width in which 95 % of them lie.
+        p: how often chance makes such a difference to the baseline; ``None`` for itself.
+    """
+
+    score: float
+    mean: float
+    ci: float
+    p: float | None
+
+
+def require_sacrebleu() -> Any:
+    """The package sacrebleu.
+
+    Raises:
+        InvalidOptionError: if it is not installed.
+    """
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise InvalidOptionError(
+            "BLEU and chrF are measured by sacrebleu: pip install mlx-simul[eval], or leave them "
+            "out (--no-quality; while training, run.bleu_sources = 0)."
+        ) from error
+    return sacrebleu
+
+
+def text_quality(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "13a"
+) -> TextQuality:
+    """Score translations.
+
+    Args:
+        hypotheses: a translation of each source.
+        references: all references of each source; not all need have as many.
+        tokenizer: sacrebleu's for BLEU: ``13a``, ``zh``, ``ja-mecab``, ``char`` ...
+
+    Raises:
+        InvalidOptionError: if sacrebleu is not installed, or knows no such tokenizer.
+    """
+    metrics = _metrics(tokenizer)
+    streams = _streams(references)
+    bleu = metrics["bleu"].corpus_score(hypotheses, streams)
+    chrf = metrics["chrf"].corpus_score(hypotheses, streams)
+    return TextQuality(bleu.score, chrf.score, bleu.sys_len / bleu.ref_len)
+
+
+def paired_bootstrap(
+    systems: Mapping[str, Sequence[str]],
+    baseline: str,
+    references: Sequence[Sequence[str]],
+    tokenizer: str = "13a",
+    n_samples: int = 1000,
+) -> tuple[dict[str, dict[str, Confidence]], dict[str, str]]:
+    """Compare systems with a baseline on resampled test sets (Koehn 2004), by sacrebleu.
+
+    Args:
+        systems: for each name a translation of each source.
+        baseline: one of the names.
+        references: as for :func:`text_quality`.
+        tokenizer: likewise.
+        n_samples: how often the test set is resampled.
+
+    Returns:
+        For each system the confidence of each metric; and the signature of each metric.
+
+    Raises:
+        InvalidOptionError: as :func:`text_quality`.
+    """
+    metrics = _metrics(tokenizer)
+    from sacrebleu.significance import PairedTest
+
+    names = [baseline, *(name for name in systems if name != baseline)]
+    signatures, scores = PairedTest(
+        [(name, systems[name]) for name in names],
+        metrics,
+        _streams(references),  # pyright: ignore[reportArgumentType]
+        test_type="bs",
+        n_samples=n_samples,
+    )()
+    found: dict[str, dict[str, Confidence]] = {name: {} for name in names}
+    by_metric = {title.lower().removesuffix("2"): title for title in signatures}
+    for metric in METRICS:
+        for name, result in zip(names, scores[by_metric[metric]], strict=True):
+            values: Any = result
+            p = None if values.p_value is None else float(values.p_value)
+            if p is not None and list(systems[name]) == list(systems[baseline]):
+                p = 1.0  # sacrebleu would say 1 / (n_samples + 1)
+            found[name][metric] = Confidence(
+                float(values.score), float(values.mean), float(values.ci), p
+            )
+    return found, {m: str(signatures[by_metric[m]]) for m in METRICS}
+
+
+def _metrics(tokenizer: str) -> dict[str, Any]:
+    sacrebleu = require_sacrebleu()
+    known = sacrebleu.metrics.METRICS["BLEU"].TOKENIZERS
+    if tokenizer not in known:
+        raise InvalidOptionError(
+            f"sacrebleu has no tokenizer {tokenizer!r} for BLEU; it has {', '.join(sorted(known))}."
+        )
+    return {"bleu": sacrebleu.BLEU(tokenize=tokenizer), "chrf": sacrebleu.CHRF()}
+
+
+def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """As many streams as the most references of one source, as sacrebleu wants them."""
+    n_most = max(map(len, references))
+    return [[given[i] if i < len(given) else None for given in references] for i in range(n_most)]

@@ -1,0 +1,259 @@
+"""An evaluation from its options to its figures."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+
+from mlx_simul.blas import describe
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.evaluation.corpus import Item, corpus_digest, read_corpus
+from mlx_simul.evaluation.figures import policy_figures
+from mlx_simul.evaluation.folder import ResultFolder, files_digest, write_whole
+from mlx_simul.evaluation.logs import write_logs
+from mlx_simul.evaluation.options import EvaluationOptions
+from mlx_simul.evaluation.plot import draw_curve, require_matplotlib
+from mlx_simul.evaluation.policies import policy_of
+from mlx_simul.evaluation.quality import paired_bootstrap, require_sacrebleu, text_quality
+from mlx_simul.evaluation.record import Record
+from mlx_simul.evaluation.translate import Translator
+from mlx_simul.loading import find_folder, load
+from mlx_simul.pairs import PairKeys
+from mlx_simul.session import SessionOptions
+
+RESULTS = "evaluation.json"
+"""The figures, in the folder of an evaluation."""
+
+_PER_SOURCE = {"policy", "prefix"}
+
+Task: TypeAlias = tuple[str, int, str]
+"""A policy, the index of a source, and its text."""
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told the policy, translations that are there, and those there will be."""
+
+
+def evaluate(
+    options: EvaluationOptions | Mapping[str, Any], report: Progress | None = None
+) -> dict[str, Any]:
+    """Translate a test set under some policies, and score what comes out.
+
+    The options' folder gets a line for each translation as soon as it is there, so that an
+    evaluation that was stopped goes on; then figures, plots, and logs for SimulEval and OmniSTEval.
+
+    Args:
+        options: of the evaluation, or a mapping of them.
+        report: called after each translation.
+
+    Returns:
+        What ``evaluation.json`` holds: ``docs/evaluation.md`` says what that is.
+
+    Raises:
+        InvalidOptionError: for an option outside its range, a folder with another evaluation, or a
+            package that is not installed.
+        DataError: if the test set or a record cannot be used.
+        ModelLoadError: if the model cannot be loaded.
+    """
+    if not isinstance(options, EvaluationOptions):
+        options = _options_from(options)
+    unknown = options.session.keys() - (SessionOptions.__annotations__.keys() - _PER_SOURCE)
+    if unknown:
+        raise InvalidOptionError(
+            f"no such session option: {', '.join(sorted(unknown))}; SimulSession's own names, "
+            "and no policy, which is named by itself."
+        )
+    if options.quality:
+        require_sacrebleu()
+    if options.plot:
+        require_matplotlib()
+    keys = PairKeys(options.source_key, options.target_key)
+    items = read_corpus(options.corpus, options.references, keys, options.split, options.n_sources)
+    folder = ResultFolder(Path(options.folder), _setting(options, items))
+    folder.require_distinct(options.policies)
+    _translate(options, items, folder, report or (lambda *_: None))
+    records = {spec: _in_order(folder, spec, len(items)) for spec in options.policies}
+    results = summary(options, items, records)
+    for spec in options.policies:
+        write_logs(folder.of_policy(spec), items, records[spec], options.word_ms)
+    write_whole(folder.path / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    if options.plot:
+        draw_curve(results, folder.path / "quality-latency")
+    return results
+
+
+def summary(
+    options: EvaluationOptions, items: Sequence[Item], records: Mapping[str, Sequence[Record]]
+) -> dict[str, Any]:
+    """The figures of all policies, from their records.
+
+    Args:
+        options: of the evaluation.
+        items: the test set.
+        records: for each policy, of all sources in their order.
+    """
+    figures: dict[str, dict[str, Any]] = {
+        spec: policy_figures(items, held, options.unit, options.word_ms)
+        for spec, held in records.items()
+    }
+    signatures: dict[str, str] = {}
+    if options.quality:
+        references = [item.references for item in items]
+        texts = {spec: [each.prediction for each in held] for spec, held in records.items()}
+        for spec, hypotheses in texts.items():
+            scores = text_quality(hypotheses, references, options.bleu_tokenizer)
+            figures[spec] |= {
+                "bleu": {"score": scores.bleu},
+                "chrf": {"score": scores.chrf},
+                "length_ratio": scores.length_ratio,
+            }
+        if options.n_bootstrap:
+            found, signatures = paired_bootstrap(
+                texts,
+                options.baseline_policy,
+                references,
+                options.bleu_tokenizer,
+                options.n_bootstrap,
+            )
+            for spec, by_metric in found.items():
+                figures[spec] |= {metric: asdict(each) for metric, each in by_metric.items()}
+    return {
+        "model": Path(options.model).name,
+        "corpus": {
+            "name": Path(options.corpus).name,
+            "n_sources": len(items),
+            "n_references": sum(len(item.references) for item in items),
+            "source_words": sum(held.source_words for held in next(iter(records.values()))),
+        },
+        "options": {
+            "unit": options.unit,
+            "word_ms": options.word_ms,
+            "baseline": options.baseline_policy,
+            "session": dict(options.session),
+        },
+        "signatures": signatures,
+        "made_with": _made_with(options),
+        "policies": figures,
+    }
+
+
+def _options_from(table: Mapping[str, Any]) -> EvaluationOptions:
+    lists: dict[str, Any] = dict(table)
+    for name, value in lists.items():
+        lists[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return EvaluationOptions(**lists)
+    except TypeError as error:
+        raise InvalidOptionError(f"not the options of an evaluation: {error}.") from error
+
+
+def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any]:
+    """All that decides what a translation is, its policy excepted."""
+    adapter = options.adapter and files_digest(Path(options.adapter))
+    return {
+        "model": files_digest(find_folder(options.model)),
+        "adapter": adapter,
+        "test set": corpus_digest(items),
+        "unit": options.unit,
+        "session options": dict(options.session),
+    }
+
+
+def _made_with(options: EvaluationOptions) -> dict[str, Any]:
+    names = ("mlx", "mlx-lm", "mlx-simul", *(("sacrebleu",) if options.quality else ()))
+    return {
+        **{name: version(name) for name in names},
+        "device": str(mx.default_device()),
+        "blas": describe(),
+        "processes": options.processes,
+    }
+
+
+def _in_order(folder: ResultFolder, spec: str, n_sources: int) -> list[Record]:
+    held = folder.records(spec)
+    return [held[index] for index in range(n_sources)]
+
+
+def _translate(
+    options: EvaluationOptions, items: Sequence[Item], folder: ResultFolder, report: Progress
+) -> None:
+    """Add the records that are missing."""
+    tasks: list[Task] = []
+    for spec in options.policies:
+        held = folder.records(spec)
+        missing = (index for index in range(len(items)) if index not in held)
+        tasks += [(spec, index, items[index].source) for index in missing]
+    n_all = len(items) * len(options.policies)
+    n_done = n_all - len(tasks)
+    if not tasks:
+        return
+    run = _in_this_process if options.processes == 1 else _in_processes
+    for spec, record in run(options, tasks):
+        folder.append(spec, record)
+        n_done += 1
+        report(spec, n_done, n_all)
+
+
+def _translator(options: EvaluationOptions) -> Translator:
+    model, tokenizer = load(
+        options.model,
+        adapter_path=options.adapter,
+        allow_unverified=options.allow_unverified,
+    )
+    session: Any = dict(options.session)
+    return Translator(model, tokenizer, session, options.unit)
+
+
+def _in_this_process(
+    options: EvaluationOptions, tasks: Iterable[Task]
+) -> Iterator[tuple[str, Record]]:
+    translate = _translator(options)
+    for spec, index, source in tasks:
+        yield spec, translate(index, source, policy_of(spec))
+
+
+def _in_processes(
+    options: EvaluationOptions, tasks: Iterable[Task]
+) -> Iterator[tuple[str, Record]]:
+    # Never forked: a child must not inherit threads and devices of MLX.
+    context = multiprocessing.get_context("spawn")
+    with (
+        _threads_shared_by(options.processes),
+        context.Pool(options.processes, _begin_work, (options,)) as pool,
+    ):
+        yield from pool.imap_unordered(_work, tasks)
+
+
+# A worker's own, from its first task to its last.
+_worker: dict[str, Translator] = {}
+
+
+def _begin_work(options: EvaluationOptions) -> None:
+    _worker["translator"] = _translator(options)
+
+
+def _work(task: Task) -> tuple[str, Record]:
+    spec, index, source = task
+    return spec, _worker["translator"](index, source, policy_of(spec))
+
+
+@contextmanager
+def _threads_shared_by(n_processes: int) -> Iterator[None]:
+    """Processes begun here share the cores, unless the user has said how many threads to take."""
+    names = [n for n in ("MKL_NUM_THREADS", "OMP_NUM_THREADS") if n not in os.environ]
+    n_threads = max(1, (os.cpu_count() or 1) // n_processes)
+    os.environ.update(dict.fromkeys(names, str(n_threads)))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]

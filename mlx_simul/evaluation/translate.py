@@ -1,0 +1,127 @@
+"""Sources through real sessions, word by word as if they were live, into records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.nn as nn
+
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.evaluation.record import Record
+from mlx_simul.evaluation.units import Unit, target_units
+from mlx_simul.events import Event, Finished, Write
+from mlx_simul.policies import Policy
+from mlx_simul.segmenter import SourceSegmenter
+from mlx_simul.session import SessionOptions, SimulSession
+
+
+class Translator:
+    """Translates sources, each in a session of its own, and records how it went.
+
+    A word is fed once all that could be done with the words before it is done, so no time is spent
+    waiting. What stands before every source alike is encoded once.
+
+    Args:
+        model: from :func:`mlx_simul.load`, in evaluation mode.
+        tokenizer: likewise.
+        options: of the sessions. ``policy`` is given with each source, and ``max_tokens`` grows
+            with it unless it is set.
+        unit: what latency is counted in.
+
+    Raises:
+        InvalidOptionError: for an option outside its range.
+        PromptError: if the tokenizer's template cannot carry the source.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        options: SessionOptions | None = None,
+        unit: Unit = "word",
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._unit: Unit = unit
+        self._options = options or SessionOptions()
+        self._prefix = SimulSession(model, tokenizer, **self._options).encode_prefix()
+
+    def __call__(self, index: int, source: str, policy: Policy) -> Record:
+        """Translate one source.
+
+        Args:
+            index: what the record calls it.
+            source: the whole text.
+            policy: when to read and when to write.
+
+        Raises:
+            InvalidOptionError: if there are no words in the source.
+        """
+        chunks = live_chunks(source, self._options)
+        if not chunks:
+            raise InvalidOptionError(f"source {index} holds no words: {source!r}.")
+        session = self._session(len(chunks), policy)
+        pieces: list[tuple[str, int, float]] = []
+        fed_ms: list[float] = []
+        finished: Finished | None = None
+        began_s = time.perf_counter()
+        for event in _live(session, chunks, fed_ms, began_s):
+            now_ms = (time.perf_counter() - began_s) * 1000
+            if isinstance(event, Write):
+                pieces.append((event.text, event.source_words_read, now_ms))
+            elif isinstance(event, Finished):
+                finished = event
+        total_ms = (time.perf_counter() - began_s) * 1000
+        if finished is None:
+            raise InvalidOptionError(f"the session of source {index} did not finish.")
+        units = target_units(pieces, self._unit)
+        return Record(
+            index=index,
+            prediction=" ".join(finished.text.split()),
+            source_words=len(chunks),
+            delays=units.delays,
+            times_ms=_rounded(units.times_ms),
+            fed_ms=_rounded(fed_ms),
+            total_ms=round(total_ms, 3),
+            n_tokens=len(finished.token_ids),
+            n_passes=finished.n_passes,
+            reason=finished.reason,
+        )
+
+    def _session(self, n_words: int, policy: Policy) -> SimulSession:
+        options = SessionOptions(**self._options)
+        options.setdefault("max_tokens", 64 + 8 * n_words)
+        options["policy"], options["prefix"] = policy, self._prefix
+        return SimulSession(self._model, self._tokenizer, **options)
+
+
+def live_chunks(source: str, options: SessionOptions | None = None) -> list[str]:
+    """A source in chunks, each of which ends the word that it brings, where white space can."""
+    segmenter = SourceSegmenter((options or {}).get("split"))
+    words = [*segmenter.feed(source), *segmenter.finish()]
+    # The space that a word brings is what ends the word before it.
+    text = [word.removeprefix(" ") for word in words]
+    return [
+        each + (" " if after.startswith(" ") else "")
+        for each, after in zip_longest(text, words[1:], fillvalue="")
+    ]
+
+
+def _live(
+    session: SimulSession, chunks: list[str], fed_ms: list[float], began_s: float
+) -> Iterator[Event]:
+    """Events of a session that is fed chunk by chunk; notes when each was."""
+    for number, chunk in enumerate(chunks, 1):
+        fed_ms.append((time.perf_counter() - began_s) * 1000)
+        session.push(chunk)
+        if number == len(chunks):
+            session.close()
+        yield from session.events()
+
+
+def _rounded(times_ms: tuple[float, ...] | list[float]) -> tuple[float, ...]:
+    return tuple(round(each, 3) for each in times_ms)

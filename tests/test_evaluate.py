@@ -1,0 +1,407 @@
+"""An evaluation: real sessions recorded, scored as the records say, stopped and gone on with."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_chat import write_chat_folder
+
+import mlx_simul
+from mlx_simul import cli
+from mlx_simul.errors import DataError, InvalidOptionError
+from mlx_simul.evaluation.corpus import Item, read_corpus
+from mlx_simul.evaluation.figures import policy_figures
+from mlx_simul.evaluation.folder import ResultFolder, files_digest
+from mlx_simul.evaluation.options import EvaluationOptions
+from mlx_simul.evaluation.plot import draw_curve, family_of
+from mlx_simul.evaluation.policies import policy_of
+from mlx_simul.evaluation.quality import paired_bootstrap, text_quality
+from mlx_simul.evaluation.record import Record
+from mlx_simul.evaluation.run import evaluate
+from mlx_simul.evaluation.translate import Translator, live_chunks
+
+SOURCES = ["one two three.", "four 5.5 six", "seven", "eight nine ten eleven"]
+END = "end_of_turn"
+SESSION = {"max_tokens": 10, "max_tokens_per_word": 4}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return write_chat_folder(tmp_path_factory.mktemp("evaluate") / "model")
+
+
+@pytest.fixture(scope="module")
+def loaded(model_folder):
+    return mlx_simul.load(model_folder)
+
+
+@pytest.fixture
+def options(model_folder, tmp_path):
+    corpus = tmp_path / "set.tsv"
+    rows = [f"{source}\t{source} there" for source in SOURCES]
+    corpus.write_text("\n".join([*rows, f"{SOURCES[0]}\tanother"]) + "\n", "utf-8")
+    return EvaluationOptions(
+        model=str(model_folder),
+        corpus=str(corpus),
+        folder=str(tmp_path / "results"),
+        policies=("wait-1", "wait-2", "whole"),
+        session=SESSION,
+        n_bootstrap=20,
+    )
+
+
+# Records
+
+
+@given(st.lists(st.sampled_from([" ", "\n ", "ab", "c.", "猫", "手机", "é"]), max_size=8))
+def test_chunks_bring_the_source_word_by_word(parts):
+    text = "".join(parts)
+    chunks = live_chunks(text)
+    assert "".join(chunks) == " ".join(text.split())
+    segmenter = mlx_simul.SourceSegmenter()
+    words = [*segmenter.feed(text), *segmenter.finish()]
+    assert [chunk.strip() for chunk in chunks] == [word.strip() for word in words]
+
+
+@pytest.mark.parametrize("spec", ["wait-1", "wait-3", "whole"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_record_is_what_any_session_writes(loaded, source, spec):
+    record = Translator(*loaded, SESSION)(7, source, policy_of(spec))
+    events = mlx_simul.stream_generate(*loaded, source, policy=policy_of(spec), **SESSION)
+    *events, finished = events
+    assert record.index == 7
+    assert record.prediction == " ".join(finished.text.split())
+    assert record.n_tokens == len(finished.token_ids)
+    assert record.reason == finished.reason
+    assert record.source_words == len(source.split()) == len(record.fed_ms)
+    assert len(record.delays) == len(record.prediction.split()) == len(record.times_ms)
+    assert set(record.delays) <= {
+        event.source_words_read for event in events if isinstance(event, mlx_simul.Write)
+    }
+
+
+def test_time_runs_forward_in_a_record(loaded):
+    record = Translator(*loaded, SESSION)(0, SOURCES[3], policy_of("wait-1"))
+    assert list(record.fed_ms) == sorted(record.fed_ms)
+    assert list(record.times_ms) == sorted(record.times_ms)
+    assert record.times_ms[-1] <= record.total_ms
+    assert all(wait >= 0 for wait in record.response_ms)
+    # No unit is there before the word it was written after.
+    for delay, time_ms in zip(record.delays, record.times_ms, strict=True):
+        assert time_ms >= record.fed_ms[delay - 1]
+
+
+def test_response_is_counted_from_what_came_last():
+    record = Record(0, "a b c", 2, (1, 1, 2), (5.0, 9.0, 23.0), (0.0, 20.0), 30.0, 3, 3, "x")
+    assert record.response_ms == [5.0, 4.0, 3.0]
+
+
+def test_a_source_without_words_is_refused(loaded):
+    with pytest.raises(InvalidOptionError, match="no words"):
+        Translator(*loaded)(0, " \n", policy_of("wait-1"))
+
+
+records = st.builds(
+    Record,
+    index=st.integers(0, 9),
+    prediction=st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
+    source_words=st.integers(1, 5),
+    delays=st.lists(st.integers(1, 5)).map(tuple),
+    times_ms=st.lists(st.floats(0, 99)).map(tuple),
+    fed_ms=st.lists(st.floats(0, 99)).map(tuple),
+    total_ms=st.floats(0, 99),
+    n_tokens=st.integers(0, 9),
+    n_passes=st.integers(0, 9),
+    reason=st.just("end_of_turn"),
+)
+
+
+@given(records)
+def test_a_record_survives_its_line(record):
+    assert Record.from_json(record.to_json()) == record
+
+
+# Figures
+
+
+def test_figures_follow_from_the_records():
+    items = [Item("a b c d", ("w x y z",)), Item("a b", ("v w", "v w x")), Item("a", ("b",))]
+    held = [
+        Record(
+            0, "w x y z", 4, (2, 3, 4, 4), (5, 9, 14, 15), (0, 1, 6, 10), 20, 6, 7, "end_of_turn"
+        ),
+        Record(1, "v", 2, (1,), (2,), (0, 5), 8, 2, 3, "max_tokens"),
+        Record(2, "", 1, (), (), (0,), 2, 0, 1, "end_of_turn"),
+    ]
+    figures = policy_figures(items, held, "word", 100)
+    # AL by hand: (2 + 3-1 + 4-2) / 3 = 2 and 1; the empty one has none.
+    assert figures["latency"]["al"] == pytest.approx((2 + 1) / 2)
+    assert figures["latency"]["ap"] == pytest.approx((13 / 16 + 1 / 4) / 2)
+    assert figures["lag_words"] == 14 / 5
+    assert figures["passes_per_token"] == 11 / 8
+    assert figures["ended"] == 2 / 3
+    assert figures["n_empty"] == 1
+    assert figures["seconds"] == pytest.approx(0.03)
+    # Of the work only what is done since the word was there counts: 4, 3 and 4 ms, and 2.
+    lags = (2.04 + 3.03 - 1 + 4.04 - 2) / 3, 1.02
+    assert figures["latency_ca"]["al"] == pytest.approx(sum(lags) / 2)
+    assert figures["ms_per_word"] == {"p50": 3, "p95": 4}
+
+
+def test_nothing_written_has_no_latency():
+    empty = Record(0, "", 1, (), (), (0,), 2, 0, 1, "end_of_turn")
+    figures = policy_figures([Item("a", ("b",))], [empty], "word", 100)
+    assert figures["latency"] is None
+    assert figures["ms_per_word"] == {"p50": None, "p95": None}
+    assert figures["passes_per_token"] == 1
+
+
+# Quality
+
+REFERENCES = [["the cat sat on the mat", "a cat sat there"], ["it rains in the north again"]] * 8
+GOOD = [given[0] for given in REFERENCES]
+BAD = ["the dog slept in the sun", "it snows in the south today"] * 8
+
+
+def test_any_reference_of_a_source_will_do():
+    assert text_quality(GOOD, REFERENCES).bleu == pytest.approx(100)
+    second = [given[-1] for given in REFERENCES]
+    assert text_quality(second, REFERENCES).bleu == pytest.approx(100)
+    assert text_quality(second, [given[:1] for given in REFERENCES]).bleu < 90
+
+
+def test_bootstrap_tells_a_difference_from_none():
+    found, signatures = paired_bootstrap(
+        {"bad": BAD, "good": GOOD, "same": GOOD}, "good", REFERENCES, n_samples=200
+    )
+    assert found["good"]["bleu"].p is None
+    assert found["bad"]["bleu"].p < 0.05 and found["bad"]["chrf"].p < 0.05
+    assert found["same"]["bleu"].p == 1.0
+    for metric in ("bleu", "chrf"):
+        assert found["bad"][metric].score == getattr(text_quality(BAD, REFERENCES), metric)
+        assert "bs:200" in signatures[metric] and "version" in signatures[metric]
+
+
+def test_an_unknown_tokenizer_is_refused_by_name():
+    with pytest.raises(InvalidOptionError, match=r"no tokenizer 'moses'.*13a"):
+        text_quality(GOOD, REFERENCES, "moses")
+
+
+# The folder
+
+
+def test_a_line_cut_off_is_taken_out(tmp_path):
+    folder = ResultFolder(tmp_path, {"model": "a"})
+    record = Record(0, "a", 1, (1,), (1.0,), (0.0,), 2.0, 1, 1, "end_of_turn")
+    folder.append("wait-1", record)
+    log = tmp_path / "wait-1" / "records.jsonl"
+    with log.open("a", encoding="utf-8") as file:
+        file.write(replace(record, index=1).to_json()[:-9])
+    assert folder.records("wait-1") == {0: record}
+    folder.append("wait-1", replace(record, index=2))
+    assert list(folder.records("wait-1")) == [0, 2]
+    assert folder.records("wait-2") == {}
+
+
+@pytest.mark.parametrize("damaged", ["{}", "[1]", "not json", "3"])
+def test_a_damaged_line_is_named(tmp_path, damaged):
+    folder = ResultFolder(tmp_path, {})
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "records.jsonl").write_text(damaged + "\n", "utf-8")
+    with pytest.raises(DataError, match="line 1: not the record"):
+        folder.records("whole")
+
+
+def test_records_of_another_setting_are_not_mixed_in(tmp_path):
+    ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
+    ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
+    with pytest.raises(InvalidOptionError, match=r"another unit \('word', now 'char'\)"):
+        ResultFolder(tmp_path / "a", {"model": "x", "unit": "char"})
+    (tmp_path / "a" / "setting.json").write_text("[]", "utf-8")
+    with pytest.raises(InvalidOptionError, match="no settings"):
+        ResultFolder(tmp_path / "a", {})
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(InvalidOptionError, match="is a file"):
+        ResultFolder(tmp_path / "file", {})
+
+
+@given(st.text(min_size=1))
+def test_no_policy_leaves_the_folder(tmp_path_factory, spec):
+    folder = ResultFolder(tmp_path_factory.getbasetemp() / "results", {})
+    assert folder.of_policy(spec).resolve().parent == folder.path.resolve()
+
+
+def test_policies_that_would_share_files_are_refused(tmp_path):
+    with pytest.raises(InvalidOptionError, match="would share"):
+        ResultFolder(tmp_path, {}).require_distinct(["a/1", "a:1"])
+
+
+def test_a_checkpoints_digest_sees_its_weights(tmp_path):
+    write_chat_folder(tmp_path / "model")
+    before = files_digest(tmp_path / "model")
+    assert files_digest(tmp_path / "model") == before
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert files_digest(tmp_path / "model") != before
+
+
+# A whole evaluation
+
+
+def untimed(folder, spec):
+    lines = (folder / spec / "records.jsonl").read_text("utf-8").splitlines()
+    found = [Record.from_json(line) for line in lines]
+    return sorted((r.index, r.prediction, r.delays, r.n_passes, r.reason) for r in found)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_an_evaluation_that_was_stopped_goes_on(options, tmp_path):
+    seen = []
+
+    def stop(policy, n_done, n_all):
+        seen.append((policy, n_done, n_all))
+        if n_done == 6:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        evaluate(options, stop)
+    results = evaluate(options, lambda *told: seen.append(told))
+    assert [n_done for _, n_done, _ in seen] == list(range(1, 13))
+    assert {n_all for _, _, n_all in seen} == {12}
+    whole = replace(options, folder=str(tmp_path / "at once"))
+    assert list(results["policies"]) == list(evaluate(whole)["policies"]) == list(options.policies)
+    for spec in options.policies:
+        assert untimed(tmp_path / "results", spec) == untimed(tmp_path / "at once", spec)
+    again = evaluate(
+        replace(options, policies=("whole", "wait-3")), lambda *told: seen.append(told)
+    )
+    assert [policy for policy, _, _ in seen[12:]] == ["wait-3"] * 4
+    assert again["policies"]["whole"]["latency"] == results["policies"]["whole"]["latency"]
+
+
+def test_processes_share_the_work(options, tmp_path):
+    alone = replace(options, folder=str(tmp_path / "alone"), quality=False, plot=False)
+    evaluate(alone)
+    evaluate(replace(alone, folder=options.folder, processes=2))
+    for spec in options.policies:
+        assert untimed(tmp_path / "results", spec) == untimed(tmp_path / "alone", spec)
+
+
+def test_what_an_evaluation_says_and_leaves(options, tmp_path):
+    results = evaluate(options)
+    folder = tmp_path / "results"
+    assert json.loads((folder / "evaluation.json").read_text("utf-8")) == results
+    assert results["corpus"]["n_sources"] == 4 and results["corpus"]["n_references"] == 5
+    assert results["options"]["baseline"] == "whole"
+    for spec, figures in results["policies"].items():
+        assert 0 <= figures["bleu"]["score"] <= 100
+        assert math.isfinite(figures["latency_ca"]["laal"])
+        assert figures["latency_ca"]["dal"] >= figures["latency"]["dal"]
+        log = (folder / spec / "instances.log").read_text("utf-8").splitlines()
+        assert [json.loads(line)["index"] for line in log] == [0, 1, 2, 3]
+    lags = [results["policies"][spec]["lag_words"] for spec in options.policies]
+    assert lags == sorted(lags)
+    assert (folder / "quality-latency.png").read_bytes().startswith(b"\x89PNG")
+    svg = (folder / "quality-latency.svg").read_bytes()
+    draw_curve(results, folder / "again")
+    assert (folder / "again.svg").read_bytes() == svg
+
+
+def test_a_plot_needs_quality_and_latency(options, tmp_path):
+    results = evaluate(replace(options, quality=False, plot=True))
+    assert draw_curve(results, tmp_path / "none") == []
+    assert not (tmp_path / "results" / "quality-latency.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "family"),
+    [("wait-3", "wait"), ("whole", "whole"), ("read-2-write-1", "read"), ("7", "7")],
+)
+def test_policies_are_drawn_by_family(spec, family):
+    assert family_of(spec) == family
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"policies": ()}, "no policies"),
+        ({"policies": ("wait-1", "wait-1")}, "named twice"),
+        ({"policies": ("wait-0",)}, "at least 1"),
+        ({"policies": ("sometimes",)}, "no policy 'sometimes'"),
+        ({"baseline": "wait-7"}, "'wait-7' is not evaluated"),
+        ({"unit": "token"}, "unit must be"),
+        ({"processes": 0}, "processes must be at least 1"),
+        ({"n_sources": 0}, "n_sources"),
+        ({"word_ms": 0.0}, "word_ms"),
+        ({"session": {"policy": 3}}, "no such session option: policy"),
+        ({"session": {"temperature": 3}}, "no such session option: temperature"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(options, changes, says):
+    with pytest.raises(InvalidOptionError, match=says):
+        evaluate(replace(options, **changes))
+
+
+def test_options_may_come_as_a_table(options):
+    table = {**vars(options), "policies": ["wait-1"], "plot": False, "n_bootstrap": 0}
+    results = evaluate(table)
+    assert list(results["policies"]) == ["wait-1"]
+    assert "ci" not in results["policies"]["wait-1"]["bleu"]
+    with pytest.raises(InvalidOptionError, match="not the options"):
+        evaluate({"modle": "a"})
+
+
+def test_quality_without_sacrebleu_is_refused_before_anything_is_done(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(InvalidOptionError, match=r"pip install mlx-simul\[eval\]"):
+        evaluate(options)
+    assert not Path(options.folder).exists()
+
+
+# The command
+
+
+def command(options, *more):
+    given_options = [
+        "--model",
+        options.model,
+        "--corpus",
+        options.corpus,
+        "--folder",
+        options.folder,
+    ]
+    sets = [f"--set={name}={value}" for name, value in SESSION.items()]
+    return ["evaluate", *given_options, *sets, "--bootstrap", "20", *more]
+
+
+def test_the_command_shows_a_table_and_goes_on(options, capsys):
+    grid = ["--wait-k", "1,whole", "--policy", "wait-2,wait-4", "--baseline", "wait-1"]
+    assert cli.main(command(options, *grid)) == 0
+    shown = capsys.readouterr().out
+    for text in ("wait-1", "wait-2", "wait-4", "whole", "LAAL", "BLEU", "evaluation.json"):
+        assert text in shown
+    assert cli.main(command(options, "--policy", "wait-4", "--json", "--no-plot")) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert list(results["policies"]) == ["wait-4"]
+    assert len(read_corpus(options.corpus)) == results["corpus"]["n_sources"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--wait-k", "x"], "no policy 'wait-x'"),
+        (["--set", "mode"], "OPTION=VALUE"),
+        (["--wait-k", ","], "no policies"),
+    ],
+)
+def test_wrong_usage_is_told(options, capsys, more, says):
+    assert cli.main(command(options, *more)) == cli.EXIT_USAGE
+    assert says in capsys.readouterr().err
