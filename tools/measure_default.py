@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,153 +16,114 @@ import sacrebleu
 from mlx_lm.generate import generate_step
 
 from mlx_simul.blas import describe
-from mlx_simul.events import Finished
-from mlx_simul.latency import length_adaptive_average_lagging
+from mlx_simul.evaluation.corpus import Item
+from mlx_simul.evaluation.figures import policy_figures
+from mlx_simul.evaluation.quality import text_quality
+from mlx_simul.evaluation.translate import Translator
 from mlx_simul.loading import load
 from mlx_simul.policies import WaitK
-from mlx_simul.session import SimulSession
 
-WAIT_K = (1, 3, 5, 7)
-WHOLE = 1 << 20
-"""More words than any source has: wait-k with such a k reads everything first."""
+WAIT_K = {"1": 1, "3": 3, "5": 5, "7": 7, "whole": 1 << 20}
+"""As the record calls them; no source has so many words that it is not read whole by the last."""
 
 PASSAGE_SENTENCES = (2, 4, 8)
-PASSAGE_WAIT_K = 3
-
-Texts = Mapping[str, Sequence[str]]
-"""References by source."""
+PASSAGE_WAIT_K = "3"
 
 
-def measure(packed: Path, unpacked: Path, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def measure(packed: Path, unpacked: Path, items: Sequence[Item]) -> dict[str, Any]:
     """Everything the model card says about quality, as JSON has it.
 
     Args:
         packed: the folder of the packed model.
         unpacked: the checkpoint that it was packed from.
-        pairs: source and reference; those with the same source belong together.
+        items: the test set.
     """
-    references: dict[str, list[str]] = {}
-    for source, target in pairs:
-        references.setdefault(source, []).append(target)
     model, tokenizer = load(packed, dequantize=True)
-
-    def at(wait_k: int) -> Callable[[str], Finished]:
-        return lambda text: _streamed(model, tokenizer, text, wait_k)
-
+    translator = Translator(model, tokenizer)
+    before = Translator(*load(unpacked))
     return {
-        "n_sources": len(references),
-        "n_references": sum(map(len, references.values())),
+        "n_sources": len(items),
+        "n_references": sum(len(item.references) for item in items),
         "versions": {name: version(name) for name in ("mlx-simul", "mlx", "mlx-lm", "sacrebleu")},
         "device": f"{mx.default_device()}, {describe()}",
-        "signatures": _signatures(references),
-        "wait_k": {
-            name: _noted(f"k = {name}", _judged, references, at(k))
-            for name, k in [*((str(k), k) for k in WAIT_K), ("whole", WHOLE)]
-        },
-        "plain": _noted("plain mlx-lm", _plain, model, tokenizer, references),
-        "unpacked": _unpacked(unpacked, references),
+        "signatures": signatures(items),
+        "wait_k": {k: judged(f"k = {k}", translator, items, k) for k in WAIT_K},
+        "plain": plain(model, tokenizer, items),
+        "unpacked": judged("before packing, k = 3", before, items, "3"),
         "passages": {
-            str(n): _noted(
-                f"passages of {n}",
-                _judged,
-                passages(references, n),
-                at(PASSAGE_WAIT_K),
-            )
+            str(n): judged(f"passages of {n}", translator, passages(items, n), PASSAGE_WAIT_K)
             for n in PASSAGE_SENTENCES
-            if n <= len(references)
+            if n <= len(items)
         },
+        "passage_wait_k": PASSAGE_WAIT_K,
     }
 
 
-def passages(references: Texts, n_sentences: int) -> dict[str, list[str]]:
+def passages(items: Sequence[Item], n_sentences: int) -> list[Item]:
     """Sentences of a test set put together, in its order, with the first reference of each."""
-    sources, joined = iter(references), {}
-    while len(group := list(islice(sources, n_sentences))) == n_sentences:
-        joined[" ".join(group)] = [" ".join(references[source][0] for source in group)]
-    return joined
-
-
-def _noted(what: str, judge: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    scores = judge(*args)
-    print(f"{what}: {scores}", file=sys.stderr)
-    return scores
-
-
-def _streamed(model: Any, tokenizer: Any, text: str, wait_k: int) -> Finished:
-    # Room to ramble in: whoever does not end by itself is counted.
-    limit = 64 + 8 * len(text.split())
-    session = SimulSession(model, tokenizer, policy=WaitK(wait_k), max_tokens=limit)
-    session.push(text)
-    return next(event for event in session.finish() if isinstance(event, Finished))
-
-
-def _judged(references: Texts, translate: Callable[[str], Finished]) -> dict[str, Any]:
-    ends = {source: translate(source) for source in references}
-    lags = [
-        length_adaptive_average_lagging(
-            end.delays, end.source_words, len(references[source][0].split())
+    groups = zip(*[iter(items)] * n_sentences, strict=False)
+    return [
+        Item(
+            " ".join(item.source for item in group),
+            (" ".join(item.references[0] for item in group),),
         )
-        for source, end in ends.items()
-        if end.delays
+        for group in groups
     ]
-    n_words = {source: len(end.text.split()) for source, end in ends.items()}
-    short = sum(n_words[source] <= 2 * len(source.split()) for source in ends)
-    return {
-        **_scores(references, [end.text for end in ends.values()]),
-        "laal": round(sum(lags) / len(lags), 2) if lags else None,
-        "ended": sum(end.reason == "end_of_turn" for end in ends.values()) / len(ends),
-        "within_twice_the_source": short / len(ends),
-    }
 
 
-def _plain(model: Any, tokenizer: Any, references: Texts) -> dict[str, Any]:
+def judged(what: str, translator: Translator, items: Sequence[Item], wait_k: str) -> dict[str, Any]:
+    """Quality and latency under one policy, and how translations end."""
+    records = [translator(i, item.source, WaitK(WAIT_K[wait_k])) for i, item in enumerate(items)]
+    figures = policy_figures(items, records, "word", word_ms=400)
+    short = sum(
+        len(record.prediction.split()) <= 2 * len(item.source.split())
+        for record, item in zip(records, items, strict=True)
+    )
+    return _noted(
+        what,
+        {
+            **_quality(items, [record.prediction for record in records]),
+            "laal": figures["latency"] and round(figures["latency"]["laal"], 2),
+            "ended": figures["ended"],
+            "within_twice_the_source": short / len(items),
+        },
+    )
+
+
+def plain(model: Any, tokenizer: Any, items: Sequence[Item]) -> dict[str, Any]:
     """The same weights as an ordinary language model: mlx-lm's generation, positions in a row."""
-    texts, ended = [], 0
-    for source in references:
-        turn = [{"role": "user", "content": source}]
-        prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True)
-        ids: list[int] = []
-        limit = 64 + 8 * len(source.split())
-        for token, _ in generate_step(mx.array(prompt), model, max_tokens=limit):
-            if int(token) in tokenizer.eos_token_ids:
-                ended += 1
-                break
-            ids.append(int(token))
-        texts.append(tokenizer.decode(ids))
-    return {**_scores(references, texts), "ended": ended / len(references)}
+    texts, n_ended = [], 0
+    for item in items:
+        turn = [{"role": "user", "content": item.source}]
+        prompt = mx.array(tokenizer.apply_chat_template(turn, add_generation_prompt=True))
+        ids = list(_until_end(prompt, model, tokenizer, 64 + 8 * len(item.source.split())))
+        n_ended += bool(ids) and ids[-1] in tokenizer.eos_token_ids
+        texts.append(tokenizer.decode([i for i in ids if i not in tokenizer.eos_token_ids]))
+    return _noted("plain mlx-lm", {**_quality(items, texts), "ended": n_ended / len(items)})
 
 
-def _unpacked(folder: Path, references: Texts) -> dict[str, Any]:
-    model, tokenizer = load(folder)
-
-    def streamed(text: str) -> Finished:
-        return _streamed(model, tokenizer, text, 3)
-
-    return _noted("before packing, k = 3", _judged, references, streamed)
-
-
-def _scores(references: Texts, texts: Sequence[str]) -> dict[str, float]:
-    streams = _streams(references)
-    bleu = sacrebleu.corpus_bleu(texts, streams)  # pyright: ignore[reportArgumentType]
-    chrf = sacrebleu.corpus_chrf(texts, streams)  # pyright: ignore[reportArgumentType]
-    return {
-        "bleu": round(bleu.score, 2),
-        "chrf": round(chrf.score, 2),
-        "length_ratio": round(bleu.sys_len / bleu.ref_len, 3),
-    }
-
-
-def _signatures(references: Texts) -> dict[str, str]:
+def signatures(items: Sequence[Item]) -> dict[str, str]:
+    """sacrebleu's, of both metrics."""
+    n_most = max(len(item.references) for item in items)
+    streams = [[*item.references, *[None] * (n_most - len(item.references))] for item in items]
     metrics = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}
     for metric in metrics.values():
-        metric.corpus_score(["" for _ in references], _streams(references))  # pyright: ignore
+        metric.corpus_score(["" for _ in items], list(zip(*streams, strict=True)))  # pyright: ignore
     return {name: str(metric.get_signature()) for name, metric in metrics.items()}
 
 
-def _streams(references: Texts) -> list[list[str | None]]:
-    """References as sacrebleu wants them: as many streams as the most of one source."""
-    n_most = max(map(len, references.values()))
-    return [
-        [given[i] if i < len(given) else None for given in references.values()]
-        for i in range(n_most)
-    ]
+def _until_end(prompt: mx.array, model: Any, tokenizer: Any, max_tokens: int) -> Iterable[int]:
+    for token, _ in generate_step(prompt, model, max_tokens=max_tokens):
+        yield int(token)
+        if int(token) in tokenizer.eos_token_ids:
+            return
+
+
+def _quality(items: Sequence[Item], texts: Sequence[str]) -> dict[str, float]:
+    scores = text_quality(texts, [item.references for item in items])
+    return {name: round(value, 3) for name, value in asdict(scores).items()}
+
+
+def _noted(what: str, scores: dict[str, Any]) -> dict[str, Any]:
+    print(f"{what}: {scores}", file=sys.stderr)
+    return scores

@@ -14,16 +14,16 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from measure_default import PASSAGE_WAIT_K, measure
+from measure_default import measure
 from model_card import CARD, RECORD, card
 
 from mlx_simul.checkpoints.folder import read_headers, weight_files
 from mlx_simul.checkpoints.pack import pack
 from mlx_simul.errors import ConversionError
+from mlx_simul.evaluation.corpus import read_corpus
 from mlx_simul.loading import DEFAULT_MODEL
 from mlx_simul.pairs import read_pairs
 from mlx_simul.training.log import read_log
@@ -48,12 +48,7 @@ def main() -> int:
     training = summary(args.checkpoint, run, options) | {"hardware": args.hardware}
 
     folder = pack(args.checkpoint, args.target, LANGUAGES)
-    pairs = [
-        (each.source, each.target) for each in read_pairs(args.dev or options["data"]["valid"])
-    ]
-    if args.sources:
-        kept = set(islice(dict.fromkeys(source for source, _ in pairs), args.sources))
-        pairs = [(source, target) for source, target in pairs if source in kept]
+    items = read_corpus(args.dev or options["data"]["valid"], n_sources=args.sources)
     weights = (folder / "model.safetensors").read_bytes()
     record = {
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -61,7 +56,7 @@ def main() -> int:
         "n_parameters": n_parameters(args.checkpoint),
         "config": json.loads((folder / "config.json").read_text("utf-8")),
         "training": training,
-        "quality": measure(folder, args.checkpoint, pairs) | {"passage_wait_k": PASSAGE_WAIT_K},
+        "quality": measure(folder, args.checkpoint, items),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (folder / CARD).write_text(card(record), "utf-8")
