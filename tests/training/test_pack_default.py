@@ -44,13 +44,13 @@ def test_one_command_packs_measures_and_describes_a_checkpoint(
     run_folder, tmp_path, monkeypatch, capsys
 ):
     target = tmp_path / "en-fr"
-    args = run_folder / "best", "--sources", 3, "--target", target
+    args = run_folder / "best", "--sources", 2, "--target", target
     assert run_tool(monkeypatch, "pack_default.py", *args) == 0
     assert str(target) in capsys.readouterr().out
     record = json.loads((target / "record.json").read_text("utf-8"))
     assert record["training"]["step"] == 4
     assert record["n_parameters"] > 280 * 64
-    assert record["quality"]["n_sources"] == 3
+    assert record["quality"]["n_sources"] == 2
     assert set(record["quality"]["wait_k"]) == {"1", "3", "5", "7", "whole"}
     text = (target / "README.md").read_text("utf-8")
     assert "| whole source, offline | " in text
