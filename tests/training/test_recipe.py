@@ -93,7 +93,7 @@ def test_a_command_that_is_none_would_be_found_out(here, monkeypatch):
 
 
 def test_every_option_that_the_page_names_exists(here, capsys):
-    for option in re.findall(r"`(--set .+?)`", PAGE) + ["--fine-tune dora"]:
+    for option in [*re.findall(r"`(--set .+?)`", PAGE), "--fine-tune dora"]:
         data = ["--data", "none.jsonl", "--folder", "other", "--model", REPOSITORY]
         code = cli.main(["train", "examples/fine_tune.toml", *data, *shlex.split(option)])
         # The options are judged first, and the data that are not there after them.
