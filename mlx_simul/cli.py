@@ -22,6 +22,7 @@ EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
+    "demo": "watch somebody speak and the translation follow",
     "train": "train a model for streaming, from a checkpoint or from nothing",
     "evaluate": "measure quality and latency on a test set, over a grid of policies",
     "models": "list what streams",
@@ -32,6 +33,7 @@ _COMMANDS = {
 # Each has add_arguments(parser) and run(args); imported only when it is called.
 _HOMES = {
     "translate": "mlx_simul.console.translate",
+    "demo": "mlx_simul.console.demo",
     "train": "mlx_simul.training.console",
     "evaluate": "mlx_simul.console.evaluate",
     "convert": "mlx_simul.checkpoints.convert",

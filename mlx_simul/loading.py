@@ -12,12 +12,19 @@ from typing import Any
 
 import mlx_simul.before_mlx
 
+import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.utils
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import load_adapters, load_config, load_model, load_tokenizer
+from mlx_lm.utils import (
+    dequantize_model,
+    load_adapters,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from mlx_simul import archs
@@ -31,18 +38,22 @@ _logger = logging.getLogger(__name__)
 CONFIG_KEY = "mlx_simul"
 """Where a checkpoint's config.json says how it was trained for streaming."""
 
+DEFAULT_MODEL = Path(__file__).parent / "models" / "en-fr"
+"""The model that comes with the package: English to French (docs/default-model.md)."""
+
 # Weights, configuration and tokenizer; no code, no pickles.
 _HUB_PATTERNS = ["*.json", "*.jsonl", "*.jinja", "*.txt", "tokenizer.model", "model*.safetensors"]
 
 
 def load(
-    path_or_hf_repo: str | PathLike[str],
+    path_or_hf_repo: str | PathLike[str] | None = None,
     *,
     adapter_path: str | PathLike[str] | None = None,
     revision: str | None = None,
     tokenizer_config: Mapping[str, Any] | None = None,
     model_config: Mapping[str, Any] | None = None,
     lazy: bool = False,
+    dequantize: bool | None = None,
     allow_unverified: bool = False,
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """Load a model for streaming, through mlx-lm's own loader.
@@ -52,12 +63,16 @@ def load(
     keep source and target apart is loaded with a line in the log that says why.
 
     Args:
-        path_or_hf_repo: a folder, or the id of a Hugging Face repository, fetched once.
+        path_or_hf_repo: a folder, or the id of a Hugging Face repository, fetched once; by default
+            the model that comes with the package, which translates English to French.
         adapter_path: a folder with LoRA or DoRA adapters, or fully fine-tuned weights.
         revision: branch, tag or commit of the repository.
         tokenizer_config: extra arguments for the tokenizer.
         model_config: entries that override config.json.
         lazy: leave the weights to be read when they are first used.
+        dequantize: turn quantised weights into float32, which a CPU multiplies several times
+            faster and which takes 4 (of 8 bits) to 8 (of 4) times the memory. By default only of
+            the model that comes with the package, on a CPU.
         allow_unverified: of a type that is not registered here but known to mlx-lm, try the laws
             on the weights (hundreds of short passes), and load it if they hold.
 
@@ -69,7 +84,9 @@ def load(
         UnknownArchitectureError: if its ``model_type`` is not registered.
         ValidationError: if it is tried and breaks a law.
     """
-    folder = find_folder(path_or_hf_repo, revision)
+    folder = _packaged() if path_or_hf_repo is None else find_folder(path_or_hf_repo, revision)
+    if dequantize is None:
+        dequantize = path_or_hf_repo is None and mx.default_device() == mx.Device(mx.cpu)
     with _explained(f"the model in {folder}"):
         config = load_config(folder) | dict(model_config or {})
         is_known = archs.is_registered(str(config.get("model_type")))
@@ -78,6 +95,7 @@ def load(
         folder,
         lazy=lazy,
         model_config=model_config,
+        dequantize=dequantize,
         get_model_classes=stock_classes if try_it_out else None,
     )
     if try_it_out:
@@ -115,6 +133,7 @@ def load_folder(
     *,
     lazy: bool = False,
     model_config: Mapping[str, Any] | None = None,
+    dequantize: bool = False,
     get_model_classes: Callable[[dict[str, Any]], ModelClasses] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Load the model of a folder, without its tokenizer.
@@ -123,6 +142,7 @@ def load_folder(
         folder: config.json and model*.safetensors.
         lazy: leave the weights to be read when they are first used.
         model_config: entries that override config.json.
+        dequantize: turn quantised weights into float32.
         get_model_classes: from the config; the registry's by default.
 
     Returns:
@@ -137,15 +157,36 @@ def load_folder(
         overrides = overrides_for_mlx_lm(load_config(folder) | given) | given
         model, config = load_model(
             folder,
-            lazy=lazy,
+            lazy=lazy or dequantize,
             model_config=overrides,
             get_model_classes=get_model_classes or registered_classes,
         )
+        if dequantize:
+            _dequantize(model)
+            if not lazy:
+                mx.eval(model.parameters())
     # Many of mlx-lm's families do not keep it.
     model.trained_positions = _positions_of(config)
     if get_model_classes is None:
         model.streaming_architecture = registered_architecture(config)
     return model, config
+
+
+def _packaged() -> Path:
+    if not (DEFAULT_MODEL / "config.json").is_file():
+        raise ModelLoadError(
+            f"the model that comes with the package is not in {DEFAULT_MODEL}: reinstall "
+            "mlx-simul, or name a model."
+        )
+    return DEFAULT_MODEL
+
+
+def _dequantize(model: nn.Module) -> None:
+    """Turn quantised layers into ordinary ones of float32, and the rest into float32 with them."""
+    # The scales first: multiplied in half precision, they would round the weights once more.
+    model.set_dtype(mx.float32)
+    dequantize_model(model)
+    model.set_dtype(mx.float32)
 
 
 def _positions_of(config: Mapping[str, Any]) -> int | None:

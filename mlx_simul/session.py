@@ -26,6 +26,7 @@ from mlx_simul.prefix import EncodedPrefix
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
 from mlx_simul.reference import ReferenceLoop
 from mlx_simul.segmenter import SourceSegmenter
+from mlx_simul.trained import told
 from mlx_simul.words import WordBoundaryStoppingCriteria
 
 
@@ -148,10 +149,15 @@ class SimulSession:
         self._segmenter = SourceSegmenter(split)
         if source is None:
             trained = archs.streaming_config(model)
-            if (instruction, source_language, target_language) == (None, None, None):
-                instruction = trained.get("instruction")
-                source_language = trained.get("source_language")
-                target_language = trained.get("target_language")
+            instruction, source_language, target_language = told(
+                trained,
+                instruction,
+                source_language,
+                target_language,
+                context=context,
+                glossary=glossary,
+                examples=examples,
+            )
             prompt = self._prompt = StreamingDataPreparator(
                 tokenizer,
                 instruction=instruction,

@@ -275,7 +275,10 @@ def _transformers_logits(folder: Path, ids: list[int]) -> Any:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "folder", type=Path, help="folder with config.json, model*.safetensors and a tokenizer"
+        "folder",
+        type=Path,
+        nargs="?",
+        help="with config.json, model*.safetensors and a tokenizer (default: the packaged model)",
     )
 
 
@@ -285,8 +288,9 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if nothing failed, else 1.
     """
+    folder = _packaged() if args.folder is None else args.folder.expanduser()
     with progress_bar() as progress:
-        rows = list(validate(args.folder.expanduser(), progress=progress))
+        rows = list(validate(folder, progress=progress))
     _print_table(rows)
     failure = next((row for row in rows if row.verdict == "FAILED"), None)
     for row in rows:
@@ -296,6 +300,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nFAILED: {failure.check}: {failure.explanation}")
         return 1
     return 0
+
+
+def _packaged() -> Path:
+    import mlx_simul.loading
+
+    return mlx_simul.loading.DEFAULT_MODEL
 
 
 def _print_table(rows: list[Row]) -> None:

@@ -45,7 +45,9 @@ GROWTH_COLUMNS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("model", help="folder or repository id")
+    parser.add_argument(
+        "model", nargs="?", help="folder or repository id (default: the packaged model)"
+    )
     parser.add_argument("--wait-k", type=int, nargs="+", default=[1, 3, 5, 7], metavar="K")
     parser.add_argument("--tokens", type=int, default=96, help="that each stream writes")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of all three in turn")
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, and show."""
     model, tokenizer = load(args.model)
-    models = {args.model: model}
+    models = {args.model or "the packaged model": model}
     if not args.no_tiny:
         models["two tiny layers"] = tiny_like(tokenizer)
     report: dict[str, Any] = {"setting": _setting(), "models": {}}

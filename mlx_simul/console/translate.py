@@ -30,6 +30,8 @@ from mlx_simul.loop import Limits
 from mlx_simul.policies import WaitK
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mlx_simul.session import SimulSession
 
 DEFAULT_MAX_RATIO = 3.0
@@ -43,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("text", nargs="?", help="the source; default: standard input, as it comes")
     parser.add_argument("--file", metavar="F", help="read the source from a file or named pipe")
-    parser.add_argument("--model", required=True, help="folder, or Hugging Face repository id")
+    parser.add_argument(
+        "--model",
+        help="folder or Hugging Face repository id (default: the packaged English-French one)",
+    )
     parser.add_argument("--adapter", metavar="FOLDER", help="LoRA or DoRA adapters")
     parser.add_argument(
         "--allow-unverified",
@@ -177,7 +182,7 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
 def _session(args: argparse.Namespace, options: Mapping[str, Any]) -> SimulSession:
     from rich.console import Console
 
-    with Console(stderr=True).status(f"loading {args.model}"):
+    with Console(stderr=True).status(f"loading {args.model or 'the packaged model'}"):
         import mlx_simul.before_mlx
 
         import mlx.core as mx
@@ -240,7 +245,7 @@ def _view(args: argparse.Namespace) -> Iterator[View]:
     view: View
     if args.json:
         view = JsonView()
-    elif args.plain or not sys.stdout.isatty() or console.is_dumb_terminal:
+    elif args.plain or not is_terminal(console):
         view = TextView()
     else:
         from mlx_simul.console.display import Display, TypedDisplay
@@ -248,11 +253,23 @@ def _view(args: argparse.Namespace) -> Iterator[View]:
         is_typed = args.text is None and args.file is None and sys.stdin.isatty()
         kind = TypedDisplay if is_typed else Display
         view = kind(console, args.source_language or "Source", args.target_language or "Target")
+    with showing(view):
+        yield view
+
+
+def is_terminal(console: Console) -> bool:
+    """Whether standard output is a terminal that can be redrawn."""
+    return sys.stdout.isatty() and not console.is_dumb_terminal
+
+
+@contextmanager
+def showing(view: View) -> Iterator[None]:
+    """Enter a view and leave it, however the process is told to end."""
     # The end of the process that runs no handler would leave a terminal without its cursor.
     before = signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         with view:
-            yield view
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

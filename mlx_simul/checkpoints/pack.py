@@ -1,0 +1,57 @@
+"""A trained checkpoint made small enough to come with the package: 8 bits, scales of 16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_simul.checkpoints import checkpoint as steps
+from mlx_simul.checkpoints.atomic import replacing_folder
+from mlx_simul.checkpoints.convert import Quantization, silent
+from mlx_simul.errors import ConversionError
+from mlx_simul.loading import CONFIG_KEY
+from mlx_simul.trained import TRANSLATES
+
+SMALL = Quantization(bits=8, group_size=64)
+
+
+def pack(
+    source: Path, target: Path, languages: tuple[str, str], quantization: Quantization = SMALL
+) -> Path:
+    """Write a quantised copy of a checkpoint, which appears whole or not at all.
+
+    Matrices are quantised, with scales and offsets in float16; vectors stay as they are.
+
+    Args:
+        source: a folder that ``mlx-simul train`` wrote, unquantised.
+        target: the folder to write; a model that is there is replaced.
+        languages: the two that it translates between; sessions hold it to them.
+        quantization: bits and group size.
+
+    Returns:
+        The target folder.
+
+    Raises:
+        ConversionError: if the source is damaged or quantised already, or was not trained for
+            streaming.
+    """
+    checkpoint = steps.read_folder(source, None, silent)
+    trained = checkpoint.config.get(CONFIG_KEY)
+    if not trained:
+        raise ConversionError(
+            f"{source} says nothing of how it was trained for streaming ({CONFIG_KEY!r} in its "
+            "config.json); give a checkpoint that `mlx-simul train` wrote."
+        )
+    checkpoint.config[CONFIG_KEY] = {**trained, TRANSLATES: list(languages)}
+    checkpoint = steps.quantise(checkpoint, quantization.bits, quantization.group_size, silent)
+    for _, layer in checkpoint.model.named_modules():
+        if isinstance(layer, nn.QuantizedLinear | nn.QuantizedEmbedding):
+            for name in ("scales", "biases"):
+                layer[name] = layer[name].astype(mx.float16)
+    with replacing_folder(target, force=True) as folder:
+        steps.save(checkpoint, folder)
+    return target

@@ -1,0 +1,276 @@
+"""The command ``demo``: somebody speaks, and the translation follows, live."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from mlx_simul.console.live import View, emit, harmless, run_session
+from mlx_simul.console.translate import DEFAULT_MAX_RATIO, is_terminal, showing
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.latency import length_adaptive_average_lagging
+from mlx_simul.policies import WaitK
+from mlx_simul.trained import TRANSLATES
+
+if TYPE_CHECKING:
+    from mlx_simul.session import SimulSession
+
+PASSAGE = (
+    "Good morning, and welcome. The train to Paris leaves at seven. I would like a cup of coffee. "
+    "My brother lives in a small house near the sea. What are you going to do tomorrow?"
+)
+"""Everyday sentences, as the packaged model knows them."""
+
+PACE = 150.0
+"""Words a minute of somebody who speaks without haste."""
+
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MIN_SOURCE_COLUMNS = 12
+
+
+class Speech:
+    """A source whose words arrive one by one, as if they were spoken.
+
+    Args:
+        text: what is said.
+        words_per_minute: how fast; 0 for all at once, yet word by word.
+        clock: seconds; any start.
+        sleep: waits for so many seconds.
+
+    Attributes:
+        word_times_s: when each word that was taken had been said, by the clock.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        words_per_minute: float,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._words = text.split()
+        self._seconds = 60 / words_per_minute if words_per_minute else 0.0
+        self._clock = clock
+        self._sleep = sleep
+        self._began_s: float | None = None
+        self.word_times_s: list[float] = []
+
+    def read(self, *, wait: bool = True) -> str | None:
+        """The next word; ``""`` if it has not been said yet; ``None`` at the end."""
+        now_s = self._clock()
+        if self._began_s is None:
+            self._began_s = now_s
+        n_said = len(self.word_times_s)
+        if n_said == len(self._words):
+            return None
+        due_s = self._began_s + (n_said + 1) * self._seconds
+        if now_s < due_s:
+            if not wait:
+                return ""
+            self._sleep(due_s - now_s)
+        # A listener who comes late hears a word that was said when it was due.
+        self.word_times_s.append(due_s if self._seconds else self._clock())
+        return f"{self._words[n_said]} "
+
+
+class Recorder:
+    """Passes everything on to a view, and keeps what the figures at the end are made of.
+
+    Args:
+        view: what shows it.
+        clock: that of the speech.
+    """
+
+    def __init__(self, view: View, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._view = view
+        self._clock = clock
+        self.words: list[str] = []
+        self.times_s: list[float] = []
+        self.finished: Finished | None = None
+        self._word = ""
+
+    def __enter__(self) -> Recorder:
+        self._view.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._view.__exit__(kind, error, traceback)
+
+    def arrived(self, text: str | None) -> None:
+        """Source text has arrived, or has come to its end (``None``)."""
+        self._view.arrived(text)
+
+    def show(self, event: Event) -> None:
+        """The session said this."""
+        if isinstance(event, Write):
+            self._word += event.text
+            if event.word_complete:
+                self.words.append(self._word.strip())
+                self.times_s.append(self._clock())
+                self._word = ""
+        elif isinstance(event, Finished):
+            self.finished = event
+        self._view.show(event)
+
+    def note(self, remark: str) -> None:
+        """A warning."""
+        self._view.note(remark)
+
+
+class Staircase:
+    """Plain lines: each source word as it is read, beside what was written because of it.
+
+    Args:
+        columns: of the source; longer words push the target to the right.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._columns = max(columns, _MIN_SOURCE_COLUMNS)
+        self._row: tuple[str, str] | None = None
+
+    def __enter__(self) -> Staircase:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None or not issubclass(kind, BrokenPipeError):
+            self._end_row()
+
+    def arrived(self, text: str | None) -> None:
+        """Shows nothing."""
+
+    def show(self, event: Event) -> None:
+        """A read ends the line before it; what is written goes on with its own."""
+        if isinstance(event, Read):
+            self._end_row()
+            self._row = event.text.strip(), ""
+        elif isinstance(event, Write):
+            source, target = self._row or ("", "")
+            self._row = source, target + event.text
+
+    def note(self, remark: str) -> None:
+        """Goes to standard error."""
+        print(f"mlx-simul: warning: {remark}", file=sys.stderr)
+
+    def _end_row(self) -> None:
+        if self._row is not None and any(self._row):
+            source, target = map(harmless, self._row)
+            emit(f"{source:{self._columns}}  {target.strip()}".rstrip() + "\n")
+        self._row = None
+
+
+def with_delays(words: Sequence[str], delays: Sequence[int]) -> str:
+    """Target words, each with the number of source words that had been read for it."""
+    pairs = zip(words, delays, strict=True)
+    return " ".join(f"{word}{str(delay).translate(_SUPERSCRIPTS)}" for word, delay in pairs)
+
+
+def lag(recorder: Recorder, speech: Speech) -> str:
+    """One sentence that says how far behind the translation was.
+
+    Args:
+        recorder: of a session that has finished.
+        speech: its source.
+    """
+    finished = recorder.finished
+    if finished is None or not finished.delays:
+        return "Nothing was written."
+    words = length_adaptive_average_lagging(finished.delays, finished.source_words)
+    waits_ms = sorted(
+        1000 * (time_s - speech.word_times_s[delay - 1])
+        for time_s, delay in zip(recorder.times_s, finished.delays, strict=True)
+    )
+    return (
+        f"{finished.source_words} words read, {len(finished.delays)} written, on average "
+        f"{words:.1f} behind (LAAL); a word was there {waits_ms[len(waits_ms) // 2]:.0f} ms after "
+        "the last one it waited for (median)."
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "text", nargs="?", default=PASSAGE, help="what is said (default: some sentences)"
+    )
+    parser.add_argument(
+        "--model", help="folder, or Hugging Face repository id (default: the packaged model)"
+    )
+    parser.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
+    parser.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
+    parser.add_argument(
+        "--wait-k", type=int, default=3, metavar="K", help="words behind (default: 3)"
+    )
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=PACE,
+        metavar="N",
+        help=f"words a minute (default: {PACE:.0f}; 0: as fast as it goes)",
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="a line for each word, on a terminal too"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Speak and translate as the command line says; return the exit code.
+
+    Raises:
+        SimulError: for options or models that will not do.
+        KeyboardInterrupt: Ctrl-C; the terminal is as it was.
+    """
+    from rich.console import Console
+
+    policy = WaitK(args.wait_k)
+    if not 0 <= args.pace < float("inf"):
+        raise InvalidOptionError(f"--pace must be a number from 0 on, got {args.pace}.")
+    with Console(stderr=True).status(f"loading {args.model or 'the packaged model'}"):
+        session, languages = _session(args, policy)
+    speech = Speech(args.text, args.pace)
+    console = Console(highlight=False)
+    is_plain = args.plain or not is_terminal(console)
+    if is_plain:
+        view: View = Staircase(max(map(len, args.text.split()), default=0))
+    else:
+        from mlx_simul.console.display import Display
+
+        view = Display(console, *languages)
+    recorder = Recorder(view)
+    with showing(recorder):
+        run_session(session, speech, recorder)
+    if recorder.finished is not None and not is_plain:
+        emit(harmless(with_delays(recorder.words, recorder.finished.delays)) + "\n")
+    emit(lag(recorder, speech) + "\n")
+    return 0
+
+
+def _session(args: argparse.Namespace, policy: WaitK) -> tuple[SimulSession, tuple[str, str]]:
+    from mlx_simul.archs import streaming_config
+    from mlx_simul.loading import load
+    from mlx_simul.session import SimulSession
+
+    model, tokenizer = load(args.model)
+    session = SimulSession(
+        model,
+        tokenizer,
+        policy=policy,
+        source_language=args.source_language,
+        target_language=args.target_language,
+        max_target_source_ratio=DEFAULT_MAX_RATIO,
+    )
+    source, target = streaming_config(model).get(TRANSLATES) or ("Source", "Target")
+    return session, (args.source_language or source, args.target_language or target)

@@ -1,0 +1,129 @@
+"""How good a packed model is: its translations of a test set, through real sessions, judged."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import sacrebleu
+from mlx_lm.generate import generate_step
+
+from mlx_simul.blas import describe
+from mlx_simul.evaluation.corpus import Item
+from mlx_simul.evaluation.figures import policy_figures
+from mlx_simul.evaluation.quality import text_quality
+from mlx_simul.evaluation.translate import Translator
+from mlx_simul.loading import load
+from mlx_simul.policies import WaitK
+
+WAIT_K = {"1": 1, "3": 3, "5": 5, "7": 7, "whole": 1 << 20}
+"""As the record calls them; no source has so many words that it is not read whole by the last."""
+
+PASSAGE_SENTENCES = (2, 4, 8)
+PASSAGE_WAIT_K = "3"
+
+
+def measure(packed: Path, unpacked: Path, items: Sequence[Item]) -> dict[str, Any]:
+    """Everything the model card says about quality, as JSON has it.
+
+    Args:
+        packed: the folder of the packed model.
+        unpacked: the checkpoint that it was packed from.
+        items: the test set.
+    """
+    model, tokenizer = load(packed, dequantize=True)
+    translator = Translator(model, tokenizer)
+    before = Translator(*load(unpacked))
+    return {
+        "n_sources": len(items),
+        "n_references": sum(len(item.references) for item in items),
+        "versions": {name: version(name) for name in ("mlx-simul", "mlx", "mlx-lm", "sacrebleu")},
+        "device": f"{mx.default_device()}, {describe()}",
+        "signatures": signatures(items),
+        "wait_k": {k: judged(f"k = {k}", translator, items, k) for k in WAIT_K},
+        "plain": plain(model, tokenizer, items),
+        "unpacked": judged("before packing, k = 3", before, items, "3"),
+        "passages": {
+            str(n): judged(f"passages of {n}", translator, passages(items, n), PASSAGE_WAIT_K)
+            for n in PASSAGE_SENTENCES
+            if n <= len(items)
+        },
+        "passage_wait_k": PASSAGE_WAIT_K,
+    }
+
+
+def passages(items: Sequence[Item], n_sentences: int) -> list[Item]:
+    """Sentences of a test set put together, in its order, with the first reference of each."""
+    groups = zip(*[iter(items)] * n_sentences, strict=False)
+    return [
+        Item(
+            " ".join(item.source for item in group),
+            (" ".join(item.references[0] for item in group),),
+        )
+        for group in groups
+    ]
+
+
+def judged(what: str, translator: Translator, items: Sequence[Item], wait_k: str) -> dict[str, Any]:
+    """Quality and latency under one policy, and how translations end."""
+    records = [translator(i, item.source, WaitK(WAIT_K[wait_k])) for i, item in enumerate(items)]
+    figures = policy_figures(items, records, "word", word_ms=400)
+    short = sum(
+        len(record.prediction.split()) <= 2 * len(item.source.split())
+        for record, item in zip(records, items, strict=True)
+    )
+    return _noted(
+        what,
+        {
+            **_quality(items, [record.prediction for record in records]),
+            "laal": figures["latency"] and round(figures["latency"]["laal"], 2),
+            "ended": figures["ended"],
+            "within_twice_the_source": short / len(items),
+        },
+    )
+
+
+def plain(model: Any, tokenizer: Any, items: Sequence[Item]) -> dict[str, Any]:
+    """The same weights as an ordinary language model: mlx-lm's generation, positions in a row."""
+    texts, n_ended = [], 0
+    for item in items:
+        turn = [{"role": "user", "content": item.source}]
+        prompt = mx.array(tokenizer.apply_chat_template(turn, add_generation_prompt=True))
+        ids = list(_until_end(prompt, model, tokenizer, 64 + 8 * len(item.source.split())))
+        n_ended += bool(ids) and ids[-1] in tokenizer.eos_token_ids
+        texts.append(tokenizer.decode([i for i in ids if i not in tokenizer.eos_token_ids]))
+    return _noted("plain mlx-lm", {**_quality(items, texts), "ended": n_ended / len(items)})
+
+
+def signatures(items: Sequence[Item]) -> dict[str, str]:
+    """sacrebleu's, of both metrics."""
+    n_most = max(len(item.references) for item in items)
+    streams = [[*item.references, *[None] * (n_most - len(item.references))] for item in items]
+    metrics = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}
+    for metric in metrics.values():
+        metric.corpus_score(["" for _ in items], list(zip(*streams, strict=True)))  # pyright: ignore
+    return {name: str(metric.get_signature()) for name, metric in metrics.items()}
+
+
+def _until_end(prompt: mx.array, model: Any, tokenizer: Any, max_tokens: int) -> Iterable[int]:
+    for token, _ in generate_step(prompt, model, max_tokens=max_tokens):
+        yield int(token)
+        if int(token) in tokenizer.eos_token_ids:
+            return
+
+
+def _quality(items: Sequence[Item], texts: Sequence[str]) -> dict[str, float]:
+    scores = text_quality(texts, [item.references for item in items])
+    return {name: round(value, 3) for name, value in asdict(scores).items()}
+
+
+def _noted(what: str, scores: dict[str, Any]) -> dict[str, Any]:
+    print(f"{what}: {scores}", file=sys.stderr)
+    return scores

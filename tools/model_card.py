@@ -1,0 +1,185 @@
+"""Write the packaged model's card from its record; --check only compares.
+
+The record, ``record.json`` beside the weights, is written by ``tools/pack_default.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_simul.loading import DEFAULT_MODEL
+
+RECORD = "record.json"
+CARD = "README.md"
+
+TEMPLATE = """\
+---
+language: [en, fr]
+license: mit
+pipeline_tag: translation
+library_name: mlx
+tags: [simultaneous-translation, wait-k, mlx, mlx-simul]
+---
+
+# English to French, while it is still being said
+
+Written by `tools/model_card.py` from `{record}`, the record of a run. No figure is typed by hand.
+
+The model that comes with mlx_simul and is used when none is named:
+
+```
+mlx-simul translate "I would like a cup of coffee."
+```
+
+It translates everyday English to French at any latency, from one word behind to the whole source,
+and was trained from nothing with `mlx-simul train`. It is small: good for trying things out, not
+for what matters. What it knows are short sentences, such as its data are. It takes no instruction,
+context or glossary.
+
+## What it is
+
+{n_parameters:.1f} M parameters: a {model_type} of {layers} layers, width {width}, {heads} heads
+over {kv_heads} for keys and values, and a byte-level BPE of {vocabulary:,} entries. Stored in
+{bits} bits (groups of {group_size}, scales in float16), {megabytes:.1f} MB; on a CPU it is turned
+into float32 as it is loaded. Source and target have positions of their own (group position
+encoding, arXiv 2505.16983), the target's from {target_start} on. SHA-256 of the weights:
+`{weights_sha256}`.
+
+## How well it translates
+
+The validation set, {n_sources:,} English sentences with {n_references:,} French references, none of
+them in the training data. BLEU and chrF are sacrebleu's, against all references of a sentence; LAAL
+is in source words, by the first reference.
+
+{head}{rows}
+All but one row are sessions; with the whole source first, the model is read offline. "Plain
+mlx-lm" is the same offline in mlx-lm's own generation, where the target's positions follow the
+source's: it was not trained for those. "Before packing" is k = 3 in float32, as it was trained.
+
+Sentences of that set put together to passages, at k = {passage_wait_k}:
+
+{passage_head}{passages}
+Greedy; a translation may have 64 tokens and 8 for each source word. {device}.
+{versions}.
+`{bleu_signature}`, `{chrf_signature}`.
+
+## How it was trained
+
+`mlx-simul train`, {steps:,} steps over {tokens:,} tokens ({epochs} epochs of {n_pairs:,} pairs),
+{hours:.1f} hours on {hardware}. SHA-256 of the corpus, as `mlx_simul.pairs` has it:
+`{corpus}`.
+
+```toml
+{options}```
+
+## Data
+
+Sentence pairs of [Tatoeba](https://tatoeba.org) and its contributors, under
+[CC BY 2.0 FR](https://creativecommons.org/licenses/by/2.0/fr/). `docs/default-model.md` says how
+they were split and where to get them. The pairs are not part of this package; the weights are under
+the package's own licence, with this attribution (`NOTICE`).
+"""
+
+_COLUMNS = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "laal": "LAAL",
+    "ended": "ends by itself",
+    "within_twice_the_source": "within twice the source",
+    "length_ratio": "length ratio",
+}
+_SHARES = ("ended", "within_twice_the_source")
+
+
+def card(record: Mapping[str, Any]) -> str:
+    """The card's text.
+
+    Args:
+        record: as ``tools/pack_default.py`` writes it.
+    """
+    config, training, measured = record["config"], record["training"], record["quality"]
+    names = {"whole": "whole source, offline"}
+    scores = {names.get(k, f"k = {k}"): each for k, each in measured["wait_k"].items()}
+    scores |= {"before packing": measured["unpacked"], "plain mlx-lm": measured["plain"]}
+    return TEMPLATE.format(
+        record=RECORD,
+        n_parameters=record["n_parameters"] / 1e6,
+        megabytes=record["weights_bytes"] / 1e6,
+        weights_sha256=record["weights_sha256"],
+        model_type=config["model_type"],
+        layers=config["num_hidden_layers"],
+        width=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        kv_heads=config["num_key_value_heads"],
+        vocabulary=config["vocab_size"],
+        bits=config["quantization"]["bits"],
+        group_size=config["quantization"]["group_size"],
+        target_start=config["mlx_simul"]["target_start"],
+        n_sources=measured["n_sources"],
+        n_references=measured["n_references"],
+        head=_head(""),
+        passage_head=_head("sentences"),
+        rows="".join(_row(name, each) for name, each in scores.items()),
+        passages="".join(_row(name, each) for name, each in measured["passages"].items()),
+        passage_wait_k=measured["passage_wait_k"],
+        versions=", ".join(f"{name} {number}" for name, number in measured["versions"].items()),
+        device=measured["device"],
+        bleu_signature=measured["signatures"]["bleu"],
+        chrf_signature=measured["signatures"]["chrf"],
+        steps=training["step"],
+        tokens=training["tokens"],
+        epochs=training["epochs"],
+        n_pairs=training["n_pairs"],
+        hours=training["seconds"] / 3600,
+        hardware=training["hardware"],
+        corpus=training["corpus"],
+        options=_toml(training["options"]),
+    )
+
+
+def _head(first: str) -> str:
+    return f"| {first} | {' | '.join(_COLUMNS.values())} |\n|---{'|---' * len(_COLUMNS)}|\n"
+
+
+def _row(name: str, scores: Mapping[str, Any]) -> str:
+    return f"| {name} | {' | '.join(_cell(column, scores.get(column)) for column in _COLUMNS)} |\n"
+
+
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return "—"
+    if column in _SHARES:
+        return f"{100 * value:.1f} %"
+    return f"{value:.2f}" if column in ("laal", "length_ratio") else f"{value:.1f}"
+
+
+def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    return "\n".join(
+        f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items())
+        for table, options in tables.items()
+    )
+
+
+def main() -> int:
+    """Write the card, or compare it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="fail if the card is not up to date")
+    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_MODEL)
+    args = parser.parse_args()
+    text = card(json.loads((args.folder / RECORD).read_text("utf-8")))
+    if not args.check:
+        (args.folder / CARD).write_text(text, "utf-8")
+        return 0
+    if (args.folder / CARD).read_text("utf-8") == text:
+        return 0
+    print(f"{args.folder / CARD} is not what its record says: tools/model_card.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Put a trained checkpoint into the package: pack it, measure it, and write its card.
+
+python tools/pack_default.py RUN/best
+
+RUN is the folder of an `mlx-simul train` run; the model is measured on the run's validation pairs,
+or on those given. The last line says what the model now weighs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from measure_default import measure
+from model_card import CARD, RECORD, card
+
+from mlx_simul.checkpoints.folder import read_headers, weight_files
+from mlx_simul.checkpoints.pack import pack
+from mlx_simul.errors import ConversionError
+from mlx_simul.evaluation.corpus import read_corpus
+from mlx_simul.loading import DEFAULT_MODEL
+from mlx_simul.pairs import read_pairs
+from mlx_simul.training.log import read_log
+
+LANGUAGES = ("English", "French")
+# Of a run's options, those that say where something lies concern nobody else.
+TABLES = ("layout", "batches", "optimiser")
+
+
+def main() -> int:
+    """Pack, measure, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("checkpoint", type=Path, help="best/ or latest/ of a run")
+    parser.add_argument("--run", type=Path, help="the run's folder (default: the one above it)")
+    parser.add_argument("--dev", help="pairs to measure on (default: the run's validation pairs)")
+    parser.add_argument("--sources", type=int, help="measure on the first so many of them only")
+    parser.add_argument("--hardware", default="one CPU core", help="that it was trained on")
+    parser.add_argument("--target", type=Path, default=DEFAULT_MODEL, help="(default: the package)")
+    args = parser.parse_args()
+    run = args.run or args.checkpoint.resolve().parent
+    options = json.loads((run / "options.json").read_text("utf-8"))
+    training = summary(args.checkpoint, run, options) | {"hardware": args.hardware}
+
+    folder = pack(args.checkpoint, args.target, LANGUAGES)
+    items = read_corpus(args.dev or options["data"]["valid"], n_sources=args.sources)
+    weights = (folder / "model.safetensors").read_bytes()
+    record = {
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_bytes": len(weights),
+        "n_parameters": n_parameters(args.checkpoint),
+        "config": json.loads((folder / "config.json").read_text("utf-8")),
+        "training": training,
+        "quality": measure(folder, args.checkpoint, items),
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (folder / CARD).write_text(card(record), "utf-8")
+    n_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{folder}: {n_bytes / 1e6:.2f} MB")
+    return 0
+
+
+def summary(checkpoint: Path, run: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run had done when it wrote a checkpoint.
+
+    Args:
+        checkpoint: its ``best`` or ``latest``, or a copy of one.
+        run: the folder with its log.
+        options: its options.json.
+
+    Raises:
+        ConversionError: if the log does not say.
+    """
+    log = read_log(run / "log.jsonl")
+    steps = [record for record in log if "tokens" in record]
+    validated = [record for record in log if "valid_loss" in record]
+    if not steps or not validated:
+        raise ConversionError(f"{run / 'log.jsonl'} does not say how long the run has gone on.")
+    if (checkpoint / "training.json").is_file():
+        step = json.loads((checkpoint / "training.json").read_text("utf-8"))["step"]
+    else:
+        best = min(validated, key=lambda record: sum(record["valid_loss"].values()))
+        step = best["step"]
+    reached = [record for record in steps if record["step"] <= step][-1]
+    return {
+        "step": step,
+        "tokens": reached["tokens"],
+        "epochs": reached["epoch"] + 1,
+        "seconds": reached["seconds"],
+        "n_pairs": sum(1 for _ in read_pairs(options["data"]["train"])),
+        "corpus": options["corpus"],
+        "options": {table: options[table] for table in TABLES},
+    }
+
+
+def n_parameters(checkpoint: Path) -> int:
+    """Numbers in the weights of an unquantised checkpoint."""
+    headers = read_headers(checkpoint, weight_files(checkpoint))
+    return sum(math.prod(header.shape) for header in headers.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
