@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, Literal, Protocol, TypeAlias
 
+from mlx_simul.drafts import Drafter
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, FinishReason, Read, Write
 from mlx_simul.passes import Pass, Reply
@@ -91,6 +92,8 @@ class SimulLoop:
             stream takes, and nothing else.
         read_ahead_tokens: source tokens at hand that are encoded in one pass, before the policy
             reads them; 0 if the engine cannot hide them until then.
+        drafter: guesses what follows those predictions, and changes as little; None for no guesses.
+        num_draft_tokens: as many drafts go along, as far as a word may be written without a read.
 
     Args:
         policy: when to read and when to write.
@@ -105,6 +108,8 @@ class SimulLoop:
 
     carries_drafts = True
     read_ahead_tokens = 0
+    drafter: Drafter | None = None
+    num_draft_tokens = 0
 
     def __init__(
         self,
@@ -164,6 +169,8 @@ class SimulLoop:
             self._segment_texts.append(text)
         self.state.add_source_segment(len(token_ids))
         self._source.add(token_ids, is_encoded=is_encoded)
+        if is_encoded and self.drafter is not None:
+            self.drafter.follow(Pass(tuple(token_ids)))
 
     def close_source(self, suffix_ids: Sequence[int]) -> None:
         """Append the suffix: no more source will come."""
@@ -225,7 +232,9 @@ class SimulLoop:
     def _encode(self) -> Steps:
         """Encode what waits, as long as there is nothing else to do."""
         if self._source.n_waiting:
-            yield from self._run(Pass(self._source.take()))
+            source_ids, n_rewind = self._source.take(), self._n_rewind
+            self._n_rewind = 0
+            yield from self._run(Pass(source_ids, (), n_rewind, written=self._written))
 
     def _outdate(self) -> None:
         """What is predicted was predicted from less source than is read now."""
@@ -302,6 +311,8 @@ class SimulLoop:
         return self._predicted[0]
 
     def _run(self, request: Pass) -> Generator[Step, Reply | None, tuple[int, ...]]:
+        if self.drafter is not None:
+            request = self._with_guesses(request, self.drafter)
         reply = yield request
         if reply is None or bool(reply.token_ids) != bool(request.target_ids):
             raise InvalidOptionError(
@@ -310,6 +321,22 @@ class SimulLoop:
             )
         self._n_passes += reply.n_passes
         return reply.token_ids
+
+    def _with_guesses(self, request: Pass, drafter: Drafter) -> Pass:
+        """More drafts, as far as they would be written before the next read."""
+        drafter.follow(request)
+        drafts = list(request.draft_ids)
+        while request.target_ids and len(drafts) < self.num_draft_tokens:
+            # The first token behind a word is worth its row: it shows that the word has ended.
+            if drafts and not self.state.source_exhausted():
+                ends_word, _ = self._boundary((*self._word, *drafts))
+                if ends_word:
+                    break
+            token = drafter.guess()
+            if token is None or self._is_end_of_turn((token,)):
+                break
+            drafts.append(token)
+        return replace(request, draft_ids=tuple(drafts))
 
     # Words and their events
 
