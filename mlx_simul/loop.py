@@ -93,7 +93,8 @@ class SimulLoop:
         read_ahead_tokens: source tokens at hand that are encoded in one pass, before the policy
             reads them; 0 if the engine cannot hide them until then.
         drafter: guesses what follows those predictions, and changes as little; None for no guesses.
-        num_draft_tokens: as many drafts go along, as far as a word may be written without a read.
+        num_draft_tokens: at most so many drafts go along with a pass. Fewer do after guesses that
+            were wrong, and none beyond a word that is to be followed by a read.
 
     Args:
         policy: when to read and when to write.
@@ -152,6 +153,8 @@ class SimulLoop:
         self._drafts: tuple[int, ...] = ()
         self._read_on = False
         self._n_passes = 0
+        # What guesses were worth last time, and so how many are made next.
+        self._n_guesses = math.inf
 
     # Source arrives
 
@@ -311,28 +314,33 @@ class SimulLoop:
         return self._predicted[0]
 
     def _run(self, request: Pass) -> Generator[Step, Reply | None, tuple[int, ...]]:
-        if self.drafter is not None:
-            request = self._with_guesses(request, self.drafter)
-        reply = yield request
+        drafted = self._with_guesses(request)
+        reply = yield drafted
         if reply is None or bool(reply.token_ids) != bool(request.target_ids):
             raise InvalidOptionError(
                 f"a Pass must be answered with a Reply that predicts a token if it has target "
                 f"tokens, and only then; got {reply!r}."
             )
+        n_right = len(reply.token_ids) - 1 - len(request.draft_ids)
+        if len(drafted.draft_ids) > len(request.draft_ids) and n_right >= 0:
+            self._n_guesses = 1 + 2 * n_right
         self._n_passes += reply.n_passes
         return reply.token_ids
 
-    def _with_guesses(self, request: Pass, drafter: Drafter) -> Pass:
+    def _with_guesses(self, request: Pass) -> Pass:
         """More drafts, as far as they would be written before the next read."""
-        drafter.follow(request)
+        if self.drafter is None:
+            return request
+        self.drafter.follow(request)
         drafts = list(request.draft_ids)
-        while request.target_ids and len(drafts) < self.num_draft_tokens:
+        n_drafts = min(len(drafts) + self._n_guesses, self.num_draft_tokens)
+        while request.target_ids and len(drafts) < n_drafts:
             # The first token behind a word is worth its row: it shows that the word has ended.
             if drafts and not self.state.source_exhausted():
                 ends_word, _ = self._boundary((*self._word, *drafts))
                 if ends_word:
                     break
-            token = drafter.guess()
+            token = self.drafter.guess()
             if token is None or self._is_end_of_turn((token,)):
                 break
             drafts.append(token)

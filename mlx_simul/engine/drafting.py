@@ -191,8 +191,8 @@ def _require_same(given: Any, wanted: Any) -> None:
 
 def _random_state() -> int:
     """MLX's, as the seed that brings it about."""
-    key: Any = mx.random.state[0]
-    high, low = key.tolist()
+    state: Any = mx.random.state
+    high, low = state[0].tolist()
     return high << 32 | low
 
 
