@@ -35,6 +35,7 @@ from mlx_simul.words import WordBoundaryStoppingCriteria
 Figures = Mapping[str, Any]
 
 INSTRUCTION = "Translate the following English paragraph to French"
+COPYING = "Repeat the following text word for word"
 TEXT = (
     "The weather was fine on Monday, so we walked along the river to the old bridge. After lunch "
     "my sister bought three apples and a newspaper. The man at the shop told us that the museum "
@@ -69,11 +70,19 @@ class Bench:
         tokenizer: its tokenizer.
         n_tokens: target tokens that every stream writes.
         text: the source; it should have about as many words as tokens are written.
+        instruction: what to do with it.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, n_tokens: int, text: str = TEXT) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        n_tokens: int,
+        text: str = TEXT,
+        instruction: str = INSTRUCTION,
+    ) -> None:
         self.model, self.tokenizer, self.n_tokens = model, tokenizer, n_tokens
-        prompt = StreamingDataPreparator(tokenizer, instruction=INSTRUCTION)
+        prompt = StreamingDataPreparator(tokenizer, instruction=instruction)
         self.source: TokenizedSource = prompt.tokenize(text)
         forbidden = {token: -float("inf") for token in end_of_turn_ids_of(tokenizer)}
         self._processors: Any = make_logits_processors(logit_bias=forbidden)
@@ -95,8 +104,8 @@ class Bench:
 
         return _timed(write)
 
-    def ours(self, k: int) -> Run:
-        """This library, under wait-k."""
+    def ours(self, k: int, **options: Any) -> Run:
+        """This library, under wait-k, with options of a session."""
 
         def write() -> tuple[Iterable[int], int]:
             *_, finished = stream_generate(
@@ -106,6 +115,7 @@ class Bench:
                 policy=WaitK(k),
                 max_tokens=self.n_tokens,
                 logits_processors=self._processors,
+                **options,
             )
             return finished.token_ids, finished.n_passes  # pyright: ignore
 
@@ -170,6 +180,22 @@ def speed(bench: Bench, ks: Sequence[int], n_repeats: int) -> Iterator[Figures]:
             ),
             "peak_mb": ours.peak_bytes / 1e6,
             "offline_peak_mb": offline.peak_bytes / 1e6,
+        }
+
+
+def drafting(bench: Bench, ks: Sequence[int], n_repeats: int, **options: Any) -> Iterator[Figures]:
+    """Passes and time with a session's drafting options, beside the same stream without."""
+    for k in ks:
+        rounds = [(bench.ours(k), bench.ours(k, **options)) for _ in range(max(1, n_repeats))]
+        plain, drafted = rounds[0]
+        yield {
+            "wait_k": k,
+            "tokens": len(plain.token_ids),
+            "same_tokens_as_plain": drafted.token_ids == plain.token_ids,
+            "passes_per_token": plain.n_passes / len(plain.token_ids),
+            "drafted_passes_per_token": drafted.n_passes / len(drafted.token_ids),
+            "times_plain": statistics.median(a.seconds / b.seconds for a, b in rounds),
+            "cpu_times_plain": statistics.median(a.cpu_seconds / b.cpu_seconds for a, b in rounds),
         }
 
 

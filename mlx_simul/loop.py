@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, Literal, Protocol, TypeAlias
 
+from mlx_simul.drafts import Drafter
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, FinishReason, Read, Write
 from mlx_simul.passes import Pass, Reply
@@ -91,6 +92,9 @@ class SimulLoop:
             stream takes, and nothing else.
         read_ahead_tokens: source tokens at hand that are encoded in one pass, before the policy
             reads them; 0 if the engine cannot hide them until then.
+        drafter: guesses what follows those predictions, and changes as little; None for no guesses.
+        num_draft_tokens: at most so many drafts go along with a pass. Fewer do after guesses that
+            were wrong, and none beyond a word that is to be followed by a read.
 
     Args:
         policy: when to read and when to write.
@@ -105,6 +109,8 @@ class SimulLoop:
 
     carries_drafts = True
     read_ahead_tokens = 0
+    drafter: Drafter | None = None
+    num_draft_tokens = 0
 
     def __init__(
         self,
@@ -147,6 +153,8 @@ class SimulLoop:
         self._drafts: tuple[int, ...] = ()
         self._read_on = False
         self._n_passes = 0
+        # What guesses were worth last time, and so how many are made next.
+        self._n_guesses = math.inf
 
     # Source arrives
 
@@ -164,6 +172,8 @@ class SimulLoop:
             self._segment_texts.append(text)
         self.state.add_source_segment(len(token_ids))
         self._source.add(token_ids, is_encoded=is_encoded)
+        if is_encoded and self.drafter is not None:
+            self.drafter.follow(Pass(tuple(token_ids)))
 
     def close_source(self, suffix_ids: Sequence[int]) -> None:
         """Append the suffix: no more source will come."""
@@ -225,7 +235,9 @@ class SimulLoop:
     def _encode(self) -> Steps:
         """Encode what waits, as long as there is nothing else to do."""
         if self._source.n_waiting:
-            yield from self._run(Pass(self._source.take()))
+            source_ids, n_rewind = self._source.take(), self._n_rewind
+            self._n_rewind = 0
+            yield from self._run(Pass(source_ids, (), n_rewind, written=self._written))
 
     def _outdate(self) -> None:
         """What is predicted was predicted from less source than is read now."""
@@ -302,14 +314,37 @@ class SimulLoop:
         return self._predicted[0]
 
     def _run(self, request: Pass) -> Generator[Step, Reply | None, tuple[int, ...]]:
-        reply = yield request
+        drafted = self._with_guesses(request)
+        reply = yield drafted
         if reply is None or bool(reply.token_ids) != bool(request.target_ids):
             raise InvalidOptionError(
                 f"a Pass must be answered with a Reply that predicts a token if it has target "
                 f"tokens, and only then; got {reply!r}."
             )
+        n_right = len(reply.token_ids) - 1 - len(request.draft_ids)
+        if len(drafted.draft_ids) > len(request.draft_ids) and n_right >= 0:
+            self._n_guesses = 1 + 2 * n_right
         self._n_passes += reply.n_passes
         return reply.token_ids
+
+    def _with_guesses(self, request: Pass) -> Pass:
+        """More drafts, as far as they would be written before the next read."""
+        if self.drafter is None:
+            return request
+        self.drafter.follow(request)
+        drafts = list(request.draft_ids)
+        n_drafts = min(len(drafts) + self._n_guesses, self.num_draft_tokens)
+        while request.target_ids and len(drafts) < n_drafts:
+            # The first token behind a word is worth its row: it shows that the word has ended.
+            if drafts and not self.state.source_exhausted():
+                ends_word, _ = self._boundary((*self._word, *drafts))
+                if ends_word:
+                    break
+            token = self.drafter.guess()
+            if token is None or self._is_end_of_turn((token,)):
+                break
+            drafts.append(token)
+        return replace(request, draft_ids=tuple(drafts))
 
     # Words and their events
 

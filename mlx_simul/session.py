@@ -14,7 +14,9 @@ import mlx.nn as nn
 
 from mlx_simul import archs
 from mlx_simul.detokenizer import StableDetokenizer
+from mlx_simul.drafts import Drafter
 from mlx_simul.engine import LogitsProcessor, Sampler, make_engine
+from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
@@ -54,6 +56,9 @@ class SessionOptions(TypedDict, total=False):
     logits_processors: Iterable[LogitsProcessor] | None
     early_eos: Literal["read", "stop"]
     gpe_compat: bool
+    drafter: Literal["ngram"] | Drafter | None
+    draft_model: tuple[nn.Module, Any] | None
+    num_draft_tokens: int
     prefix: EncodedPrefix | None
 
 
@@ -93,6 +98,12 @@ class SimulSession:
         gpe_compat: reproduce EIT-NLP/StreamingLLM to the token (SPEC section 4); it has a word
             rule, a limit per word and an end-of-turn rule of its own, no ratio limit, and sliding
             windows on the source only.
+        drafter: guesses several tokens ahead, to be verified in one pass; the tokens stay the same.
+            ``"ngram"`` looks them up in the source and the target so far, which pays where text is
+            copied (``docs/speed.md``).
+        draft_model: a smaller model that guesses instead, and its tokenizer, which must be the
+            same: what :func:`mlx_simul.load` gives.
+        num_draft_tokens: guesses a pass, at most.
         prefix: from :meth:`encode_prefix` of a session that began alike, not to be encoded again.
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
@@ -129,6 +140,9 @@ class SimulSession:
         logits_processors: Iterable[LogitsProcessor] | None = None,
         early_eos: Literal["read", "stop"] = "read",
         gpe_compat: bool = False,
+        drafter: Literal["ngram"] | Drafter | None = None,
+        draft_model: tuple[nn.Module, Any] | None = None,
+        num_draft_tokens: int = 4,
         prefix: EncodedPrefix | None = None,
         source: TokenizedSource | None = None,
     ) -> None:
@@ -189,6 +203,15 @@ class SimulSession:
             stop_early = early_eos == "stop"
             self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
         self._loop.read_ahead_tokens = self._engine.read_ahead_tokens
+        self._loop.num_draft_tokens = num_draft_tokens
+        self._loop.drafter = make_drafter(
+            self._engine,
+            tokenizer,
+            drafter=drafter,
+            draft_model=draft_model,
+            num_draft_tokens=num_draft_tokens,
+            sampler=sampler,
+        )
         self._steps = self._loop.steps()
         self._is_finished = False
         self._is_broken = False

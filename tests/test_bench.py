@@ -7,7 +7,7 @@ from tiny_chat import write_chat_folder
 
 import mlx_simul
 from mlx_simul import cli
-from mlx_simul.bench import Bench, growth, speed, tiny_like
+from mlx_simul.bench import Bench, drafting, growth, speed, tiny_like
 
 N_TOKENS = 12
 
@@ -70,3 +70,24 @@ def test_the_command_writes_json_and_tables(folder, tmp_path, capsys):
 def test_a_setting_out_of_range_is_refused(folder, capsys):
     assert cli.main(["bench", str(folder), "--tokens", "0"]) == cli.EXIT_USAGE
     assert "max_tokens" in capsys.readouterr().err
+
+
+def test_drafts_are_measured_beside_the_same_stream_without(bench):
+    (figures,) = drafting(bench, [100], n_repeats=1, drafter="ngram")
+    assert figures["same_tokens_as_plain"]
+    assert figures["passes_per_token"] == bench.ours(100).n_passes / N_TOKENS
+    assert figures["drafted_passes_per_token"] <= figures["passes_per_token"]
+
+
+def test_the_command_measures_drafters_instead(folder, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    for drafter in (["--drafter", "ngram"], ["--draft-model", str(folder)]):
+        small = ["--wait-k", "2", "100", "--tokens", "6", "--repeats", "1", "--json", str(path)]
+        assert cli.main(["bench", str(folder), *small, *drafter]) == 0
+        report = json.loads(path.read_text("utf-8"))
+        assert not report["models"]
+        for rows in report["drafting"].values():
+            assert [row["wait_k"] for row in rows] == [2, 100]
+            assert all(row["same_tokens_as_plain"] for row in rows)
+    assert rows[1]["drafted_passes_per_token"] < 1
+    assert "Repeat the following text" in capsys.readouterr().out

@@ -191,6 +191,7 @@ def test_options_reach_the_session(capsys, given_options, tmp_path):
     terms.write_text("beta blocker\tbêtabloquant\n\nscan \t scanner\n", "utf-8")
     options = ["--context", f"@{context}", "--glossary", str(terms), "--target-start", "16"]
     options += ["--max-ratio", "1.5", "--early-eos", "stop", "--gpe-compat", "--frame", "few-shot"]
+    options += ["--drafter", "ngram", "--num-draft-tokens", "2"]
     code, _, err = run(capsys, *arguments("any", "text", *options, "--instruction", "Do it"))
     assert (code, err) == (cli.EXIT_FAILED, "mlx-simul: seen\n")
     expected = {
@@ -205,8 +206,17 @@ def test_options_reach_the_session(capsys, given_options, tmp_path):
         "early_eos": "stop",
         "gpe_compat": True,
         "frame": "few-shot",
+        "drafter": "ngram",
+        "draft_model": None,
+        "num_draft_tokens": 2,
     }
     assert {name: given_options[name] for name in expected} == expected
+
+
+def test_a_draft_model_is_loaded_with_its_tokenizer(capsys, given_options, monkeypatch):
+    monkeypatch.setattr("mlx_simul.loading.load", lambda path, **_: (path, f"that of {path}"))
+    run(capsys, *arguments("big", "text", "--draft-model", "small"))
+    assert given_options["draft_model"] == ("small", "that of small")
 
 
 def test_a_glossary_may_be_json(capsys, given_options, tmp_path):

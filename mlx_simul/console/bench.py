@@ -15,7 +15,7 @@ import mlx.core as mx
 from rich.console import Console
 from rich.table import Table
 
-from mlx_simul.bench import Bench, growth, speed, tiny_like
+from mlx_simul.bench import COPYING, INSTRUCTION, Bench, drafting, growth, speed, tiny_like
 from mlx_simul.blas import describe
 from mlx_simul.loading import load
 
@@ -30,6 +30,14 @@ SPEED_COLUMNS = {
     "cpu_times_plain": "x plain loop",
     "peak_mb": "peak MB",
     "offline_peak_mb": "offline",
+    "same_tokens_as_plain": "same tokens",
+}
+DRAFTING_COLUMNS = {
+    "wait_k": "wait-k",
+    "passes_per_token": "passes a token",
+    "drafted_passes_per_token": "with drafts",
+    "times_plain": "x without",
+    "cpu_times_plain": "CPU: x without",
     "same_tokens_as_plain": "same tokens",
 }
 GROWTH_COLUMNS = {
@@ -55,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--words", type=int, nargs="*", default=[10, 100, 1000, 4000], help="lengths of session"
     )
     parser.add_argument("--steps", type=int, default=20, help="passes timed at each length")
+    parser.add_argument("--drafter", choices=("ngram",), help="measure this instead")
+    parser.add_argument("--draft-model", metavar="FOLDER", help="measure this instead")
+    parser.add_argument("--num-draft-tokens", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument("--no-tiny", action="store_true", help="leave the tiny model out")
     parser.add_argument("--json", type=Path, help="write all figures here too")
 
@@ -67,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
         models["two tiny layers"] = tiny_like(tokenizer)
     report: dict[str, Any] = {"setting": _setting(), "models": {}}
     console = Console()
+    if args.drafter or args.draft_model:
+        report["drafting"] = _drafting(model, tokenizer, args, console)
+        models = {}
     for name, each in models.items():
         bench = Bench(each, tokenizer, args.tokens)
         bench.ours(1)  # whatever is compiled or loaded at first
@@ -80,6 +94,23 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return 0
+
+
+def _drafting(
+    model: Any, tokenizer: Any, args: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    options = {
+        "drafter": args.drafter,
+        "draft_model": load(args.draft_model) if args.draft_model else None,
+        "num_draft_tokens": args.num_draft_tokens,
+    }
+    report = {}
+    for task in (INSTRUCTION, COPYING):
+        bench = Bench(model, tokenizer, args.tokens, instruction=task)
+        bench.ours(1)
+        report[task] = list(drafting(bench, args.wait_k, args.repeats, **options))
+        console.print(_table(f"{task}: {args.tokens} tokens", DRAFTING_COLUMNS, report[task]))
+    return report
 
 
 def _setting() -> dict[str, str]:

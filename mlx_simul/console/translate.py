@@ -109,6 +109,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpe-compat", action="store_true", help="token for token as EIT-NLP/StreamingLLM"
     )
 
+    speed = parser.add_argument_group("several tokens a pass, the same ones")
+    speed.add_argument(
+        "--drafter", choices=("ngram",), help="look up ahead what may be copied from the source"
+    )
+    speed.add_argument(
+        "--draft-model", metavar="FOLDER", help="a smaller model with the same tokenizer guesses"
+    )
+    speed.add_argument(
+        "--num-draft-tokens", type=int, default=4, metavar="N", help="at most (default: 4)"
+    )
+
     memory = parser.add_argument_group("memory")
     memory.add_argument(
         "--kv-bits", type=int, metavar="N", help="store keys and values in N bits: 8 or 4, say"
@@ -176,6 +187,8 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
         "max_target_source_ratio": limits.max_target_source_ratio,
         "early_eos": args.early_eos,
         "gpe_compat": args.gpe_compat,
+        "drafter": args.drafter,
+        "num_draft_tokens": args.num_draft_tokens,
     }
 
 
@@ -211,6 +224,7 @@ def _session(args: argparse.Namespace, options: Mapping[str, Any]) -> SimulSessi
             if args.temp
             else None,
             logits_processors=make_logits_processors(repetition_penalty=args.repetition_penalty),
+            draft_model=load(args.draft_model) if args.draft_model else None,
             **options,
         )
 

@@ -129,14 +129,13 @@ class Engine(ABC):
                 f"{type(self).__name__} cannot hide {n_hidden} source tokens that are read; its "
                 "read_ahead_tokens is 0."
             )
-        if source_ids:
-            # Where tokens lie in order of arrival, the newest is moved behind what is read.
-            n_before = max(n_rewind - 1, 0)
-            self.roll_back(n_before)
-            self.read(source_ids)
-            n_rewind -= n_before
-        self.roll_back(n_rewind)
+        self._rewind_and_read(n_rewind, source_ids)
         return self.write(target_ids)
+
+    def _rewind_and_read(self, n_rewind: int, source_ids: Sequence[int]) -> None:
+        self.roll_back(n_rewind)
+        if source_ids:
+            self.read(source_ids)
 
     def run(self, request: Pass) -> Reply:
         """Feed what a pass asks for, and draw what comes after.
@@ -147,7 +146,7 @@ class Engine(ABC):
         n_before = self.n_passes
         drawn: list[int] = []
         if not request.target_ids:
-            self.read(request.source_ids)
+            self._rewind_and_read(request.n_rewind, request.source_ids)
         else:
             drafts = request.draft_ids if self.takes_drafts else ()
             target_ids = (*request.target_ids, *drafts)

@@ -94,6 +94,13 @@ class InterleavedEngine(RowEngine):
         self._tape.drop(n_tokens - n_held)
         self._n_trailing -= n_tokens - n_held
 
+    def _rewind_and_read(self, n_rewind: int, source_ids: Sequence[int]) -> None:
+        # What is to stand behind the source is forgotten here, and fed again; the rest stays.
+        self.roll_back(n_rewind)
+        if source_ids:
+            self._n_trailing = 0
+            self.read(source_ids)
+
     @property
     def state(self) -> InterleavedState:
         """The tape, the counts, and what is held back."""

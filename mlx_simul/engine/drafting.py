@@ -1,0 +1,206 @@
+"""Drafts by a smaller model, which streams beside the one that has to agree.
+
+Shape legend: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+
+from mlx_simul import archs
+from mlx_simul.archs.base import vocab_size_of
+from mlx_simul.drafts import Drafter, NGramDrafter
+from mlx_simul.engine import make_engine
+from mlx_simul.engine.base import Engine, Sampler
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.passes import Pass
+
+
+class ModelDrafter:
+    """Guesses what a smaller model would write at this place of this stream.
+
+    It reads the same source in the same passes, so it sees what the model sees that verifies.
+    Under a sampler it throws the same dice: each guess is drawn with the random numbers of the draw
+    that will verify it. That draw stays what it is, so its distribution is the sampler's, whatever
+    that does; but like distributions draw like tokens from like dice, more often than from others
+    (Daliri et al. 2024, "Coupling without Communication", say how often).
+
+    Args:
+        engine: of the smaller model, fresh; it does not draw.
+        sampler: the stream's; greedy by default.
+        vocab_size: embeddings of the model that verifies, if that is known.
+    """
+
+    def __init__(
+        self, engine: Engine, sampler: Sampler | None = None, vocab_size: int | None = None
+    ) -> None:
+        self._engine = engine
+        self._sampler = sampler
+        self._vocab_size = vocab_size
+        self._header: tuple[int, ...] = ()
+        # Target tokens fed, of which so many are known to stay.
+        self._fed: list[int] = []
+        self._n_sure = 0
+        self._row: mx.array | None = None
+        self._unfed: int | None = None
+        self._dice = 0
+
+    def follow(self, request: Pass) -> None:
+        """Feed what the pass is about to feed, but for what is fed already."""
+        self._row = self._unfed = None
+        self._header = self._header or request.target_ids
+        # Without target tokens the newest written is still to come, behind what is read.
+        n_before = len(self._header) + len(request.written) - max(len(request.target_ids), 1)
+        while self._n_sure < min(n_before, len(self._fed)):
+            if self._fed[self._n_sure] != self._id(self._n_sure, request):
+                break
+            self._n_sure += 1
+        n_rewind = len(self._fed) - self._n_sure
+        del self._fed[self._n_sure :]
+        if not request.target_ids:
+            self._engine.run(Pass(request.source_ids, n_rewind=n_rewind))
+            return
+        missing = [self._id(i, request) for i in range(self._n_sure, n_before)]
+        feed = (*missing, *request.target_ids, *request.draft_ids)
+        logits = self._engine.read_and_write(request.source_ids, feed, n_rewind, request.n_hidden)
+        self._fed += feed
+        rows = logits[0, -1 - len(request.draft_ids) :]
+        if self._sampler is not None:
+            self._dice = _random_state()
+            for i in range(len(request.draft_ids)):
+                # It is guessed already, but takes its throw.
+                self._draw(rows[i : i + 1])
+        self._row = rows[-1:]
+
+    def guess(self) -> int | None:
+        """What the smaller model writes next."""
+        if self._unfed is not None:
+            self._row = self._engine.write([self._unfed])[0, -1:]
+            self._fed.append(self._unfed)
+        if self._row is None:
+            return None
+        self._unfed = self._draw(self._row)
+        return self._unfed
+
+    def _id(self, i: int, request: Pass) -> int:
+        """Token i of the target, header included."""
+        n_header = len(self._header)
+        return self._header[i] if i < n_header else request.written[i - n_header]
+
+    def _draw(self, row: mx.array) -> int:
+        """Draw from (1, V) logits, and leave MLX's random state as it was."""
+        row = _fitted(row, self._vocab_size)
+        if self._sampler is None:
+            return int(mx.argmax(row, axis=-1).item())  # pyright: ignore[reportArgumentType]
+        before = _random_state()
+        mx.random.seed(self._dice)
+        try:
+            token = self._sampler(row - mx.logsumexp(row, axis=-1, keepdims=True))
+            self._dice = _random_state()
+            return int(token.item())  # pyright: ignore[reportArgumentType]
+        finally:
+            mx.random.seed(before)
+
+
+def make_drafter(
+    engine: Engine,
+    tokenizer: Any,
+    *,
+    drafter: Drafter | Literal["ngram"] | None = None,
+    draft_model: tuple[Any, Any] | None = None,
+    num_draft_tokens: int,
+    sampler: Sampler | None = None,
+) -> Drafter | None:
+    """What guesses for one stream, as the options say.
+
+    Args:
+        engine: of the stream, which verifies.
+        tokenizer: of its model.
+        drafter: a fresh drafter, ``"ngram"``, or None.
+        draft_model: a smaller model and its tokenizer, or None.
+        num_draft_tokens: guesses a pass.
+        sampler: the stream's.
+
+    Raises:
+        InvalidOptionError: if both are given, or the tokenizers differ, or there are to be no
+            guesses, or rolling one of the models back would cost a pass.
+        UnknownArchitectureError: if the smaller model's type is not registered.
+    """
+    if isinstance(num_draft_tokens, bool) or not (
+        isinstance(num_draft_tokens, int) and num_draft_tokens > 0
+    ):
+        raise InvalidOptionError(
+            f"num_draft_tokens must be a whole number of at least 1, got {num_draft_tokens!r}; "
+            "without a drafter and a draft_model there are no guesses."
+        )
+    if drafter is None and draft_model is None:
+        return None
+    _require_drafts(engine, "the model")
+    if draft_model is None:
+        if drafter == "ngram":
+            return NGramDrafter()
+        if isinstance(drafter, Drafter) and not isinstance(drafter, type):
+            return drafter
+        raise InvalidOptionError(
+            f"drafter must be 'ngram' or an object with follow and guess, got {drafter!r}."
+        )
+    if drafter is not None:
+        raise InvalidOptionError(
+            f"draft_model and drafter={drafter!r}: one of them guesses; leave the other out."
+        )
+    if not isinstance(draft_model, tuple) or len(draft_model) != 2:
+        raise InvalidOptionError(
+            f"draft_model must be a model and its tokenizer, as mlx_simul.load gives them, got a "
+            f"{type(draft_model).__name__}."
+        )
+    smaller, its_tokenizer = draft_model
+    _require_same(its_tokenizer, tokenizer)
+    its_engine = make_engine(smaller)
+    _require_drafts(its_engine, "draft_model")
+    return ModelDrafter(its_engine, sampler, vocab_size_of(engine.model))
+
+
+def _require_drafts(engine: Engine, what: str) -> None:
+    if not engine.takes_drafts:
+        raise InvalidOptionError(
+            f"{what} is a {archs.of(engine.model).model_type!r}, whose state cannot be rolled back "
+            "without a pass: drafts would cost more than they save. Leave the drafter out, or take "
+            "a model with plain attention."
+        )
+
+
+def _require_same(given: Any, wanted: Any) -> None:
+    """Refuse a tokenizer to which ids mean something else."""
+    if given is wanted:
+        return
+    given, wanted = given.get_vocab(), wanted.get_vocab()
+    if given == wanted:
+        return
+    differing = [piece for piece, token in wanted.items() if given.get(piece) != token]
+    example = differing[0] if differing else next(piece for piece in given if piece not in wanted)
+    raise InvalidOptionError(
+        f"draft_model has another tokenizer than the model: of {len(given)} and {len(wanted)} "
+        f"pieces, {example!r} is token {given.get(example)} there and {wanted.get(example)} here. "
+        "Take a smaller model of the same family."
+    )
+
+
+def _random_state() -> int:
+    """MLX's, as the seed that brings it about."""
+    state: Any = mx.random.state
+    high, low = state[0].tolist()
+    return high << 32 | low
+
+
+def _fitted(row: mx.array, vocab_size: int | None) -> mx.array:
+    """Of as many tokens as the other model knows: vocabularies are padded differently."""
+    if vocab_size is None or row.shape[-1] == vocab_size:
+        return row
+    missing = vocab_size - row.shape[-1]
+    if missing < 0:
+        return row[:, :vocab_size]
+    return mx.pad(row, [(0, 0), (0, missing)], constant_values=-float("inf"))
