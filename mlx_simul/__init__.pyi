@@ -1,3 +1,4 @@
+from .batched import BatchedSessions
 from .cache import DualStreamingCache, SourceTargetCache
 from .errors import (
     CacheStateError,
@@ -7,6 +8,7 @@ from .errors import (
     ModelLoadError,
     PromptError,
     SessionClosedError,
+    SessionFailedError,
     SimulError,
     SimulWarning,
     UnknownArchitectureError,
@@ -34,6 +36,7 @@ from .words import (
 __version__: str
 __all__ = [
     "Action",
+    "BatchedSessions",
     "CacheStateError",
     "ConversionError",
     "DataError",
@@ -51,6 +54,7 @@ __all__ = [
     "PromptError",
     "Read",
     "SessionClosedError",
+    "SessionFailedError",
     "SimulError",
     "SimulSession",
     "SimulWarning",

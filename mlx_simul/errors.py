@@ -9,6 +9,7 @@ SimulError
 ├── PromptError (ValueError)    a template that cannot carry the source
 ├── InvalidOptionError (ValueError)     an option outside its range
 ├── SessionClosedError (RuntimeError)   fed after it was finished
+├── SessionFailedError (RuntimeError)   one of many broke off
 └── CacheStateError (RuntimeError)      a cache used out of turn
 
 SimulWarning (UserWarning)      worth knowing once, never fatal
@@ -51,6 +52,18 @@ class InvalidOptionError(SimulError, ValueError):
 
 class SessionClosedError(SimulError, RuntimeError):
     """A session was fed after it had finished."""
+
+
+class SessionFailedError(SimulError, RuntimeError):
+    """One session of a batch broke off, and the others go on; the cause says why.
+
+    Attributes:
+        session: which.
+    """
+
+    def __init__(self, session: object, message: str) -> None:
+        super().__init__(message)
+        self.session = session
 
 
 class CacheStateError(SimulError, RuntimeError):

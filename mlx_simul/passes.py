@@ -18,6 +18,7 @@ class Pass:
         draft_ids: what may come after ``target_ids``; kept as far as the predictions agree.
         n_hidden: source tokens, the newest, that the target must not see yet.
         written: the target ids up to ``target_ids``, header excluded, for logits processors.
+        n_passes: how often the model ran for what was fed of it already, if it was fed in parts.
     """
 
     source_ids: tuple[int, ...]
@@ -26,6 +27,7 @@ class Pass:
     draft_ids: tuple[int, ...] = ()
     n_hidden: int = 0
     written: Sequence[int] = ()
+    n_passes: int = 0
 
 
 @dataclass(frozen=True)

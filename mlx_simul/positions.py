@@ -44,19 +44,38 @@ class FusedPositions:
     source: int
     target: int
 
+    def of_tokens(self, n_batch: int, n_rows: int) -> mx.array:
+        """(B * L,) positions."""
+        return _row_positions(self, n_batch, n_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPositions:
+    """Where each token of a pass of several streams stands; no number either.
+
+    Attributes:
+        positions: (B, L).
+    """
+
+    positions: mx.array
+
+    def of_tokens(self, n_batch: int, n_rows: int) -> mx.array:
+        """(B * L,) positions."""
+        return self.positions.reshape(n_batch * n_rows)
+
 
 class FusedRope:
     """Mixed into a RoPE module, lets it turn each row of a fused pass by its own position."""
 
     def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
-        """Turn (B, K, L, D), from a position on or as :class:`FusedPositions` say."""
-        if not isinstance(offset, FusedPositions):
+        """Turn (B, K, L, D), from a position on, or each row or token as the offset says."""
+        if not isinstance(offset, FusedPositions | BatchPositions):
             return super().__call__(x, offset)  # pyright: ignore[reportAttributeAccessIssue]
         B, K, L, D = x.shape
         # One token per row of a batch: a row has an offset of its own.
         tokens = x.swapaxes(1, 2).reshape(B * L, K, 1, D)
         turned = super().__call__(  # pyright: ignore[reportAttributeAccessIssue]
-            tokens, offset=_row_positions(offset, B, L)
+            tokens, offset=offset.of_tokens(B, L)
         )
         return turned.reshape(B, L, K, D).swapaxes(1, 2)
 

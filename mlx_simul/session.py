@@ -15,10 +15,10 @@ import mlx.nn as nn
 from mlx_simul import archs
 from mlx_simul.detokenizer import StableDetokenizer
 from mlx_simul.drafts import Drafter
-from mlx_simul.engine import LogitsProcessor, Sampler, make_engine
+from mlx_simul.engine import Engine, LogitsProcessor, Sampler, make_engine
 from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
-from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.events import Event, Finished
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
 from mlx_simul.passes import Pass, Reply
 from mlx_simul.pieces import end_of_turn_ids_of
@@ -107,6 +107,7 @@ class SimulSession:
         prefix: from :meth:`encode_prefix` of a session that began alike, not to be encoded again.
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
+        make_engine: makes what runs the passes, of the options that concern it.
 
     Raises:
         InvalidOptionError: for an option outside its range.
@@ -145,6 +146,7 @@ class SimulSession:
         num_draft_tokens: int = 4,
         prefix: EncodedPrefix | None = None,
         source: TokenizedSource | None = None,
+        make_engine: Callable[..., Engine] = make_engine,
     ) -> None:
         if early_eos not in ("read", "stop"):
             raise InvalidOptionError(f"early_eos must be 'read' or 'stop', got {early_eos!r}.")
@@ -213,6 +215,8 @@ class SimulSession:
             sampler=sampler,
         )
         self._steps = self._loop.steps()
+        self._asked: Pass | None = None
+        self._reply: Reply | None = None
         self._is_finished = False
         self._is_broken = False
         self._n_words = 0
@@ -292,24 +296,53 @@ class SimulSession:
 
     def events(self) -> Iterator[Event]:
         """Run as far as the source allows, giving each event as it happens."""
-        reply: Reply | None = None
-        while not self._is_finished:
+        while (step := self.advance()) is not None:
+            if isinstance(step, Pass):
+                with self._breaking_off():
+                    reply = self._engine.run(step)
+                self.answer(reply)
+            else:
+                yield step
+
+    # For who runs the passes of many sessions
+
+    def advance(self) -> Event | Pass | None:
+        """Go on to the next event, or to the next pass that has to be run.
+
+        Returns:
+            A pass again and again until it is answered; None if there is nothing to do before more
+            source arrives, or at all.
+        """
+        while self._asked is None and not self._is_finished:
+            reply, self._reply = self._reply, None
             with self._breaking_off():
                 step = self._steps.send(reply)
-                reply = self._engine.run(step) if isinstance(step, Pass) else None
-            if isinstance(step, Read | Write | Finished):
+            if step == NEED_SOURCE:
+                return None
+            if not isinstance(step, Pass):
                 self._is_finished = isinstance(step, Finished)
-                yield step
-            elif step == NEED_SOURCE:
-                return
+                return step
+            self._asked = step
+        return self._asked
+
+    def answer(self, reply: Reply | Pass) -> None:
+        """Give what a pass gave, or what is left of it to run."""
+        if isinstance(reply, Pass):
+            self._asked = reply
+        else:
+            self._asked, self._reply = None, reply
+
+    def break_off(self) -> None:
+        """Let nothing more be done here."""
+        self._is_broken = True
 
     @contextmanager
     def _breaking_off(self) -> Iterator[None]:
         """After an error the loop and the cache may disagree, so nothing more is done with them."""
         if self._is_broken:
             raise SessionClosedError(
-                "an error broke this session off, and what it holds is no longer whole; begin a "
-                "new SimulSession."
+                "an error broke this session off, or it left its batch, and what it holds is no "
+                "longer whole; begin a new SimulSession."
             )
         try:
             yield

@@ -13,7 +13,7 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 
 from mlx_simul.cache.base import KeysValues
-from mlx_simul.cache.buffer import MirroredBuffer, Planes
+from mlx_simul.cache.buffer import MirroredBuffer, Place, Planes, Storage
 from mlx_simul.errors import CacheStateError, InvalidOptionError
 from mlx_simul.masks import fused_mask, source_mask, target_mask
 from mlx_simul.positions import FusedPositions, Rope, rotate
@@ -72,6 +72,16 @@ class DualStreamingCache:
         """Bytes held, free room included."""
         return self._buffer.nbytes
 
+    def live_in(self, storage: Storage, place: Place | None = None) -> None:
+        """Begin anew in a storage; with a place, in a row of it beside others."""
+        self._buffer = MirroredBuffer(storage, place)
+        self.reset()
+
+    def grow(self, n_source: int, n_target: int) -> None:
+        """Count tokens that were put into the row by a pass of several streams."""
+        self._buffer.n_source += n_source
+        self._buffer.n_target += n_target
+
     # The two groups
 
     def update_source(self, keys: mx.array, values: mx.array) -> KeysValues:
@@ -89,7 +99,7 @@ class DualStreamingCache:
             InvalidOptionError: if the shapes do not fit each other or what is cached.
         """
         self._append_source(keys, values)
-        return self._present(tuple(plane[..., ::-1, :] for plane in self._buffer.source))
+        return self.present(tuple(plane[..., ::-1, :] for plane in self._buffer.source))
 
     def update_target(self, keys: mx.array, values: mx.array) -> KeysValues:
         """Append target tokens.
@@ -106,7 +116,7 @@ class DualStreamingCache:
             InvalidOptionError: if the shapes do not fit each other or what is cached.
         """
         self._append_target(keys, values)
-        return self._present(self._buffer.target)
+        return self.present(self._buffer.target)
 
     def merge_source_target(self) -> None:
         """Present both groups as one; idempotent, and free of cost."""
@@ -123,7 +133,7 @@ class DualStreamingCache:
         """
         if not self._merged:
             raise CacheStateError("get_merged before a merge: call merge_source_target first.")
-        return self._present(self._buffer.whole)
+        return self.present(self._buffer.whole)
 
     def separate_source_target(self) -> None:
         """End the merged view, so that the groups may grow again; idempotent."""
@@ -182,7 +192,7 @@ class DualStreamingCache:
 
     def reset(self) -> None:
         """Forget both groups and free their memory."""
-        self._buffer = MirroredBuffer()
+        self._buffer.clear()
         self._rounding = ()
         self._merged = False
 
@@ -208,8 +218,8 @@ class DualStreamingCache:
     def keys_and_values(self) -> KeysValues:
         """What the tokens of the group being fed attend to, in memory order."""
         if self.is_reading:
-            return self._present(self._buffer.source)
-        return self._present(self._buffer.without_newest_source(self.n_hidden_source))
+            return self.present(self._buffer.source)
+        return self.present(self._buffer.without_newest_source(self.n_hidden_source))
 
     def make_mask(
         self, n_new: int, return_array: bool = False, window_size: int | None = None
@@ -249,7 +259,7 @@ class DualStreamingCache:
         """
         if self._buffer.is_empty:
             return None, None, 0, 0, self.target_start
-        keys, values = self._present(self._buffer.whole)
+        keys, values = self.present(self._buffer.whole)
         return keys, values, self.source_tokens, self.target_tokens, self.target_start
 
     @state.setter
@@ -292,12 +302,13 @@ class DualStreamingCache:
         """D of what was stored."""
         return planes[0].shape[3]
 
-    def _present(self, planes: Planes) -> KeysValues:
+    def present(self, planes: Planes) -> KeysValues:
         """Planes as mlx-lm's attention takes them."""
         keys, values = planes
         return keys, values
 
-    def _planes_of(self, keys: mx.array, values: mx.array) -> Planes:
+    def planes_of(self, keys: mx.array, values: mx.array) -> Planes:
+        """What is stored of keys (B, K, L, D) and values (B, K, L, Dv)."""
         self._refuse_if_merged("an update")
         if keys.ndim != 4 or values.ndim != 4 or keys.shape[:3] != values.shape[:3]:
             raise InvalidOptionError(
@@ -307,10 +318,10 @@ class DualStreamingCache:
         return *self._encode(keys), *self._encode(values)
 
     def _append_source(self, keys: mx.array, values: mx.array) -> None:
-        self._buffer.append_source(self._planes_of(keys, values))
+        self._buffer.append_source(self.planes_of(keys, values))
 
     def _append_target(self, keys: mx.array, values: mx.array) -> None:
-        self._buffer.append_target(self._planes_of(keys, values))
+        self._buffer.append_target(self.planes_of(keys, values))
 
     def _refuse_if_merged(self, what: str) -> None:
         if self._merged:

@@ -58,6 +58,6 @@ class QuantizedStreamingCache(DualStreamingCache):
     def _width(self, planes: Planes) -> int:
         return planes[1].shape[3] * self.group_size
 
-    def _present(self, planes: Planes) -> KeysValues:
+    def present(self, planes: Planes) -> KeysValues:
         halves = halves_of(planes)
         return halves["keys"], halves["values"]

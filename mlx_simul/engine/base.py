@@ -143,7 +143,7 @@ class Engine(ABC):
         Raises:
             ValidationError: if the logits are not numbers.
         """
-        n_before = self.n_passes
+        n_before = self.n_passes - request.n_passes
         drawn: list[int] = []
         if not request.target_ids:
             self._rewind_and_read(request.n_rewind, request.source_ids)
@@ -153,8 +153,7 @@ class Engine(ABC):
             logits = self.read_and_write(
                 request.source_ids, target_ids, request.n_rewind, request.n_hidden
             )
-            drawn = self._draw(logits[0, -1 - len(drafts) :], request.written, drafts)
-            self.roll_back(len(drafts) - (len(drawn) - 1))
+            drawn = self.draw(logits[0, -1 - len(drafts) :], request.written, drafts)
         return Reply(tuple(drawn), self.n_passes - n_before)
 
     def predict(self, token_ids: Sequence[int], written: Sequence[int]) -> int:
@@ -169,25 +168,44 @@ class Engine(ABC):
         """
         return self.run(Pass((), tuple(token_ids), written=written)).token_ids[0]
 
-    def _draw(self, logits: mx.array, written: Sequence[int], drafts: Sequence[int]) -> list[int]:
+    @property
+    def is_greedy(self) -> bool:
+        """Whether what comes after the target is the likeliest token, and nobody has a say."""
+        return self._sampler is None and not self._logits_processors
+
+    def draw(self, logits: mx.array, written: Sequence[int], drafts: Sequence[int]) -> list[int]:
         """What comes after the target, and as long as that is the draft, what comes after it.
 
-        Each is drawn from its own row whatever the draft was, so a sampler's distribution is that
-        of a stream without drafts.
+        Drafts are rolled back but for those that agree.
 
         Args:
             logits: (1 + number of drafts, V).
             written: the target ids before the first row.
             drafts: what the rows but the first were fed.
+
+        Raises:
+            ValidationError: if the logits are not numbers.
         """
-        if self._sampler is None and not self._logits_processors:
-            peaks, tokens = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
-            mx.eval(peaks, tokens)
-            _refuse_unless_finite(peaks)
-            drawn: list[int] = tokens.tolist()  # pyright: ignore[reportAssignmentType]
-            agreed = takewhile(lambda pair: pair[0] == pair[1], zip(drawn, drafts, strict=False))
-            return drawn[: len(list(agreed)) + 1]
-        drawn = []
+        if self.is_greedy:
+            return self.agree(likeliest(logits), drafts)
+        drawn = self._draw(logits, written, drafts)
+        self.roll_back(len(drafts) - (len(drawn) - 1))
+        return drawn
+
+    def agree(self, found: Sequence[tuple[float, int]], drafts: Sequence[int]) -> list[int]:
+        """As :meth:`draw`, from what :func:`likeliest` found in each row."""
+        _refuse_unless_finite([peak for peak, _ in found])
+        tokens = [token for _, token in found]
+        agreed = takewhile(lambda pair: pair[0] == pair[1], zip(tokens, drafts, strict=False))
+        n_agreed = len(list(agreed))
+        self.roll_back(len(drafts) - n_agreed)
+        return tokens[: n_agreed + 1]
+
+    def _draw(self, logits: mx.array, written: Sequence[int], drafts: Sequence[int]) -> list[int]:
+        """Each is drawn from its own row whatever the draft was, so a sampler's distribution is
+        that of a stream without drafts.
+        """
+        drawn: list[int] = []
         for i in range(1 + len(drafts)):
             drawn.append(self._draw_one(logits[i : i + 1], written, drawn))
             if drawn[-1:] != list(drafts[i : i + 1]):
@@ -205,7 +223,7 @@ class Engine(ABC):
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
             token = self._sampler(logits - total)
         mx.eval(token, total)
-        _refuse_unless_finite(total)
+        _refuse_unless_finite(total.flatten().tolist())  # pyright: ignore
         return int(token.item())  # pyright: ignore[reportArgumentType]
 
     def _check(self, token_ids: Sequence[int], first_position: int) -> None:
@@ -248,8 +266,15 @@ def state_of(value: Any, kind: type[State]) -> State:
     return value
 
 
-def _refuse_unless_finite(values: mx.array) -> None:
-    if not all(map(math.isfinite, values.flatten().tolist())):  # pyright: ignore
+def likeliest(logits: mx.array) -> list[tuple[float, int]]:
+    """Of each row of (L, V) logits, the largest, and the token that it belongs to."""
+    peaks, tokens = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
+    mx.eval(peaks, tokens)
+    return list(zip(peaks.tolist(), tokens.tolist(), strict=True))  # pyright: ignore
+
+
+def _refuse_unless_finite(values: Iterable[float]) -> None:
+    if not all(map(math.isfinite, values)):
         raise ValidationError(
             "no token can be drawn: the logits are not finite. The weights are damaged "
             "(mlx-simul validate names the tensor), or overflow in half precision (mlx-simul "

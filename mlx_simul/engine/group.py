@@ -120,20 +120,41 @@ class StreamingEngine(Engine):
         n_hidden: int = 0,
     ) -> mx.array:
         """Feed both groups, in one pass where the family can."""
-        self.roll_back(n_rewind)
-        n_fused = len(source_ids)
-        # Before anything is cached it is not known yet whether the target can follow.
-        if n_hidden or n_fused > MAX_FUSED_TOKENS or not (self._fuses and self.source_tokens):
+        if self.reads_alone(source_ids, n_hidden):
+            self.roll_back(n_rewind)
             self.read(source_ids)
-            n_fused, source_ids = 0, ()
-        self._check(source_ids, self.source_tokens)
-        start = self._place_target(self.source_tokens + n_fused - n_hidden)
-        self._check(target_ids, start + self.target_tokens)
+            n_rewind, source_ids = 0, ()
+        n_fused = len(source_ids)
+        self.prepare(source_ids, target_ids, n_rewind, n_hidden)
         self._route(is_reading=False, n_fused=n_fused, n_hidden=n_hidden)
         try:
             return self._run([[*source_ids, *target_ids]])[:, n_fused:]
         finally:
             self._route(is_reading=False)
+
+    def reads_alone(self, source_ids: Sequence[int], n_hidden: int) -> bool:
+        """Whether source tokens take a pass of their own before the target's."""
+        # Before anything is cached it is not known yet whether the target can follow.
+        can_fuse = self._fuses and self.source_tokens and not n_hidden
+        return len(source_ids) > (MAX_FUSED_TOKENS if can_fuse else 0)
+
+    def prepare(
+        self,
+        source_ids: Sequence[int],
+        target_ids: Sequence[int],
+        n_rewind: int = 0,
+        n_hidden: int = 0,
+    ) -> None:
+        """Forget what is outdated, and let φ be where a pass with these tokens needs it.
+
+        Raises:
+            InvalidOptionError: for tokens that cannot be fed.
+        """
+        self.roll_back(n_rewind)
+        self._check(source_ids, self.source_tokens)
+        if target_ids:
+            start = self._place_target(self.source_tokens + len(source_ids) - n_hidden)
+            self._check(target_ids, start + self.target_tokens)
 
     def roll_back(self, n_tokens: int) -> None:
         """Forget the newest target tokens, as if they had never been fed."""
@@ -164,6 +185,10 @@ class StreamingEngine(Engine):
                 cache.state = layer_state
             raise
         self._start = self.caches[0].target_start if self.target_tokens else None
+
+    def count_pass(self) -> None:
+        """The model has run for this stream among others."""
+        self._n_passes += 1
 
     def forward(self, rows: Sequence[Sequence[int]], is_reading: bool) -> mx.array:
         """Feed rows of tokens, one per stream of a batch, to one group; φ stays where it is.

@@ -10,7 +10,7 @@ from typing import Any
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-from mlx_lm.models import glm, gpt_oss, llama4_text
+from mlx_lm.models import gemma2, glm, gpt_oss, llama4_text
 
 from mlx_simul.archs.base import ModelClasses
 from mlx_simul.archs.rewrites.weights import Weights, renamed
@@ -30,6 +30,24 @@ class GLM(glm.Model):
         super().__init__(args)
         for layer in self.layers:
             layer.self_attn.rope.dims = int(args.head_dim * args.partial_rotary_factor)
+
+
+class Gemma2Attention(gemma2.Attention):
+    """Takes a mask for each row of a batch, too, where heads share keys."""
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        if self.repeats > 1 and isinstance(mask, mx.array) and mask.ndim == 4:
+            mask = mask[:, :, None]
+        return super().__call__(x, mask, cache)
+
+
+class Gemma2(gemma2.Model):
+    """mlx-lm's Gemma 2 with such attention."""
+
+    def __init__(self, args: gemma2.ModelArgs) -> None:
+        super().__init__(args)
+        for layer in self.layers:
+            layer.self_attn.__class__ = Gemma2Attention
 
 
 class Llama4Text(llama4_text.Model):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import mlx_simul.before_mlx
@@ -29,6 +30,7 @@ from mlx_lm.models import (
 from mlx_lm.models.base import create_attention_mask
 
 from mlx_simul.archs.base import ModelClasses
+from mlx_simul.archs.rewrites.heads import Gemma2
 from mlx_simul.archs.rewrites.longrope import with_short_factors
 
 Windows: TypeAlias = list[int | None]
@@ -142,7 +144,9 @@ class MimoArgs(mimo_v2_flash.ModelArgs):
 
 CLASSES: dict[str, ModelClasses] = {
     "dots1": with_windows(dots1, from_layer_on),
-    "gemma2": with_windows(gemma2, every_other, needs_array=True),
+    "gemma2": with_windows(
+        SimpleNamespace(Model=Gemma2, ModelArgs=gemma2.ModelArgs), every_other, needs_array=True
+    ),
     "mimo_v2_flash": (mimo_v2_flash.Model, MimoArgs),
     "mistral": with_windows(llama, everywhere),
     "mixtral": with_windows(mixtral, everywhere),
