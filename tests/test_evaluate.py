@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,8 +93,10 @@ def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
     }
 
 
-def test_time_runs_forward_in_a_record(loaded):
-    record = Translator(*loaded, SESSION)(0, SOURCES[3], policy_of("wait-k:1"))
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_time_runs_forward_in_a_record(loaded, clock):
+    translate = Translator(*loaded, SESSION, clock=clock)
+    record = translate(0, SOURCES[3], policy_of("wait-k:1"))
     assert list(record.fed_ms) == sorted(record.fed_ms)
     assert list(record.times_ms) == sorted(record.times_ms)
     assert record.times_ms[-1] <= record.total_ms
@@ -101,6 +104,24 @@ def test_time_runs_forward_in_a_record(loaded):
     # No unit is there before the word it was written after.
     for delay, time_ms in zip(record.delays, record.times_ms, strict=True):
         assert time_ms >= record.fed_ms[delay - 1]
+
+
+def test_the_clock_of_the_cpu_does_not_wait(loaded, monkeypatch):
+    """Another process takes the machine for a while: only the wall's clock sees it."""
+    feed = mlx_simul.SimulSession.push
+
+    def slow(session, text):
+        time.sleep(0.2)
+        feed(session, text)
+
+    monkeypatch.setattr(mlx_simul.SimulSession, "push", slow)
+    wall, cpu = (
+        Translator(*loaded, SESSION, clock=clock)(0, SOURCES[3], policy_of("wait-k:1"))
+        for clock in ("wall", "cpu")
+    )
+    assert wall.total_ms > 4 * 200
+    assert cpu.total_ms < wall.total_ms - 2 * 200
+    assert cpu.prediction == wall.prediction
 
 
 def test_response_is_counted_from_what_came_last():
@@ -345,6 +366,7 @@ def test_policies_are_drawn_by_family(spec, family):
         ({"policies": ("sometimes",)}, "no policy 'sometimes'"),
         ({"baseline": "wait-k:7"}, "'wait-k:7' is not evaluated"),
         ({"unit": "token"}, "unit must be"),
+        ({"clock": "sun"}, "clock must be one of wall, cpu, got 'sun'"),
         ({"processes": 0}, "processes must be at least 1"),
         ({"n_sources": 0}, "n_sources"),
         ({"word_ms": 0.0}, "word_ms"),

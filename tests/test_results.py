@@ -34,6 +34,7 @@ def results():
         "options": {
             "unit": "word",
             "word_ms": 400.0,
+            "clock": "wall",
             "bleu_tokenizer": "13a",
             "baseline": "whole",
             "n_sources": None,

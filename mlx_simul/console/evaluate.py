@@ -14,7 +14,7 @@ from rich.table import Table
 from mlx_simul.console.live import emit
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
-from mlx_simul.evaluation.options import DEFAULT_POLICIES, EvaluationOptions
+from mlx_simul.evaluation.options import CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.evaluation.policies import WHOLE
 from mlx_simul.evaluation.units import UNITS
 
@@ -76,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="pace of the source, for computation-aware scores (default: 400)",
     )
+    score.add_argument(
+        "--clock",
+        choices=CLOCK_NAMES,
+        default="wall",
+        help="time on the wall, or the CPU's, which a busy machine does not stretch",
+    )
     score.add_argument("--bleu-tokenizer", default="13a", metavar="NAME", help="sacrebleu's")
     score.add_argument(
         "--bootstrap", type=int, default=1000, metavar="N", help="resamplings (default: 1000)"
@@ -133,6 +139,7 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
         n_sources=args.sources,
         unit=args.unit,
         word_ms=args.word_ms,
+        clock=args.clock,
         bleu_tokenizer=args.bleu_tokenizer,
         quality=not args.no_quality,
         n_bootstrap=args.bootstrap,

@@ -27,7 +27,8 @@ def evaluation_section(name: str, results: Mapping[str, Any], picture: str | Non
         f"`{results['model']}` on `{corpus['name']}`: {corpus['n_sources']} sources of "
         f"{corpus['source_words']} words in all, {corpus['n_references']} references. Latency in "
         f"source words, counted over target {_units(results)}; *with computing* at "
-        f"{results['options']['word_ms']:g} ms a source word. {_versions(results)}\n",
+        f"{results['options']['word_ms']:g} ms a source word, by the {_clock(results)}. "
+        f"{_versions(results)}\n",
         _fenced(command(results)),
     ]
     if picture is not None:
@@ -91,6 +92,7 @@ def command(results: Mapping[str, Any]) -> str:
         "sources": (options["n_sources"], None),
         "unit": (options["unit"], "word"),
         "word-ms": (options["word_ms"], 400.0),
+        "clock": (options["clock"], "wall"),
         "bleu-tokenizer": (options["bleu_tokenizer"], "13a"),
     }
     words += [f"--{name} {value}" for name, (value, usual) in told.items() if value != usual]
@@ -168,6 +170,10 @@ def _point(row: Mapping[str, Any]) -> tuple[float, float]:
 
 def _units(results: Mapping[str, Any]) -> str:
     return {"word": "words", "char": "characters"}[results["options"]["unit"]]
+
+
+def _clock(results: Mapping[str, Any]) -> str:
+    return {"wall": "clock on the wall", "cpu": "CPU's time"}[results["options"]["clock"]]
 
 
 def _versions(results: Mapping[str, Any]) -> str:

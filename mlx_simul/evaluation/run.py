@@ -138,6 +138,7 @@ def summary(
         "options": {
             "unit": options.unit,
             "word_ms": options.word_ms,
+            "clock": options.clock,
             "bleu_tokenizer": options.bleu_tokenizer,
             "baseline": options.baseline_policy,
             "n_sources": options.n_sources,
@@ -167,6 +168,7 @@ def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any
         "adapter": adapter,
         "test set": corpus_digest(items),
         "unit": options.unit,
+        "clock": options.clock,
         "session options": dict(options.session),
     }
 
@@ -213,7 +215,7 @@ def _translator(options: EvaluationOptions) -> Translator:
         allow_unverified=options.allow_unverified,
     )
     session: Any = dict(options.session)
-    return Translator(model, tokenizer, session, options.unit)
+    return Translator(model, tokenizer, session, options.unit, options.clock)
 
 
 def _in_this_process(
