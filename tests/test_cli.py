@@ -244,7 +244,7 @@ def test_a_bad_glossary_is_refused_before_the_model_is_loaded(
     ("options", "says"),
     [
         (["--wait-k", "0"], "k of at least 1, got 0"),
-        (["--wait-k", "three"], "invalid int value"),
+        (["--wait-k", "three"], "'three' is not a number of words, or whole"),
         (["--max-words", "0"], "max_words must be a positive number"),
         (["--max-tokens", "-1"], "max_tokens must be"),
         (["--max-ratio", "nan"], "max_target_source_ratio must be"),
