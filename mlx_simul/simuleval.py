@@ -18,6 +18,7 @@ from simuleval.data.dataloader import (  # pyright: ignore[reportMissingImports]
     TextToTextDataloader,
 )
 from simuleval.data.segments import (  # pyright: ignore[reportMissingImports]
+    EmptySegment,
     Segment,
     TextSegment,
 )
@@ -65,10 +66,11 @@ class MLXSimulAgent(TextToTextAgent):
         self._n_heard = len(source)
         if not answer.words and not answer.finished:
             return ReadAction()
-        # Made here, since SimulEval's own segment of text cannot be sent: its tgt_lang is no JSON.
-        segment = TextSegment(
-            content=" ".join(answer.words), finished=answer.finished, tgt_lang=None
-        )
+        segment = EmptySegment(finished=answer.finished)
+        if answer.words:
+            # SimulEval's own could not be sent: its tgt_lang is no JSON.
+            content = " ".join(answer.words)
+            segment = TextSegment(content=content, finished=answer.finished, tgt_lang=None)
         self.states.update_target(segment)
         return WriteAction(segment, finished=answer.finished)
 

@@ -13,7 +13,7 @@ import json
 import signal
 import socketserver
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -122,7 +122,7 @@ class Service:
                 self._reset()
                 return {}
             case "PUT", "/input":
-                self._hear(_segment(body))
+                self._hear(*_segment(body))
                 return {}
             case "GET", "/output":
                 words, self._words = self._words, []
@@ -142,18 +142,16 @@ class Service:
         self._source_finished = False
         self._n_chars = 0
 
-    def _hear(self, segment: Mapping[str, Any]) -> None:
-        word = segment["content"]
-        self._n_chars += len(word) + 1
+    def _hear(self, words: Sequence[str], finished: bool) -> None:
+        self._n_chars += sum(len(word) + 1 for word in words)
         if self._n_chars > MAX_SOURCE_CHARS:
             raise Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"this source has more than {MAX_SOURCE_CHARS} characters; POST /reset begins "
                 "another.",
             )
-        if word:
-            self._words.append(word)
-        self._source_finished = segment["finished"]
+        self._words.extend(words)
+        self._source_finished = finished
 
 
 class Server(socketserver.TCPServer):
@@ -250,8 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing: there are several requests for each word."""
 
 
-def _segment(body: bytes) -> dict[str, Any]:
-    """SimulEval's ``TextSegment``, or its ``EmptySegment``, which has no ``data_type``."""
+def _segment(body: bytes) -> tuple[list[Any], bool]:
+    """The words of SimulEval's ``TextSegment``, or ``EmptySegment``; and whether it is the last."""
     try:
         segment = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -263,23 +261,22 @@ def _segment(body: bytes) -> dict[str, Any]:
         raise Refusal(
             HTTPStatus.BAD_REQUEST, f"a segment of {kind!r}; this system reads text and writes it."
         )
-    content = segment.get("content") if kind == "text" else ""
-    if not isinstance(content, str):
+    words = [segment.get("content")] if kind == "text" else []
+    if not all(isinstance(word, str) for word in words):
         raise Refusal(HTTPStatus.BAD_REQUEST, "the content of a segment of text is a string.")
     if not isinstance(finished, bool):
         raise Refusal(HTTPStatus.BAD_REQUEST, "finished is true or false.")
-    return {"content": content, "finished": finished}
+    return words, finished
 
 
 def _output(answer: Answer) -> dict[str, Any]:
     """A segment as its client reads it: the fields that every SimulEval 1.1 knows, and no more."""
-    is_empty = not answer.words and not answer.finished
     return {
         "index": 0,
-        "content": [] if is_empty else " ".join(answer.words),
+        "content": " ".join(answer.words) if answer.words else [],
         "finished": answer.finished,
-        "is_empty": is_empty,
-        "data_type": None if is_empty else "text",
+        "is_empty": not answer.words,
+        "data_type": "text" if answer.words else None,
     }
 
 
