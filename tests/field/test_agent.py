@@ -1,6 +1,7 @@
 """SimulEval's own command on our agent: the words, delays and scores of our own sessions."""
 
 import pytest
+from client import OPTIONS
 
 pytestmark = pytest.mark.field
 
@@ -11,8 +12,6 @@ def evaluated(corpus):
 
 
 def run(corpus, agent, *more):
-    from client import OPTIONS
-
     model = ["--model", str(corpus.model)]
     return corpus.evaluate(agent, "--agent-class", agent, *model, *OPTIONS, *more)
 

@@ -6,10 +6,12 @@ import sys
 from argparse import Namespace
 
 import pytest
+from client import OPTIONS, environment
 from hypothesis import given
 from hypothesis import strategies as st
+from simuleval.data.segments import EmptySegment, TextSegment, segment_from_json_string
 
-from mlx_simul import Finished, Write
+from mlx_simul import Finished, Write, simuleval
 from mlx_simul.console.serve_simuleval import Service
 from mlx_simul.interpreter import Interpreter
 
@@ -21,8 +23,6 @@ REMOTE += ["--dataloader-class", "mlx_simul.simuleval.RemoteText"]
 
 @pytest.fixture(scope="module")
 def server(corpus):
-    from client import OPTIONS, environment
-
     command = [sys.executable, "-m", "mlx_simul", "serve-simuleval", "--port", "0"]
     process = subprocess.Popen(
         [*command, "--model", str(corpus.model), *OPTIONS],
@@ -66,19 +66,13 @@ requests = st.lists(st.tuples(words, st.booleans()) | st.sampled_from(["empty", 
 @pytest.fixture(scope="module")
 def agent():
     """Our agent with an echo for a model, as SimulEval's own server runs one."""
-    from pytest import MonkeyPatch
-
-    from mlx_simul import simuleval
-
-    with MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simuleval, "load_sessions", lambda args: Echo)
         yield simuleval.MLXSimulAgent(Namespace())
 
 
 @given(requests=requests)
 def test_our_server_answers_as_simulevals_own(agent, requests):
-    from simuleval.data.segments import EmptySegment, TextSegment, segment_from_json_string
-
     service = Service(Interpreter(Echo))
     agent.reset()
     for request in [*requests, "output"]:
