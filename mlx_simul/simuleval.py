@@ -3,32 +3,20 @@
 ``simuleval --agent-class mlx_simul.simuleval.MLXSimulAgent --model FOLDER …``
 """
 
+# SimulEval is not there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import argparse
 from operator import attrgetter
 
-from simuleval.agents import TextToTextAgent  # pyright: ignore[reportMissingImports]
-from simuleval.agents.actions import (  # pyright: ignore[reportMissingImports]
-    Action,
-    ReadAction,
-    WriteAction,
-)
-from simuleval.data.dataloader import (  # pyright: ignore[reportMissingImports]
-    TextToTextDataloader,
-)
-from simuleval.data.segments import (  # pyright: ignore[reportMissingImports]
-    EmptySegment,
-    Segment,
-    TextSegment,
-)
-from simuleval.evaluator import (  # pyright: ignore[reportMissingImports]
-    SentenceLevelEvaluator,
-)
-from simuleval.evaluator.instance import (  # pyright: ignore[reportMissingImports]
-    INSTANCE_TYPE_DICT,
-    TextToTextInstance,
-)
+from simuleval.agents import TextToTextAgent
+from simuleval.agents.actions import Action, ReadAction, WriteAction
+from simuleval.data.dataloader import TextToTextDataloader
+from simuleval.data.segments import EmptySegment, Segment, TextSegment
+from simuleval.evaluator import SentenceLevelEvaluator
+from simuleval.evaluator.instance import INSTANCE_TYPE_DICT, TextToTextInstance
 
 from mlx_simul.console.translate import add_session_arguments, load_sessions
 from mlx_simul.interpreter import Interpreter

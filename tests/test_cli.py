@@ -338,7 +338,9 @@ def test_without_a_command_it_says_what_there_is(capsys):
     assert "translate" in err
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["translate", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["translate", "--help"], ["serve-simuleval", "--help"]]
+)
 def test_help_loads_no_mlx(args):
     code = (
         "import sys; from mlx_simul.cli import main\n"
