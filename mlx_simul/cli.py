@@ -29,6 +29,7 @@ _COMMANDS = {
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
     "bench": "measure what streaming costs, beside offline generation",
+    "serve-simuleval": "let SimulEval's client evaluate a model over HTTP",
 }
 # Each has add_arguments(parser) and run(args); imported only when it is called.
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "convert": "mlx_simul.checkpoints.convert",
     "validate": "mlx_simul.checkpoints.validate",
     "bench": "mlx_simul.console.bench",
+    "serve-simuleval": "mlx_simul.console.serve_simuleval",
 }
 
 

@@ -1,7 +1,7 @@
 """What the tests of sessions share: a text, and streams over it."""
 
 import mlx_simul
-from mlx_simul import Read, WaitK, Write
+from mlx_simul import Finished, Read, WaitK, Write
 
 TEXT = "Good morning, how are you today? I would like to buy a ticket to Paris, please."
 
@@ -24,3 +24,21 @@ def reads(events):
 
 class Stumble(Exception):
     """Something of the user's that fails once."""
+
+
+def words_of(events):
+    """Each target word, white space apart, and the source words read when it was all there.
+
+    That is the delay that ``Finished`` notes, unless half a character held the word's end back:
+    it is there only with the next one then.
+    """
+    words, part, delay = [], "", 0
+    for event in events:
+        if isinstance(event, Read):
+            delay = event.source_words_read
+        elif isinstance(event, Write):
+            part += event.text
+        if isinstance(event, Finished) or (isinstance(event, Write) and event.word_complete):
+            words += [(word, delay) for word in part.split()]
+            part = ""
+    return words

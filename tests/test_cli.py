@@ -254,7 +254,7 @@ def test_a_bad_glossary_is_refused_before_the_model_is_loaded(
     ("options", "says"),
     [
         (["--wait-k", "0"], "k of at least 1, got 0"),
-        (["--wait-k", "three"], "invalid int value"),
+        (["--wait-k", "three"], "'three' is not a number of words, or whole"),
         (["--max-words", "0"], "max_words must be a positive number"),
         (["--max-tokens", "-1"], "max_tokens must be"),
         (["--max-ratio", "nan"], "max_target_source_ratio must be"),
@@ -348,7 +348,9 @@ def test_without_a_command_it_says_what_there_is(capsys):
     assert "translate" in err
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["translate", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["translate", "--help"], ["serve-simuleval", "--help"]]
+)
 def test_help_loads_no_mlx(args):
     code = (
         "import sys; from mlx_simul.cli import main\n"

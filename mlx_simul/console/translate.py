@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlx_simul.console.live import (
@@ -27,7 +28,7 @@ from mlx_simul.console.live import (
 )
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
 from mlx_simul.loop import Limits
-from mlx_simul.policies import WaitK
+from mlx_simul.policies import Policy, WaitK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 DEFAULT_MAX_RATIO = 3.0
 """Small models ramble; no language pair needs three words for one, beyond the shortest texts."""
 
+WHOLE_SOURCE = 1 << 20
+"""A k beyond the length of any source: wait-k with it reads everything first."""
+
 MAX_OPTION_FILE_BYTES = 1_048_576
 """The most that a glossary or context file may hold; a prompt takes far less."""
 
@@ -45,6 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("text", nargs="?", help="the source; default: standard input, as it comes")
     parser.add_argument("--file", metavar="F", help="read the source from a file or named pipe")
+    add_session_arguments(parser)
+    output = parser.add_argument_group("output").add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="one event a line")
+    output.add_argument("--plain", action="store_true", help="text only, on a terminal too")
+
+
+def add_session_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model and the options of a session, for whatever command runs sessions."""
     parser.add_argument(
         "--model",
         help="folder or Hugging Face repository id (default: the packaged English-French one)",
@@ -73,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     when = parser.add_argument_group("when to write, and how much")
     when.add_argument(
-        "--wait-k", type=int, default=3, metavar="K", help="words behind (default: 3)"
+        "--wait-k", type=_wait_k, default=3, metavar="K|whole", help="words behind (default: 3)"
     )
     when.add_argument(
         "--target-start",
@@ -133,10 +145,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--repetition-penalty", type=_number(0.01, 100), metavar="R")
     how.add_argument("--seed", type=_seed, metavar="N")
 
-    output = parser.add_argument_group("output").add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="one event a line")
-    output.add_argument("--plain", action="store_true", help="text only, on a terminal too")
-
 
 def run(args: argparse.Namespace) -> int:
     """Translate as the command line says; return the exit code.
@@ -150,11 +158,32 @@ def run(args: argparse.Namespace) -> int:
     with _opened(args) as source:
         if sys.stdout is None:
             raise SimulError("standard output is closed; there is nowhere to write to.")
-        session = _session(args, options)
+        session = _session_maker(args, options)()
         with _view(args) as view, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: view.note(str(message))
             run_session(session, source, view)
     return 0
+
+
+def load_sessions(args: argparse.Namespace) -> Callable[[], SimulSession]:
+    """Load the model; what is returned begins a session, any number of times.
+
+    What stands before the source is encoded once for all of them.
+
+    Args:
+        args: of :func:`add_session_arguments`.
+
+    Raises:
+        SimulError: for options or models that will not do.
+    """
+    make = _session_maker(args, _session_options(args))
+    prefix = make().encode_prefix()
+    return lambda: make(prefix=prefix)
+
+
+def policy_of(args: argparse.Namespace) -> Policy:
+    """The policy that the arguments name."""
+    return WaitK(args.wait_k)
 
 
 def _session_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -170,7 +199,7 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     if context and context.startswith("@"):
         context = _read_option_file("--context", context[1:])
     return {
-        "policy": WaitK(args.wait_k),
+        "policy": policy_of(args),
         "instruction": args.instruction,
         "source_language": args.source_language,
         "target_language": args.target_language,
@@ -192,7 +221,9 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _session(args: argparse.Namespace, options: Mapping[str, Any]) -> SimulSession:
+def _session_maker(
+    args: argparse.Namespace, options: Mapping[str, Any]
+) -> Callable[..., SimulSession]:
     from rich.console import Console
 
     with Console(stderr=True).status(f"loading {args.model or 'the packaged model'}"):
@@ -217,7 +248,8 @@ def _session(args: argparse.Namespace, options: Mapping[str, Any]) -> SimulSessi
             )
         if args.seed is not None:
             mx.random.seed(args.seed)
-        return SimulSession(
+        return partial(
+            SimulSession,
             model,
             tokenizer,
             sampler=make_sampler(args.temp, args.top_p or 0.0, args.min_p or 0.0)
@@ -280,7 +312,7 @@ def is_terminal(console: Console) -> bool:
 def showing(view: View) -> Iterator[None]:
     """Enter a view and leave it, however the process is told to end."""
     # The end of the process that runs no handler would leave a terminal without its cursor.
-    before = signal.signal(signal.SIGTERM, _exit_on_signal)
+    before = signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         with view:
             yield
@@ -288,7 +320,8 @@ def showing(view: View) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _exit_on_signal(number: int, frame: object) -> None:
+def exit_on_signal(number: int, frame: object) -> None:
+    """A signal handler: end the process as the signal would, but tidily."""
     sys.exit(128 + number)
 
 
@@ -330,6 +363,15 @@ def _read_option_file(option: str, path: str) -> str:
             f"{option} {path} has more than {MAX_OPTION_FILE_BYTES} bytes; a prompt takes far less."
         )
     return text
+
+
+def _wait_k(text: str) -> int:
+    if text == "whole":
+        return WHOLE_SOURCE
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of words, or whole") from error
 
 
 def _target_start(text: str) -> int | str:
