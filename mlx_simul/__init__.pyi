@@ -1,4 +1,5 @@
 from .cache import DualStreamingCache, SourceTargetCache
+from .drafts import Drafter, NGramDrafter
 from .errors import (
     CacheStateError,
     ConversionError,
@@ -36,6 +37,7 @@ __all__ = [
     "CacheStateError",
     "ConversionError",
     "DataError",
+    "Drafter",
     "DualStreamingCache",
     "EOSStoppingCriteria",
     "EncodedPrefix",
@@ -46,6 +48,7 @@ __all__ = [
     "InvalidOptionError",
     "MaxLengthStoppingCriteria",
     "ModelLoadError",
+    "NGramDrafter",
     "Policy",
     "PromptError",
     "Read",
