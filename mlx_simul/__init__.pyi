@@ -1,5 +1,6 @@
 from .batched import BatchedSessions
 from .cache import DualStreamingCache, SourceTargetCache
+from .drafts import Drafter, NGramDrafter
 from .errors import (
     CacheStateError,
     ConversionError,
@@ -40,6 +41,7 @@ __all__ = [
     "CacheStateError",
     "ConversionError",
     "DataError",
+    "Drafter",
     "DualStreamingCache",
     "EOSStoppingCriteria",
     "EncodedPrefix",
@@ -50,6 +52,7 @@ __all__ = [
     "InvalidOptionError",
     "MaxLengthStoppingCriteria",
     "ModelLoadError",
+    "NGramDrafter",
     "Policy",
     "PromptError",
     "Read",

@@ -26,8 +26,8 @@ class ModelDrafter:
     It reads the same source in the same passes, so it sees what the model sees that verifies.
     Under a sampler it throws the same dice: each guess is drawn with the random numbers of the draw
     that will verify it. That draw stays what it is, so its distribution is the sampler's, whatever
-    that does; but like distributions draw like tokens from like dice, more often than from others
-    (Daliri et al. 2024, "Coupling without Communication", say how often).
+    that does; but like distributions draw like tokens from like dice, at least (1 - d) / (1 + d) of
+    the time for a total variation d (Daliri et al. 2024, "Coupling without Communication").
 
     Args:
         engine: of the smaller model, fresh; it does not draw.
