@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
 
 PASSAGE = (
-    "Good morning, and welcome. The train to Paris leaves at seven. I would like a cup of coffee. "
-    "My brother lives in a small house near the sea. What are you going to do tomorrow?"
+    "Can I ask you a question? I have never been to Paris. My brother lives there with his wife "
+    "and two children. My train leaves at seven o'clock. What are you going to do tomorrow?"
 )
 """Everyday sentences, as the packaged model knows them."""
 
@@ -43,6 +44,7 @@ class Speech:
         sleep: waits for so many seconds.
 
     Attributes:
+        has_pace: words take their time.
         word_times_s: when each word that was taken had been said, by the clock.
     """
 
@@ -55,6 +57,7 @@ class Speech:
     ) -> None:
         self._words = text.split()
         self._seconds = 60 / words_per_minute if words_per_minute else 0.0
+        self.has_pace = bool(self._seconds)
         self._clock = clock
         self._sleep = sleep
         self._began_s: float | None = None
@@ -190,14 +193,19 @@ def lag(recorder: Recorder, speech: Speech) -> str:
     if finished is None or not finished.delays:
         return "Nothing was written."
     words = length_adaptive_average_lagging(finished.delays, finished.source_words)
-    waits_ms = sorted(
+    said = (
+        f"{finished.source_words} words read, {len(finished.delays)} written, on average "
+        f"{words:.1f} behind (LAAL)"
+    )
+    if not speech.has_pace:
+        return f"{said}."
+    waits_ms = [
         1000 * (time_s - speech.word_times_s[delay - 1])
         for time_s, delay in zip(recorder.times_s, finished.delays, strict=True)
-    )
+    ]
     return (
-        f"{finished.source_words} words read, {len(finished.delays)} written, on average "
-        f"{words:.1f} behind (LAAL); a word was there {waits_ms[len(waits_ms) // 2]:.0f} ms after "
-        "the last one it waited for (median)."
+        f"{said}; a word was there {median(waits_ms):.0f} ms after the last one it waited for "
+        "(median)."
     )
 
 
