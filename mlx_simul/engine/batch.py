@@ -141,11 +141,9 @@ class Batch:
     def __contains__(self, engine: Any) -> bool:
         return engine in self._places
 
-    def takes(self, engine: Any) -> bool:
+    def takes(self, engine: StreamingEngine) -> bool:
         """Whether a stream can share passes: its family fuses, and its caches are plain ones."""
-        if not self._fuses or not isinstance(engine, StreamingEngine):
-            return False
-        return len(_plain(engine)) == len(engine.caches)
+        return self._fuses and len(_plain(engine)) == len(engine.caches)
 
     def join(self, engine: StreamingEngine) -> None:
         """Give a stream that has not begun yet a row.
@@ -236,7 +234,7 @@ class Batch:
             with part.failing_alone():
                 part.draw(logits, found)
 
-    def _feed(self, parts: Sequence[Part], rows: Sequence[Sequence[int]]) -> mx.array:
+    def _feed(self, parts: Sequence[Part], rows: list[list[int]]) -> mx.array:
         """One pass over the model; (B, L, V) logits."""
         ragged = RaggedPass([part.lane() for part in parts], len(rows[0]))
         own = _plain(parts[0].engine)
@@ -244,7 +242,7 @@ class Batch:
             batched_cache(storage, cache, ragged)
             for storage, cache in zip(self._storages, own, strict=True)
         ]
-        return self._model(mx.array([*rows], mx.int32), cache=caches)
+        return self._model(mx.array(rows, mx.int32), cache=caches)
 
     def _to_the_front(self, parts: Iterable[Part]) -> list[Part]:
         """Let these have the first rows, so that a pass over them is one over slices."""

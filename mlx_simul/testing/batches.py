@@ -15,7 +15,12 @@ from mlx_simul.passes import Pass
 from mlx_simul.positions import FixedStart, FollowStart
 from mlx_simul.testing.trial import Comparison, Stream, Trial, law
 
-_STARTS = (FixedStart(3), FollowStart(margin_tokens=2), FollowStart(margin_tokens=5), FixedStart(40))
+_STARTS = (
+    FixedStart(3),
+    FollowStart(margin_tokens=2),
+    FollowStart(margin_tokens=5),
+    FixedStart(40),
+)
 _JOINS_AT, _LEAVES_AT = (0, 0, 2, 0), (None, None, None, 5)
 
 

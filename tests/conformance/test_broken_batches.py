@@ -68,4 +68,3 @@ def test_passes_that_mix_streams_up_are_rejected(monkeypatch, kind, model):
 def test_rows_that_are_not_moved_are_rejected(monkeypatch):
     monkeypatch.setattr(Storage, "move_rows", lambda self, moved, to: None)
     assert broken()
-
