@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import mlx_simul.before_mlx
 
 import mlx.nn as nn
 from typing_extensions import Unpack
 
-from mlx_simul.engine import Engine, make_engine
+from mlx_simul.engine import Engine, StreamingEngine, make_engine
 from mlx_simul.engine.batch import Batch
 from mlx_simul.errors import InvalidOptionError, SessionFailedError
 from mlx_simul.events import Event
@@ -23,8 +23,8 @@ from mlx_simul.session import SessionOptions, SimulSession
 class BatchedSessions:
     """Live sessions over one model, whose passes are run together.
 
-    Each has its own text, languages, policy, sampler and limits, and writes the tokens that it would
-    write alone. They come and go at any time, are fed with ``session.push(text)`` and
+    Each has its own text, languages, policy, sampler and limits, and writes the tokens that it
+    would write alone. They come and go at any time, are fed with ``session.push(text)`` and
     ``session.close()``, and go on at each :meth:`step`::
 
         batch = BatchedSessions(model, tokenizer, policy=WaitK(3))
@@ -36,11 +36,11 @@ class BatchedSessions:
             ...
 
     Sessions share passes where the model's architecture lets a read and a write share one
-    (``docs/batches.md``). Elsewhere, and with ``mode="reencode"`` or ``"interleaved"``, they run one
-    by one; :meth:`is_shared` says which it is.
+    (``docs/batches.md``). Elsewhere, and with ``mode="reencode"`` or ``"interleaved"``, they run
+    one by one; :meth:`is_shared` says which it is.
 
-    All of it belongs to the thread that made it, as MLX's streams do: a server feeds and steps it on
-    one thread, and hands text and events over.
+    All of it belongs to the thread that made it, as MLX's streams do: a server feeds and steps it
+    on one thread, and hands texts and events over.
 
     Args:
         model: from :func:`mlx_simul.load`.
@@ -89,18 +89,15 @@ class BatchedSessions:
 
         def make(*args: Any, **kwargs: Any) -> Engine:
             engine = make_engine(*args, **kwargs)
-            if self._batch.takes(engine):
+            if isinstance(engine, StreamingEngine) and self._batch.takes(engine):
                 self._batch.join(engine)
             made.append(engine)
             return engine
 
+        chosen = cast(SessionOptions, {**self._defaults, **options})
         try:
             session = SimulSession(
-                self._model,
-                self._tokenizer,
-                source=source,
-                make_engine=make,
-                **{**self._defaults, **options},
+                self._model, self._tokenizer, source=source, make_engine=make, **chosen
             )
         except BaseException:
             for engine in made:

@@ -84,8 +84,7 @@ class Bench:
         self.model, self.tokenizer, self.n_tokens = model, tokenizer, n_tokens
         prompt = StreamingDataPreparator(tokenizer, instruction=instruction)
         self.source: TokenizedSource = prompt.tokenize(text)
-        forbidden = {token: -float("inf") for token in end_of_turn_ids_of(tokenizer)}
-        self._processors: Any = make_logits_processors(logit_bias=forbidden)
+        self._processors = never_ending(tokenizer)
 
     def offline(self) -> Run:
         """mlx-lm, with the whole source before it."""
@@ -102,7 +101,7 @@ class Bench:
             )
             return [step.token for step in steps], 1 + self.n_tokens
 
-        return _timed(write)
+        return timed(write)
 
     def ours(self, k: int, **options: Any) -> Run:
         """This library, under wait-k, with options of a session."""
@@ -119,7 +118,7 @@ class Bench:
             )
             return finished.token_ids, finished.n_passes  # pyright: ignore
 
-        return _timed(write)
+        return timed(write)
 
     def plain(self, k: int) -> Run:
         """The loop of SPEC section 2, step by step."""
@@ -151,7 +150,7 @@ class Bench:
                     word = []
             return written, engine.n_passes
 
-        return _timed(write)
+        return timed(write)
 
 
 def speed(bench: Bench, ks: Sequence[int], n_repeats: int) -> Iterator[Figures]:
@@ -167,9 +166,9 @@ def speed(bench: Bench, ks: Sequence[int], n_repeats: int) -> Iterator[Figures]:
             "same_tokens_as_plain": ours.token_ids == plain.token_ids,
             "passes_per_token": ours.n_passes / len(ours.token_ids),
             "plain_passes_per_token": plain.n_passes / len(plain.token_ids),
-            "tokens_per_s": _rate(run[2] for run in rounds),
-            "offline_tokens_per_s": _rate(run[0] for run in rounds),
-            "plain_tokens_per_s": _rate(run[1] for run in rounds),
+            "tokens_per_s": rate(run[2] for run in rounds),
+            "offline_tokens_per_s": rate(run[0] for run in rounds),
+            "plain_tokens_per_s": rate(run[1] for run in rounds),
             "times_offline": statistics.median(a.seconds / c.seconds for a, _, c in rounds),
             "times_plain": statistics.median(b.seconds / c.seconds for _, b, c in rounds),
             "cpu_times_offline": statistics.median(
@@ -220,6 +219,12 @@ def growth(model: Any, words: Sequence[int], n_steps: int) -> Iterator[Figures]:
         }
 
 
+def never_ending(tokenizer: Any) -> Any:
+    """Logits processors that forbid what ends a turn."""
+    forbidden = {token: -float("inf") for token in end_of_turn_ids_of(tokenizer)}
+    return make_logits_processors(logit_bias=forbidden)
+
+
 def tiny_like(tokenizer: Any) -> Any:
     """A model of two small layers and random weights: what is left to see is overhead."""
     n_vocabulary = 1 + max(tokenizer.get_vocab().values())
@@ -240,7 +245,8 @@ def tiny_like(tokenizer: Any) -> Any:
     return model
 
 
-def _timed(write: Callable[[], tuple[Iterable[int], int]]) -> Run:
+def timed(write: Callable[[], tuple[Iterable[int], int]]) -> Run:
+    """Run a stream, or several in a row of tokens, and note what it took."""
     mx.clear_cache()
     mx.reset_peak_memory()
     began, worked = time.perf_counter(), time.process_time()
@@ -249,7 +255,8 @@ def _timed(write: Callable[[], tuple[Iterable[int], int]]) -> Run:
     return Run(tuple(token_ids), n_passes, seconds, cpu_seconds, mx.get_peak_memory())
 
 
-def _rate(runs: Iterable[Run]) -> float:
+def rate(runs: Iterable[Run]) -> float:
+    """Tokens a second, the median."""
     return statistics.median(len(run.token_ids) / run.seconds for run in runs)
 
 

@@ -8,6 +8,7 @@ from tiny_chat import write_chat_folder
 import mlx_simul
 from mlx_simul import cli
 from mlx_simul.bench import Bench, drafting, growth, speed, tiny_like
+from mlx_simul.bench_batch import BatchBench, throughput
 
 N_TOKENS = 12
 
@@ -54,9 +55,26 @@ def test_growth_is_measured_over_caches_that_hold_as_many_keys(bench):
     assert all(row["write_ms"] > 0 and row["read_write_p95_ms"] > 0 for row in figures)
 
 
+def test_sessions_at_once_write_what_each_writes_alone(bench):
+    many = BatchBench(bench.model, bench.tokenizer, N_TOKENS)
+    written = many.ours(3).token_ids
+    assert written == many.alone(0) + many.alone(1) + many.alone(2)
+    assert len(set(map(many.alone, range(3)))) > 1
+    assert len(many.offline(3).token_ids) == len(written) == 3 * N_TOKENS
+
+
+def test_figures_of_throughput_follow_from_the_runs(bench):
+    one, three = throughput(BatchBench(bench.model, bench.tokenizer, N_TOKENS), [3], n_repeats=1)
+    assert (one["sessions"], three["sessions"]) == (1, 3)
+    assert one["times_one"] == one["offline_times_one"] == 1.0
+    assert three["times_one"] == pytest.approx(three["tokens_per_s"] / one["tokens_per_s"])
+    assert one["same_tokens_as_alone"] and three["same_tokens_as_alone"]
+
+
 def test_the_command_writes_json_and_tables(folder, tmp_path, capsys):
     path = tmp_path / "figures.json"
     small = ["--wait-k", "2", "--tokens", "6", "--repeats", "1", "--words", "3", "--steps", "2"]
+    small += ["--batch", "2"]
     assert cli.main(["bench", str(folder), *small, "--json", str(path)]) == 0
     report = json.loads(path.read_text("utf-8"))
     assert set(report["models"]) == {str(folder), "two tiny layers"}
@@ -64,6 +82,7 @@ def test_the_command_writes_json_and_tables(folder, tmp_path, capsys):
     for figures in report["models"].values():
         assert figures["speed"][0]["tokens"] == 6
         assert figures["growth"][0]["words"] == 3
+        assert [row["sessions"] for row in figures["batch"]] == [1, 2]
     assert "two tiny layers: as it grows" in capsys.readouterr().out
 
 

@@ -15,7 +15,6 @@ middle: then the lengths differ from row to row, and a pass can attend to all of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -72,7 +71,7 @@ class Storage:
         room = [(0, n_rows), (0, 0), (0, 0), (0, 0)]
         self.planes = tuple(mx.pad(plane, room) for plane in self.planes)
 
-    def move_rows(self, moved: Sequence[int], to: Sequence[int]) -> None:
+    def move_rows(self, moved: list[int], to: list[int]) -> None:
         """Put rows where others were; ``to`` is ``moved`` in another order."""
         rows, places = mx.array(moved), mx.array(to)
         for plane in self.planes:

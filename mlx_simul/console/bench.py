@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlx_simul.bench import COPYING, INSTRUCTION, Bench, drafting, growth, speed, tiny_like
+from mlx_simul.bench_batch import BatchBench, throughput
 from mlx_simul.blas import describe
 from mlx_simul.loading import load
 
@@ -49,6 +50,20 @@ GROWTH_COLUMNS = {
     "write_p95_ms": "p95",
     "write_times_stock": "x mlx-lm, 1 token",
 }
+BATCH_COLUMNS = {
+    "sessions": "sessions",
+    "tokens_per_s": "tokens/s",
+    "offline_tokens_per_s": "batch_generate",
+    "times_one": "x one",
+    "offline_times_one": "batch_generate",
+    "cpu_times_one": "CPU: x one",
+    "offline_cpu_times_one": "batch_generate",
+    "cpu_times_offline": "CPU: x batch_generate",
+    "passes_per_token": "passes a token",
+    "peak_mb": "peak MB",
+    "offline_peak_mb": "batch_generate",
+    "same_tokens_as_alone": "same tokens",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drafter", choices=("ngram",), help="measure this instead")
     parser.add_argument("--draft-model", metavar="FOLDER", help="measure this instead")
     parser.add_argument("--num-draft-tokens", type=int, default=4, metavar="N", help="default: 4")
+    parser.add_argument(
+        "--batch", type=_sizes, default=[1, 2, 4, 8, 16], metavar="N,...", help="sessions at once"
+    )
     parser.add_argument("--no-tiny", action="store_true", help="leave the tiny model out")
     parser.add_argument("--json", type=Path, help="write all figures here too")
 
@@ -87,10 +105,15 @@ def run(args: argparse.Namespace) -> int:
         figures = {
             "speed": list(speed(bench, args.wait_k, args.repeats)),
             "growth": list(growth(each, args.words, args.steps)),
+            "batch": [],
         }
+        if args.batch:
+            many = BatchBench(each, tokenizer, args.tokens)
+            figures["batch"] += throughput(many, args.batch, args.repeats)
         report["models"][name] = figures
         console.print(_table(f"{name}: {args.tokens} tokens", SPEED_COLUMNS, figures["speed"]))
         console.print(_table(f"{name}: as it grows", GROWTH_COLUMNS, figures["growth"]))
+        console.print(_table(f"{name}: sessions at once", BATCH_COLUMNS, figures["batch"]))
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return 0
@@ -111,6 +134,11 @@ def _drafting(
         report[task] = list(drafting(bench, args.wait_k, args.repeats, **options))
         console.print(_table(f"{task}: {args.tokens} tokens", DRAFTING_COLUMNS, report[task]))
     return report
+
+
+def _sizes(text: str) -> list[int]:
+    """Numbers with commas between; nothing for none."""
+    return [int(number) for number in text.split(",") if number]
 
 
 def _setting() -> dict[str, str]:

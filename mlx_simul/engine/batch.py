@@ -19,7 +19,7 @@ from mlx_simul import archs
 from mlx_simul.cache import DualStreamingCache, QuantizedStreamingCache
 from mlx_simul.cache.batched import Lane, RaggedPass, batched_cache
 from mlx_simul.cache.buffer import Place, Storage
-from mlx_simul.engine.base import Engine, likeliest
+from mlx_simul.engine.base import MAX_SOURCE_TOKENS_PER_PASS, Engine, likeliest
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.passes import Pass, Reply
@@ -47,25 +47,22 @@ class Part:
     n_drafts: int = 0
 
     @property
-    def n_tokens(self) -> int:
+    def only_reads(self) -> bool:
+        """Whether its source takes a pass without the target."""
+        return self.engine.reads_alone(self.request.source_ids, self.request.n_hidden)
+
+    def n_tokens(self, is_reading: bool) -> int:
         """What is still to be fed."""
         request = self.request
-        return len(request.source_ids) + len(request.target_ids) + len(request.draft_ids)
+        n_target = 0 if is_reading else len(request.target_ids) + len(request.draft_ids)
+        return len(request.source_ids) + n_target
 
-    def read_alone(self) -> None:
-        """Read what is too much to be read beside others."""
-        request = self.request
-        if self.engine.reads_alone(request.source_ids, request.n_hidden):
-            n_before = self.engine.n_passes
-            self.engine.read(request.source_ids)
-            self._has_read(len(request.source_ids), self.engine.n_passes - n_before)
-
-    def take(self, n_tokens: int) -> list[int]:
+    def take(self, n_tokens: int, is_reading: bool) -> list[int]:
         """What a pass of so many tokens takes: all but some drafts, or a part of the source."""
         engine, request = self.engine, self.request
         n_free = n_tokens - len(request.source_ids) - len(request.target_ids)
         source_ids, target_ids, drafts, n_rewind = request.source_ids[:n_tokens], (), (), 0
-        if n_free >= 0 and request.target_ids:
+        if n_free >= 0 and request.target_ids and not is_reading:
             drafts, n_rewind = request.draft_ids[:n_free], request.n_rewind
             target_ids = (*request.target_ids, *drafts)
         engine.prepare(source_ids, target_ids, n_rewind, request.n_hidden)
@@ -93,10 +90,14 @@ class Part:
 
     def has_fed(self) -> None:
         """Count what the pass took."""
+        request = self.request
         self.engine.count_pass()
         for cache in _plain(self.engine):
             cache.grow(self.n_source, self.n_target)
-        self._has_read(self.n_source, 1)
+        rest = request.source_ids[self.n_source :]
+        self.request = replace(request, source_ids=rest, n_passes=request.n_passes + 1)
+        if not rest and not request.target_ids:
+            self._is_answered(())
 
     def draw(self, logits: mx.array, found: Iterator[tuple[float, int]]) -> None:
         """Draw from rows of logits, or take what was found in them already."""
@@ -115,16 +116,6 @@ class Part:
             yield
         except Exception as error:
             self.outcome = error
-
-    def _has_read(self, n_source: int, n_passes: int) -> None:
-        request = self.request
-        self.request = replace(
-            request,
-            source_ids=request.source_ids[n_source:],
-            n_passes=request.n_passes + n_passes,
-        )
-        if not self.request.source_ids and not request.target_ids:
-            self._is_answered(())
 
     def _is_answered(self, token_ids: Sequence[int]) -> None:
         self.outcome = Reply(tuple(token_ids), self.request.n_passes)
@@ -145,15 +136,14 @@ class Batch:
         self._storages: list[Storage] = []
         self._n_rows = 0
         self._places: dict[StreamingEngine, Place] = {}
+        self._findings: dict[str, str | None] = {}
 
     def __contains__(self, engine: Any) -> bool:
         return engine in self._places
 
-    def takes(self, engine: Any) -> bool:
+    def takes(self, engine: StreamingEngine) -> bool:
         """Whether a stream can share passes: its family fuses, and its caches are plain ones."""
-        if not self._fuses or not isinstance(engine, StreamingEngine):
-            return False
-        return len(_plain(engine)) == len(engine.caches)
+        return self._fuses and len(_plain(engine)) == len(engine.caches)
 
     def join(self, engine: StreamingEngine) -> None:
         """Give a stream that has not begun yet a row.
@@ -179,6 +169,7 @@ class Batch:
         place = Place(next(row for row in range(self._n_rows) if row not in taken))
         for cache, storage in zip(_plain(engine), self._storages, strict=True):
             cache.live_in(storage, place)
+        engine.findings = self._findings
         self._places[engine] = place
 
     def leave(self, engine: Engine) -> None:
@@ -193,7 +184,7 @@ class Batch:
     def run(
         self, requests: Iterable[tuple[StreamingEngine, Pass]]
     ) -> list[Reply | Pass | Exception]:
-        """Run one pass for all, and before it one for each that has very much source to read.
+        """Run one pass for all, and before it, for those that have much source to read, others.
 
         A stream that has more to feed than is worth the others' waiting feeds a part of its source.
 
@@ -205,18 +196,20 @@ class Batch:
             left to be run of its own.
         """
         parts = [Part(engine, request) for engine, request in requests]
-        for part in parts:
-            with part.failing_alone():
-                part.read_alone()
-        self._run_together([part for part in parts if part.outcome is None])
+        while reading := [part for part in parts if part.outcome is None and part.only_reads]:
+            self._share(reading, is_reading=True)
+        self._share([part for part in parts if part.outcome is None])
         return [part.outcome or part.request for part in parts]
 
-    def _run_together(self, parts: Sequence[Part]) -> None:
-        n_tokens = _length_of_pass(parts)
+    def _share(self, parts: Sequence[Part], is_reading: bool = False) -> None:
+        """Run one pass, of source tokens only or of both groups."""
+        if not parts:
+            return
+        n_tokens = _length_of_pass(parts, is_reading)
         rows: dict[Part, list[int]] = {}
         for part in parts:
             with part.failing_alone():
-                rows[part] = part.take(n_tokens)
+                rows[part] = part.take(n_tokens, is_reading)
         parts = self._to_the_front(rows)
         if not parts:
             return
@@ -241,7 +234,7 @@ class Batch:
             with part.failing_alone():
                 part.draw(logits, found)
 
-    def _feed(self, parts: Sequence[Part], rows: Sequence[Sequence[int]]) -> mx.array:
+    def _feed(self, parts: Sequence[Part], rows: list[list[int]]) -> mx.array:
         """One pass over the model; (B, L, V) logits."""
         ragged = RaggedPass([part.lane() for part in parts], len(rows[0]))
         own = _plain(parts[0].engine)
@@ -266,16 +259,18 @@ class Batch:
         return sorted(places, key=lambda part: places[part].row)
 
 
-def _length_of_pass(parts: Sequence[Part]) -> int:
+def _length_of_pass(parts: Sequence[Part], is_reading: bool) -> int:
     """Tokens for which a pass feeds most for what it costs; all targets, drafts excepted, fit."""
-    lengths = [part.n_tokens for part in parts]
-    shortest = max((len(part.request.target_ids) for part in parts), default=0)
+    lengths = [part.n_tokens(is_reading) for part in parts]
+    targets = [0 if is_reading else len(part.request.target_ids) for part in parts]
+    shortest = max(1, *targets)
+    longest = min(max(shortest, *lengths), MAX_SOURCE_TOKENS_PER_PASS)
 
     def worth(n_tokens: int) -> float:
         n_fed = sum(min(length, n_tokens) for length in lengths)
         return n_fed / (PASS_OVERHEAD_TOKENS + len(parts) * n_tokens)
 
-    return max(range(max(shortest, 1), max(lengths, default=1) + 1), key=worth)
+    return max(range(shortest, longest + 1), key=worth)
 
 
 def _plain(engine: StreamingEngine) -> list[DualStreamingCache]:

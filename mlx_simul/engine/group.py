@@ -69,6 +69,8 @@ class StreamingEngine(Engine):
         self._start: int | None = None
         self._target_start = target_start
         self._followable_known = False
+        self.findings: dict[str, str | None] = {}
+        """What was found out about the model; streams over one may share it."""
 
     @property
     def n_passes(self) -> int:
@@ -228,12 +230,9 @@ class StreamingEngine(Engine):
     def _followable(self, target_start: TargetStart) -> TargetStart:
         if not isinstance(target_start, FollowStart):
             return target_start
-        trained = self._max_positions or 2048
-        because = self._fixed_because
-        head_dims = [cache.head_dim for cache in self.caches]
-        layers = zip(self._ropes, head_dims, strict=True)
-        if because is None and not all_rotate_exactly(layers, trained):
-            because = "its RoPE frequencies depend on the length"
+        if "cannot follow" not in self.findings:
+            self.findings["cannot follow"] = self._why_not_follow()
+        because = self.findings["cannot follow"]
         if because is None:
             return target_start
         stay = StayStart()
@@ -245,3 +244,12 @@ class StreamingEngine(Engine):
             stacklevel=2,
         )
         return stay
+
+    def _why_not_follow(self) -> str | None:
+        head_dims = [cache.head_dim for cache in self.caches]
+        layers = zip(self._ropes, head_dims, strict=True)
+        if self._fixed_because is not None:
+            return self._fixed_because
+        if all_rotate_exactly(layers, self._max_positions or 2048):
+            return None
+        return "its RoPE frequencies depend on the length"

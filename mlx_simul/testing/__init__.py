@@ -16,12 +16,16 @@ or a policy::
     def test_my_policy(law):
         law(MyPolicy()).require()
 
+An architecture that fuses keeps one more, for :class:`mlx_simul.BatchedSessions`:
+``shared_passes_equal_ones_alone(my_tiny_model()).require()``.
+
 A model that streams by re-encoding keeps ``LAWS_OF_MODE["reencode"]``, tried with
 ``make_engine=ENGINE_OF_MODE["reencode"]``.
 """
 
 import mlx_simul.before_mlx
 
+from mlx_simul.testing.batches import shared_passes_equal_ones_alone
 from mlx_simul.testing.groups import LAWS
 from mlx_simul.testing.modes import ENGINE_OF_MODE, LAWS_OF_MODE
 from mlx_simul.testing.policies import POLICY_LAWS, PolicyLaw
@@ -57,5 +61,6 @@ __all__ = [
     "in_float32",
     "law",
     "relative_error",
+    "shared_passes_equal_ones_alone",
     "tolerance_of",
 ]

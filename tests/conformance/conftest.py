@@ -10,7 +10,7 @@ from mlx_simul.testing import LAWS_OF_MODE
 
 def pytest_generate_tests(metafunc):
     """A test of a law on a variation gets those of ``--arch``; of the main families by default."""
-    if "variation" not in metafunc.fixturenames:
+    if not {"variation", "fusing"} & {*metafunc.fixturenames}:
         return
     wanted = metafunc.config.getoption("--arch")
     names = tuple((wanted or "").split(","))
@@ -19,6 +19,10 @@ def pytest_generate_tests(metafunc):
     chosen = {None: MAIN, "all": known}.get(wanted, alike)
     if not chosen:
         raise pytest.UsageError(f"--arch {wanted}: there are only all, {', '.join(known)}.")
+    if "fusing" in metafunc.fixturenames:
+        cases = [v for v in VARIATIONS if v.model_type in chosen and fuses(v)]
+        metafunc.parametrize("fusing", cases, ids=str)
+        return
     cases = [
         pytest.param(variation, mode, law, id=f"{variation}-{mode}-{law.name}")
         for variation in VARIATIONS
@@ -27,6 +31,12 @@ def pytest_generate_tests(metafunc):
         for law in LAWS_OF_MODE[mode]
     ]
     metafunc.parametrize(("variation", "mode", "law"), cases)
+
+
+def fuses(variation):
+    """Whether a family streams in passes to both groups."""
+    architecture = archs.find(variation.model_type)
+    return architecture.fuses and architecture.modes[0] == "group"
 
 
 @pytest.fixture(autouse=True)

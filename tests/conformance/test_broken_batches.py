@@ -1,0 +1,70 @@
+"""What the law of a batch is there to reject: passes that mix streams up, on purpose."""
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import pytest
+from tiny_models import VARIATIONS, first_of, tiny_model
+
+from mlx_simul.cache.batched import RaggedPass
+from mlx_simul.cache.buffer import Storage
+from mlx_simul.positions import BatchPositions
+from mlx_simul.testing import shared_passes_equal_ones_alone
+
+FULL = first_of("qwen2")
+WINDOWED = next(v for v in VARIATIONS if str(v) == "llama-windowed")
+
+
+class FillingIsSeen(RaggedPass):
+    """Who has less than others sees what lies beside it."""
+
+    def mask(self, window):
+        beside = mx.arange(-self.left, self.right) < -self._visible[..., None]
+        return super().mask(window) | beside[:, None]
+
+
+class PositionsAreShared(RaggedPass):
+    def __init__(self, lanes, n_tokens):
+        super().__init__(lanes, n_tokens)
+        of_first = mx.broadcast_to(self.positions.positions[:1], (self.n_rows, n_tokens))
+        self.positions = BatchPositions(of_first)
+
+
+class LengthsAreShared(RaggedPass):
+    def __init__(self, lanes, n_tokens):
+        super().__init__(lanes, n_tokens)
+        self.columns = mx.broadcast_to(self.columns[:1], (self.n_rows, n_tokens))
+
+
+class SourceSeesTarget(RaggedPass):
+    def mask(self, window):
+        on_target = mx.arange(-self.left, self.right) >= 0
+        return super().mask(window) | on_target
+
+
+class WindowsAreForgotten(RaggedPass):
+    def mask(self, window):
+        return super().mask(None)
+
+
+PASSES = (FillingIsSeen, PositionsAreShared, LengthsAreShared, SourceSeesTarget)
+
+
+def broken(model=FULL):
+    return not shared_passes_equal_ones_alone(tiny_model(model)).holds
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [*((kind, FULL) for kind in PASSES), (WindowsAreForgotten, WINDOWED)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_passes_that_mix_streams_up_are_rejected(monkeypatch, kind, model):
+    assert not broken(model)
+    monkeypatch.setattr("mlx_simul.engine.batch.RaggedPass", kind)
+    assert broken(model)
+
+
+def test_rows_that_are_not_moved_are_rejected(monkeypatch):
+    monkeypatch.setattr(Storage, "move_rows", lambda self, moved, to: None)
+    assert broken()

@@ -1,0 +1,349 @@
+"""Many sessions in shared passes: each writes what it would write alone."""
+
+from itertools import pairwise
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from streams import TEXT, Stumble, run
+from tiny_models import first_of, tiny_model
+
+import mlx_simul
+from mlx_simul import BatchedSessions, Finished, FollowStart, SimulSession, WaitK
+from mlx_simul.cache.batched import RaggedPass
+from mlx_simul.engine import batch as batch_module
+from mlx_simul.engine.batch import Part
+from mlx_simul.engine.group import StreamingEngine
+from mlx_simul.passes import Pass
+
+quick = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+class Dice:
+    """A sampler with a state of its own."""
+
+    def __init__(self, seed):
+        self.key = mx.random.key(seed)
+
+    def __call__(self, logprobs):
+        self.key, now = mx.random.split(self.key)
+        return mx.random.categorical(logprobs, key=now)
+
+
+class Stumbling:
+    """A sampler, or a policy, that fails at its third turn."""
+
+    def __init__(self):
+        self.turns = 0
+
+    def __call__(self, logprobs):
+        self.turns += 1
+        if self.turns == 3:
+            raise Stumble
+        return mx.argmax(logprobs, axis=-1)
+
+    def decide(self, progress):
+        self(mx.zeros((1, 2)))
+        return WaitK(1).decide(progress)
+
+
+@st.composite
+def plans(draw):
+    """A session: its text in chunks, when it joins, and its options, a sampler by its seed."""
+    begin = draw(st.integers(0, 60))
+    cuts = sorted(draw(st.lists(st.integers(begin, len(TEXT)), max_size=4)))
+    chunks = [TEXT[a:b] for a, b in pairwise([begin, *cuts, len(TEXT)])]
+    options = {
+        "policy": WaitK(draw(st.integers(1, 6))),
+        "target_start": draw(st.sampled_from([0, 64, "follow", FollowStart(2)])),
+        "max_tokens": draw(st.integers(1, 20)),
+        "max_tokens_per_word": draw(st.sampled_from([1, 3, 50])),
+        "early_eos": draw(st.sampled_from(["read", "stop"])),
+        "instruction": draw(st.sampled_from(["Translate", "Say it in another language"])),
+    }
+    return chunks, draw(st.integers(0, 6)), options, draw(st.none() | st.integers(0, 9))
+
+
+def sampled(options, seed):
+    return options if seed is None else {**options, "sampler": Dice(seed)}
+
+
+def together(model, tokenizer, plans, pauses=()):
+    """Events of each plan's session; where pauses say so, no chunk arrives before a step."""
+    batch = BatchedSessions(model, tokenizer)
+    sessions, said, waiting = {}, {}, {}
+    for turn in range(1000):
+        for i, (chunks, joins_at, options, seed) in enumerate(plans):
+            if turn == joins_at:
+                sessions[i] = batch.add(**sampled(options, seed))
+                said[sessions[i]] = []
+                waiting[i] = list(chunks)
+            elif i in sessions and (turn, i) not in pauses:
+                push_next(sessions[i], waiting[i])
+        for session, event in batch.step() or ():
+            said[session].append(event)
+        if len(sessions) == len(plans) and not len(batch):
+            return [said[sessions[i]] for i in range(len(plans))]
+    raise AssertionError("the sessions do not end")
+
+
+def push_next(session, chunks):
+    if chunks:
+        session.push(chunks.pop(0))
+    else:
+        session.close()
+
+
+def alone(model, tokenizer, plan):
+    chunks, _, options, seed = plan
+    return run(model, tokenizer, chunks, **sampled(options, seed))
+
+
+@quick
+@given(
+    st.lists(plans(), min_size=1, max_size=5),
+    st.sets(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=20),
+)
+@pytest.mark.parametrize("read_ahead", [64, 6])
+def test_each_session_is_as_it_is_alone(model, tokenizer, read_ahead, plans, pauses):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("mlx_simul.engine.group.READ_AHEAD_TOKENS", read_ahead)
+        got = together(model, tokenizer, plans, pauses)
+        assert got == [alone(model, tokenizer, plan) for plan in plans]
+
+
+THREE = [
+    ([TEXT], 0, {"policy": WaitK(1), "target_start": 0, "max_tokens": 20}, None),
+    ([TEXT[9:]], 1, {"policy": WaitK(4), "target_start": FollowStart(2), "max_tokens": 20}, None),
+    ([TEXT[20:]], 2, {"policy": WaitK(2), "target_start": 64, "max_tokens": 20}, 3),
+]
+
+
+class HiddenIsSeen(RaggedPass):
+    def __init__(self, lanes, n_tokens):
+        super().__init__(lanes, n_tokens)
+        self._visible = mx.maximum(self._visible, mx.max(self._visible, axis=0, keepdims=True))
+
+
+def test_passes_that_mix_sessions_up_write_something_else(model, tokenizer, monkeypatch):
+    """Negative control of the law above."""
+    wanted = [alone(model, tokenizer, plan) for plan in THREE]
+    assert together(model, tokenizer, THREE) == wanted
+    monkeypatch.setattr("mlx_simul.engine.batch.RaggedPass", HiddenIsSeen)
+    assert together(model, tokenizer, THREE) != wanted
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gemma3_text", "qwen3"])
+def test_families_share_passes(tokenizer, name):
+    model = tiny_model(first_of(name, vocab_size=1024))
+    assert together(model, tokenizer, THREE) == [alone(model, tokenizer, plan) for plan in THREE]
+
+
+def test_sessions_with_quantised_keys_and_values_share_passes(tokenizer):
+    model = tiny_model(first_of("llama", vocab_size=1024, head_dim=32))
+    plans = [
+        (c, j, {**options, "kv_bits": 8, "kv_group_size": 32}, s) for c, j, options, s in THREE
+    ]
+    assert together(model, tokenizer, plans) == [alone(model, tokenizer, plan) for plan in plans]
+    batch = BatchedSessions(model, tokenizer, kv_bits=8, kv_group_size=32)
+    assert batch.is_shared(batch.add())
+    with pytest.raises(mlx_simul.InvalidOptionError, match="same kv_bits"):
+        batch.add(kv_bits=4)
+    assert len(batch) == 1
+
+
+def counted(model, monkeypatch):
+    """How often the model runs from now on."""
+    calls, call = [], type(model).__call__
+    monkeypatch.setattr(
+        type(model), "__call__", lambda *a, **k: [calls.append(a[1].shape), call(*a, **k)][1]
+    )
+    return calls
+
+
+def test_passes_are_shared(model, tokenizer, monkeypatch):
+    calls = counted(model, monkeypatch)
+    for plan in THREE:
+        alone(model, tokenizer, plan)
+    n_alone = len(calls)
+    calls.clear()
+    together(model, tokenizer, THREE)
+    assert len(calls) < 0.6 * n_alone
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("internlm2", {}), ("lfm2", {}), ("qwen2", {"mode": "reencode"})],
+    ids=["does not fuse", "recurrent", "mode"],
+)
+def test_what_cannot_share_passes_runs_one_by_one(tokenizer, name, options):
+    model = tiny_model(first_of(name, vocab_size=1024))
+    options = {**options, "policy": WaitK(2), "max_tokens": 6}
+    plans = [([TEXT], i, options, None) for i in range(2)]
+    assert together(model, tokenizer, plans) == [alone(model, tokenizer, plan) for plan in plans]
+    batch = BatchedSessions(model, tokenizer)
+    assert not batch.is_shared(batch.add(**options))
+
+
+def test_one_that_is_given_much_does_not_hold_up_the_others(model, tokenizer, monkeypatch):
+    calls = counted(model, monkeypatch)
+    batch = BatchedSessions(model, tokenizer, policy=WaitK(1), max_tokens=40)
+    sessions = [batch.add() for _ in range(8)]
+    for session in sessions:
+        session.push(TEXT)
+    while batch.step():
+        pass
+    calls.clear()
+    sessions[0].push(" So many words that all arrive at once, and one by one after them,")
+    while batch.step() is not None:
+        pass
+    assert all(rows == 1 or length < 16 for rows, length in calls)
+
+
+def test_a_pass_feeds_a_part_of_what_is_long(model):
+    class Reader:
+        def reads_alone(self, source_ids, n_hidden):
+            return False
+
+    short = [Part(Reader(), Pass((), (5,), draft_ids=(6,))) for _ in range(15)]
+    long = Part(Reader(), Pass((7,) * 14, (5,)))
+    assert batch_module._length_of_pass([*short, long], False) == 2
+    assert batch_module._length_of_pass([long], False) == 15
+    header = Part(Reader(), Pass((), (1, 2, 3, 4)))
+    assert batch_module._length_of_pass([*short, header], False) == 4
+
+
+# Who comes and goes
+
+
+def test_a_session_can_leave_and_its_row_is_used_again(model, tokenizer):
+    batch = BatchedSessions(model, tokenizer, policy=WaitK(1), max_tokens=20)
+    leaving, staying = batch.add(), batch.add()
+    said = []
+    for session in (leaving, staying):
+        session.push(TEXT)
+    for _ in range(4):
+        said += [event for session, event in batch.step() if session is staying]
+    batch.remove(leaving)
+    assert leaving not in batch and staying in batch
+    with pytest.raises(mlx_simul.SessionClosedError, match="left its batch"):
+        leaving.push("more")
+    with pytest.raises(mlx_simul.InvalidOptionError, match="not in this batch"):
+        batch.remove(leaving)
+    after = batch.add()
+    after.push(TEXT[5:])
+    later = []
+    for session in (after, staying):
+        session.close()
+    for session, event in batch.events():
+        (said if session is staying else later).append(event)
+    assert said == run(model, tokenizer, TEXT, policy=WaitK(1), max_tokens=20)
+    assert later == run(model, tokenizer, TEXT[5:], policy=WaitK(1), max_tokens=20)
+    assert len(batch) == 0 and batch.step() is None
+
+
+@pytest.mark.parametrize("what", ["sampler", "policy"])
+def test_a_session_that_fails_takes_no_other_with_it(model, tokenizer, what):
+    batch = BatchedSessions(model, tokenizer, max_tokens=20)
+    failing = batch.add(**{what: Stumbling()})
+    whole = batch.add(policy=WaitK(2))
+    for session in (failing, whole):
+        session.push(TEXT)
+        session.close()
+    said, errors = [], []
+    while len(batch):
+        try:
+            for session, event in batch.events():
+                said += [event] if session is whole else []
+        except mlx_simul.SessionFailedError as error:
+            errors.append(error)
+    assert said == run(model, tokenizer, TEXT, max_tokens=20)
+    assert [error.session for error in errors] == [failing]
+    assert isinstance(errors[0].__cause__, Stumble)
+    with pytest.raises(mlx_simul.SessionClosedError):
+        list(failing.events())
+
+
+def test_a_pass_that_fails_breaks_off_those_in_it(model, tokenizer, monkeypatch):
+    batch = BatchedSessions(model, tokenizer, policy=WaitK(2), max_tokens=24)
+    sessions = [batch.add(), batch.add()]
+    sessions[0].push(TEXT[:30])
+    while batch.step() is not None:
+        pass
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    sessions[0].close()
+    with monkeypatch.context() as broken:
+        broken.setattr(type(model), "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            batch.step()
+    with pytest.raises(mlx_simul.SessionFailedError):
+        batch.step()
+    sessions[1].push(TEXT)
+    sessions[1].close()
+    events = [event for session, event in batch.events() if session is sessions[1]]
+    assert events == run(model, tokenizer, TEXT)
+
+
+def test_options_that_are_refused_leave_nothing_behind(model, tokenizer):
+    batch = BatchedSessions(model, tokenizer)
+    with pytest.raises(mlx_simul.InvalidOptionError):
+        batch.add(max_tokens=0)
+    assert len(batch) == 0 and batch.step() is None
+    assert not batch._batch._places
+
+
+def test_options_of_all_are_those_of_each_that_says_nothing_else(model, tokenizer):
+    batch = BatchedSessions(model, tokenizer, max_tokens=3, policy=WaitK(1))
+    sessions = [batch.add(), batch.add(max_tokens=5)]
+    for session in sessions:
+        session.push(TEXT)
+        session.close()
+    ends = {s: e for s, e in batch.events() if isinstance(e, Finished)}
+    assert [len(ends[s].token_ids) for s in sessions] == [3, 5]
+
+
+def test_sessions_begin_with_a_prefix_that_was_encoded_before(model, tokenizer, monkeypatch):
+    prefix = SimulSession(model, tokenizer).encode_prefix()
+    calls = counted(model, monkeypatch)
+    batch = BatchedSessions(model, tokenizer, prefix=prefix, policy=WaitK(2), max_tokens=24)
+    sessions = [batch.add(), batch.add()]
+    batch.step()
+    assert not calls
+    for session in sessions:
+        session.push(TEXT)
+        session.close()
+    said = {session: [] for session in sessions}
+    for session, event in batch.events():
+        said[session].append(event)
+    assert list(said.values()) == [run(model, tokenizer, TEXT)] * 2
+
+
+def test_a_session_of_a_batch_can_be_run_by_itself(model, tokenizer):
+    batch = BatchedSessions(model, tokenizer, policy=WaitK(2), max_tokens=24)
+    first, second = batch.add(), batch.add()
+    second.push(TEXT)
+    said = first.feed(TEXT[:30])
+    events = [event for session, event in batch.events() if session is first]
+    assert not events
+    said += first.feed(TEXT[30:]) + first.finish()
+    assert said == run(model, tokenizer, TEXT)
+    assert batch.step() is None and first not in batch
+
+
+def test_memory_is_given_back_with_the_last(model, tokenizer):
+    batch = BatchedSessions(model, tokenizer, max_tokens=3)
+    session = batch.add()
+    session.push(TEXT)
+    session.close()
+    list(batch.events())
+    assert not batch._batch._storages
+    assert all(cache.nbytes == 0 for cache in session._engine.caches)
+    assert isinstance(session._engine, StreamingEngine)
