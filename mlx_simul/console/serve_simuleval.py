@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from mlx_simul.console.live import emit
-from mlx_simul.console.translate import add_session_arguments, exit_on_signal, load_sessions
+from mlx_simul.console.translate import add_session_arguments, load_sessions
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.interpreter import Answer, Interpreter
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         SimulError: for options, models or addresses that will not do.
         KeyboardInterrupt: Ctrl-C.
     """
-    before = signal.signal(signal.SIGTERM, exit_on_signal)
+    before = signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         # First the port: a model takes long to load, and that it is taken is known at once.
         with Server(args.host, args.port) as server:
@@ -278,6 +278,10 @@ def _output(answer: Answer) -> dict[str, Any]:
         "is_empty": not answer.words,
         "data_type": "text" if answer.words else None,
     }
+
+
+def _exit_on_signal(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _port(text: str) -> int:

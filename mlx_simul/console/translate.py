@@ -28,7 +28,7 @@ from mlx_simul.console.live import (
 )
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
 from mlx_simul.loop import Limits
-from mlx_simul.policies import Policy, WaitK
+from mlx_simul.policies import WaitK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,11 +181,6 @@ def load_sessions(args: argparse.Namespace) -> Callable[[], SimulSession]:
     return lambda: make(prefix=prefix)
 
 
-def policy_of(args: argparse.Namespace) -> Policy:
-    """The policy that the arguments name."""
-    return WaitK(args.wait_k)
-
-
 def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.temp == 0 and (args.top_p is not None or args.min_p is not None):
         raise InvalidOptionError("--top-p and --min-p choose among samples; give a --temp above 0.")
@@ -199,7 +194,7 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     if context and context.startswith("@"):
         context = _read_option_file("--context", context[1:])
     return {
-        "policy": policy_of(args),
+        "policy": WaitK(args.wait_k),
         "instruction": args.instruction,
         "source_language": args.source_language,
         "target_language": args.target_language,
@@ -312,7 +307,7 @@ def is_terminal(console: Console) -> bool:
 def showing(view: View) -> Iterator[None]:
     """Enter a view and leave it, however the process is told to end."""
     # The end of the process that runs no handler would leave a terminal without its cursor.
-    before = signal.signal(signal.SIGTERM, exit_on_signal)
+    before = signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         with view:
             yield
@@ -320,8 +315,7 @@ def showing(view: View) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def exit_on_signal(number: int, frame: object) -> None:
-    """A signal handler: end the process as the signal would, but tidily."""
+def _exit_on_signal(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
