@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from mlx_simul.evaluation.corpus import Item, read_corpus
 from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.folder import ResultFolder, files_digest
 from mlx_simul.evaluation.options import EvaluationOptions
-from mlx_simul.evaluation.plot import draw_curve, family_of
-from mlx_simul.evaluation.policies import policy_of
+from mlx_simul.evaluation.plot import draw_curve
+from mlx_simul.evaluation.policies import family_of, policy_of
 from mlx_simul.evaluation.quality import paired_bootstrap, text_quality
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.run import evaluate
@@ -49,7 +50,7 @@ def options(model_folder, tmp_path):
         model=str(model_folder),
         corpus=str(corpus),
         folder=str(tmp_path / "results"),
-        policies=("wait-1", "wait-2", "whole"),
+        policies=("wait-k:1", "wait-k:2", "whole"),
         session=SESSION,
         n_bootstrap=20,
     )
@@ -68,11 +69,18 @@ def test_chunks_bring_the_source_word_by_word(parts):
     assert [chunk.strip() for chunk in chunks] == [word.strip() for word in words]
 
 
-@pytest.mark.parametrize("spec", ["wait-1", "wait-3", "whole"])
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_record_is_what_any_session_writes(loaded, source, spec):
-    record = Translator(*loaded, SESSION)(7, source, policy_of(spec))
-    events = mlx_simul.stream_generate(*loaded, source, policy=policy_of(spec), **SESSION)
+WAYS = [(source, spec, {}) for source in SOURCES for spec in ("wait-k:1", "wait-k:3", "whole")]
+WAYS += [
+    (SOURCES[3], "wait-k:2", more)
+    for more in ({"mode": "reencode"}, {"mode": "interleaved"}, {"gpe_compat": True})
+]
+
+
+@pytest.mark.parametrize(("source", "spec", "more"), WAYS)
+def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
+    options = {**SESSION, **more}
+    record = Translator(*loaded, options)(7, source, policy_of(spec))
+    events = mlx_simul.stream_generate(*loaded, source, policy=policy_of(spec), **options)
     *events, finished = events
     assert record.index == 7
     assert record.prediction == " ".join(finished.text.split())
@@ -85,8 +93,10 @@ def test_a_record_is_what_any_session_writes(loaded, source, spec):
     }
 
 
-def test_time_runs_forward_in_a_record(loaded):
-    record = Translator(*loaded, SESSION)(0, SOURCES[3], policy_of("wait-1"))
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_time_runs_forward_in_a_record(loaded, clock):
+    translate = Translator(*loaded, SESSION, clock=clock)
+    record = translate(0, SOURCES[3], policy_of("wait-k:1"))
     assert list(record.fed_ms) == sorted(record.fed_ms)
     assert list(record.times_ms) == sorted(record.times_ms)
     assert record.times_ms[-1] <= record.total_ms
@@ -96,6 +106,24 @@ def test_time_runs_forward_in_a_record(loaded):
         assert time_ms >= record.fed_ms[delay - 1]
 
 
+def test_the_clock_of_the_cpu_does_not_wait(loaded, monkeypatch):
+    """Another process takes the machine for a while: only the wall's clock sees it."""
+    feed = mlx_simul.SimulSession.push
+
+    def slow(session, text):
+        time.sleep(0.2)
+        feed(session, text)
+
+    monkeypatch.setattr(mlx_simul.SimulSession, "push", slow)
+    wall, cpu = (
+        Translator(*loaded, SESSION, clock=clock)(0, SOURCES[3], policy_of("wait-k:1"))
+        for clock in ("wall", "cpu")
+    )
+    assert wall.total_ms > 4 * 200
+    assert cpu.total_ms < wall.total_ms - 2 * 200
+    assert cpu.prediction == wall.prediction
+
+
 def test_response_is_counted_from_what_came_last():
     record = Record(0, "a b c", 2, (1, 1, 2), (5.0, 9.0, 23.0), (0.0, 20.0), 30.0, 3, 3, "x")
     assert record.response_ms == [5.0, 4.0, 3.0]
@@ -103,7 +131,7 @@ def test_response_is_counted_from_what_came_last():
 
 def test_a_source_without_words_is_refused(loaded):
     with pytest.raises(InvalidOptionError, match="no words"):
-        Translator(*loaded)(0, " \n", policy_of("wait-1"))
+        Translator(*loaded)(0, " \n", policy_of("wait-k:1"))
 
 
 records = st.builds(
@@ -198,14 +226,14 @@ def test_an_unknown_tokenizer_is_refused_by_name():
 def test_a_line_cut_off_is_taken_out(tmp_path):
     folder = ResultFolder(tmp_path, {"model": "a"})
     record = Record(0, "a", 1, (1,), (1.0,), (0.0,), 2.0, 1, 1, "end_of_turn")
-    folder.append("wait-1", record)
-    log = tmp_path / "wait-1" / "records.jsonl"
+    folder.append("wait-k:1", record)
+    log = tmp_path / "wait-k_1" / "records.jsonl"
     with log.open("a", encoding="utf-8") as file:
         file.write(replace(record, index=1).to_json()[:-9])
-    assert folder.records("wait-1") == {0: record}
-    folder.append("wait-1", replace(record, index=2))
-    assert list(folder.records("wait-1")) == [0, 2]
-    assert folder.records("wait-2") == {}
+    assert folder.records("wait-k:1") == {0: record}
+    folder.append("wait-k:1", replace(record, index=2))
+    assert list(folder.records("wait-k:1")) == [0, 2]
+    assert folder.records("wait-k:2") == {}
 
 
 @pytest.mark.parametrize("damaged", ["{}", "[1]", "not json", "3"])
@@ -254,8 +282,8 @@ def test_a_checkpoints_digest_sees_its_weights(tmp_path):
 
 
 def untimed(folder, spec):
-    lines = (folder / spec / "records.jsonl").read_text("utf-8").splitlines()
-    found = [Record.from_json(line) for line in lines]
+    path = folder / spec.replace(":", "_") / "records.jsonl"
+    found = [Record.from_json(line) for line in path.read_text("utf-8").splitlines()]
     return sorted((r.index, r.prediction, r.delays, r.n_passes, r.reason) for r in found)
 
 
@@ -264,7 +292,7 @@ class Stopped(Exception):
 
 
 def test_an_evaluation_that_was_stopped_goes_on(options, tmp_path):
-    seen = []
+    options, seen = replace(options, quality=False, plot=False), []
 
     def stop(policy, n_done, n_all):
         seen.append((policy, n_done, n_all))
@@ -281,9 +309,9 @@ def test_an_evaluation_that_was_stopped_goes_on(options, tmp_path):
     for spec in options.policies:
         assert untimed(tmp_path / "results", spec) == untimed(tmp_path / "at once", spec)
     again = evaluate(
-        replace(options, policies=("whole", "wait-3")), lambda *told: seen.append(told)
+        replace(options, policies=("whole", "wait-k:3")), lambda *told: seen.append(told)
     )
-    assert [policy for policy, _, _ in seen[12:]] == ["wait-3"] * 4
+    assert [policy for policy, _, _ in seen[12:]] == ["wait-k:3"] * 4
     assert again["policies"]["whole"]["latency"] == results["policies"]["whole"]["latency"]
 
 
@@ -305,7 +333,7 @@ def test_what_an_evaluation_says_and_leaves(options, tmp_path):
         assert 0 <= figures["bleu"]["score"] <= 100
         assert math.isfinite(figures["latency_ca"]["laal"])
         assert figures["latency_ca"]["dal"] >= figures["latency"]["dal"]
-        log = (folder / spec / "instances.log").read_text("utf-8").splitlines()
+        log = (folder / spec.replace(":", "_") / "instances.log").read_text("utf-8").splitlines()
         assert [json.loads(line)["index"] for line in log] == [0, 1, 2, 3]
     lags = [results["policies"][spec]["lag_words"] for spec in options.policies]
     assert lags == sorted(lags)
@@ -323,7 +351,7 @@ def test_a_plot_needs_quality_and_latency(options, tmp_path):
 
 @pytest.mark.parametrize(
     ("spec", "family"),
-    [("wait-3", "wait"), ("whole", "whole"), ("read-2-write-1", "read"), ("7", "7")],
+    [("wait-k:3", "wait-k"), ("whole", "whole"), ("align-att:2,heads=3-1", "align-att")],
 )
 def test_policies_are_drawn_by_family(spec, family):
     assert family_of(spec) == family
@@ -333,11 +361,12 @@ def test_policies_are_drawn_by_family(spec, family):
     ("changes", "says"),
     [
         ({"policies": ()}, "no policies"),
-        ({"policies": ("wait-1", "wait-1")}, "named twice"),
-        ({"policies": ("wait-0",)}, "at least 1"),
+        ({"policies": ("wait-k:1", "wait-k:1")}, "named twice"),
+        ({"policies": ("wait-k:0",)}, "at least 1"),
         ({"policies": ("sometimes",)}, "no policy 'sometimes'"),
-        ({"baseline": "wait-7"}, "'wait-7' is not evaluated"),
+        ({"baseline": "wait-k:7"}, "'wait-k:7' is not evaluated"),
         ({"unit": "token"}, "unit must be"),
+        ({"clock": "sun"}, "clock must be one of wall, cpu, got 'sun'"),
         ({"processes": 0}, "processes must be at least 1"),
         ({"n_sources": 0}, "n_sources"),
         ({"word_ms": 0.0}, "word_ms"),
@@ -351,10 +380,10 @@ def test_an_option_out_of_range_is_refused(options, changes, says):
 
 
 def test_options_may_come_as_a_table(options):
-    table = {**vars(options), "policies": ["wait-1"], "plot": False, "n_bootstrap": 0}
+    table = {**vars(options), "policies": ["wait-k:1"], "plot": False, "n_bootstrap": 0}
     results = evaluate(table)
-    assert list(results["policies"]) == ["wait-1"]
-    assert "ci" not in results["policies"]["wait-1"]["bleu"]
+    assert list(results["policies"]) == ["wait-k:1"]
+    assert "ci" not in results["policies"]["wait-k:1"]["bleu"]
     with pytest.raises(InvalidOptionError, match="not the options"):
         evaluate({"modle": "a"})
 
@@ -383,21 +412,21 @@ def command(options, *more):
 
 
 def test_the_command_shows_a_table_and_goes_on(options, capsys):
-    grid = ["--wait-k", "1,whole", "--policy", "wait-2,wait-4", "--baseline", "wait-1"]
+    grid = ["--wait-k", "1,whole", "--policy", "wait-k:2", "wait-k:4", "--baseline", "wait-k:1"]
     assert cli.main(command(options, *grid)) == 0
     shown = capsys.readouterr().out
-    for text in ("wait-1", "wait-2", "wait-4", "whole", "LAAL", "BLEU", "evaluation.json"):
+    for text in ("wait-k:1", "wait-k:2", "wait-k:4", "whole", "LAAL", "BLEU", "evaluation.json"):
         assert text in shown
-    assert cli.main(command(options, "--policy", "wait-4", "--json", "--no-plot")) == 0
+    assert cli.main(command(options, "--policy", "wait-k:4", "--json", "--no-plot")) == 0
     results = json.loads(capsys.readouterr().out)
-    assert list(results["policies"]) == ["wait-4"]
+    assert list(results["policies"]) == ["wait-k:4"]
     assert len(read_corpus(options.corpus)) == results["corpus"]["n_sources"]
 
 
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--wait-k", "x"], "no policy 'wait-x'"),
+        (["--wait-k", "x"], "no policy 'wait-k:x'"),
         (["--set", "mode"], "OPTION=VALUE"),
         (["--wait-k", ","], "no policies"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,11 +13,10 @@ from rich.table import Table
 
 from mlx_simul.console.live import emit
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.evaluation.options import DEFAULT_POLICIES, EvaluationOptions
+from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
+from mlx_simul.evaluation.options import CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.evaluation.policies import WHOLE
 from mlx_simul.evaluation.units import UNITS
-
-Columns: TypeAlias = Mapping[str, Callable[[Mapping[str, Any]], str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("policies (default: --wait-k 1,3,5,7,9,whole)")
     grid.add_argument("--wait-k", metavar="K[,K]", help="words behind; `whole` for the offline way")
     grid.add_argument(
-        "--policy", action="append", default=[], metavar="SPEC[,SPEC]", help="by name: wait-3"
+        "--policy", nargs="+", default=[], metavar="SPEC", help="by name and options: wait-k:3"
     )
     grid.add_argument("--baseline", metavar="SPEC", help="to compare with (default: whole)")
 
@@ -76,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=400.0,
         metavar="MS",
         help="pace of the source, for computation-aware scores (default: 400)",
+    )
+    score.add_argument(
+        "--clock",
+        choices=CLOCK_NAMES,
+        default="wall",
+        help="time on the wall, or the CPU's, which a busy machine does not stretch",
     )
     score.add_argument("--bleu-tokenizer", default="13a", metavar="NAME", help="sacrebleu's")
     score.add_argument(
@@ -134,6 +139,7 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
         n_sources=args.sources,
         unit=args.unit,
         word_ms=args.word_ms,
+        clock=args.clock,
         bleu_tokenizer=args.bleu_tokenizer,
         quality=not args.no_quality,
         n_bootstrap=args.bootstrap,
@@ -144,31 +150,10 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """A row for each policy: how good and how late; then the other scores. In source words."""
-    latency: Columns = {
-        "LAAL": lambda row: _number((row["latency"] or {}).get("laal")),
-        "with computing": lambda row: _number((row["latency_ca"] or {}).get("laal")),
-    }
-    quality: Columns = {
-        "BLEU": lambda row: _with_ci(row["bleu"]),
-        "p": lambda row: _number(row["bleu"].get("p"), 3),
-        "chrF": lambda row: _with_ci(row["chrf"]),
-        "length": lambda row: _number(row["length_ratio"]),
-    }
-    others: Columns = {
-        **{name.upper(): _latency_column(name) for name in ("al", "ap", "dal", "atd")},
-        "ms a word": lambda row: _number(row["ms_per_word"]["p50"], 1),
-        "p95": lambda row: _number(row["ms_per_word"]["p95"], 1),
-        "passes a token": lambda row: _number(row["passes_per_token"]),
-        "ended": lambda row: f"{row['ended']:.1%}",
-    }
-    rows = results["policies"]
-    has_quality = all("bleu" in row for row in rows.values())
+    """A row for each policy: how late and how good; then the other scores. In source words."""
     title = f"{results['model']}: {results['corpus']['n_sources']} sources"
-    return [
-        _table(title, {**latency, **(quality if has_quality else {})}, rows),
-        _table("", others, rows),
-    ]
+    rows = results["policies"]
+    return [_table(title, main_columns(results), rows), _table("", OTHER_COLUMNS, rows)]
 
 
 class TranslationBar:
@@ -200,13 +185,10 @@ class TranslationBar:
 
 
 def _policies(wait_k: str | None, specs: list[str]) -> tuple[str, ...]:
-    named = [k if k == WHOLE else f"wait-{k}" for k in _listed(wait_k or "")]
-    named += [spec for text in specs for spec in _listed(text)]
-    return tuple(named) if wait_k is not None or specs else DEFAULT_POLICIES
-
-
-def _listed(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",") if each.strip()]
+    if wait_k is None and not specs:
+        return DEFAULT_POLICIES
+    ks = [k.strip() for k in (wait_k or "").split(",") if k.strip()]
+    return (*(k if k == WHOLE else f"wait-k:{k}" for k in ks), *specs)
 
 
 def _assigned(text: str) -> tuple[str, Any]:
@@ -219,10 +201,6 @@ def _assigned(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _latency_column(name: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: _number((row["latency"] or {}).get(name))
-
-
 def _table(title: str, columns: Columns, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table("policy", title=title)
     for name in columns:
@@ -230,12 +208,3 @@ def _table(title: str, columns: Columns, rows: Mapping[str, Mapping[str, Any]]) 
     for spec, row in rows.items():
         table.add_row(spec, *(cell(row) for cell in columns.values()))
     return table
-
-
-def _with_ci(held: Mapping[str, Any]) -> str:
-    ci = held.get("ci")
-    return _number(held["score"], 1) + (f" ± {ci:.1f}" if ci is not None else "")
-
-
-def _number(value: float | None, n_digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{n_digits}f}"

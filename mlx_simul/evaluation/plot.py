@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.evaluation.policies import WHOLE
-
-_PARAMETERS = re.compile(r"[-:(,=]?[0-9].*$")
+from mlx_simul.evaluation.policies import WHOLE, family_of
 
 
 def require_matplotlib() -> None:
@@ -28,11 +25,6 @@ def require_matplotlib() -> None:
             "the plot is drawn by matplotlib: pip install mlx-simul[eval], or leave it out "
             "(--no-plot)."
         ) from error
-
-
-def family_of(spec: str) -> str:
-    """A policy's name without its parameters: ``wait`` of ``wait-3``."""
-    return _PARAMETERS.sub("", spec) or spec
 
 
 def draw_curve(results: Mapping[str, Any], path: Path) -> list[Path]:

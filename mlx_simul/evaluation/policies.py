@@ -21,16 +21,21 @@ def policy_of(spec: str) -> Policy:
     """A fresh policy.
 
     Args:
-        spec: ``wait-3``, or ``whole``.
+        spec: ``wait-k:3``, or ``whole``.
 
     Raises:
         InvalidOptionError: if there is no such policy.
     """
     if spec == WHOLE:
         return whole_source()
-    kind, _, k = spec.rpartition("-")
-    if kind == "wait" and k.isdecimal():
+    name, _, k = spec.partition(":")
+    if name == "wait-k" and k.isdecimal():
         return WaitK(int(k))
     raise InvalidOptionError(
-        f"there is no policy {spec!r}; there are wait-K, as in wait-3, and whole."
+        f"there is no policy {spec!r}; there are wait-k:K, as in wait-k:3, and whole."
     )
+
+
+def family_of(spec: str) -> str:
+    """A policy's name without its options: ``wait-k`` of ``wait-k:3``."""
+    return spec.partition(":")[0]

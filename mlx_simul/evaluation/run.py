@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -137,7 +138,10 @@ def summary(
         "options": {
             "unit": options.unit,
             "word_ms": options.word_ms,
+            "clock": options.clock,
+            "bleu_tokenizer": options.bleu_tokenizer,
             "baseline": options.baseline_policy,
+            "n_sources": options.n_sources,
             "session": dict(options.session),
         },
         "signatures": signatures,
@@ -164,6 +168,7 @@ def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any
         "adapter": adapter,
         "test set": corpus_digest(items),
         "unit": options.unit,
+        "clock": options.clock,
         "session options": dict(options.session),
     }
 
@@ -210,7 +215,7 @@ def _translator(options: EvaluationOptions) -> Translator:
         allow_unverified=options.allow_unverified,
     )
     session: Any = dict(options.session)
-    return Translator(model, tokenizer, session, options.unit)
+    return Translator(model, tokenizer, session, options.unit, options.clock)
 
 
 def _in_this_process(
@@ -238,6 +243,8 @@ _worker: dict[str, Translator] = {}
 
 
 def _begin_work(options: EvaluationOptions) -> None:
+    # Ctrl-C reaches the whole group; whoever began the workers ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker["translator"] = _translator(options)
 
 

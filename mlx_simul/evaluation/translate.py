@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from typing import Any
 
@@ -12,12 +12,16 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.evaluation.options import Clock
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.units import Unit, target_units
 from mlx_simul.events import Event, Finished, Write
 from mlx_simul.policies import Policy
 from mlx_simul.segmenter import SourceSegmenter
 from mlx_simul.session import SessionOptions, SimulSession
+
+CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Seconds, by the name of the clock."""
 
 
 class Translator:
@@ -32,6 +36,7 @@ class Translator:
         options: of the sessions. ``policy`` is given with each source, and ``max_tokens`` grows
             with it unless it is set.
         unit: what latency is counted in.
+        clock: the wall's, or the work of the process, which others on the machine do not slow down.
 
     Raises:
         InvalidOptionError: for an option outside its range.
@@ -44,9 +49,11 @@ class Translator:
         tokenizer: Any,
         options: SessionOptions | None = None,
         unit: Unit = "word",
+        clock: Clock = "wall",
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._unit: Unit = unit
+        self._now_s = CLOCKS[clock]
         self._options = options or SessionOptions()
         self._prefix = SimulSession(model, tokenizer, **self._options).encode_prefix()
 
@@ -68,14 +75,17 @@ class Translator:
         pieces: list[tuple[str, int, float]] = []
         fed_ms: list[float] = []
         finished: Finished | None = None
-        began_s = time.perf_counter()
-        for event in _live(session, chunks, fed_ms, began_s):
-            now_ms = (time.perf_counter() - began_s) * 1000
+        began_s = self._now_s()
+
+        def now_ms() -> float:
+            return (self._now_s() - began_s) * 1000
+
+        for event in _live(session, chunks, fed_ms, now_ms):
             if isinstance(event, Write):
-                pieces.append((event.text, event.source_words_read, now_ms))
+                pieces.append((event.text, event.source_words_read, now_ms()))
             elif isinstance(event, Finished):
                 finished = event
-        total_ms = (time.perf_counter() - began_s) * 1000
+        total_ms = now_ms()
         if finished is None:
             raise InvalidOptionError(f"the session of source {index} did not finish.")
         units = target_units(pieces, self._unit)
@@ -112,11 +122,11 @@ def live_chunks(source: str, options: SessionOptions | None = None) -> list[str]
 
 
 def _live(
-    session: SimulSession, chunks: list[str], fed_ms: list[float], began_s: float
+    session: SimulSession, chunks: list[str], fed_ms: list[float], now_ms: Callable[[], float]
 ) -> Iterator[Event]:
     """Events of a session that is fed chunk by chunk; notes when each was."""
     for number, chunk in enumerate(chunks, 1):
-        fed_ms.append((time.perf_counter() - began_s) * 1000)
+        fed_ms.append(now_ms())
         session.push(chunk)
         if number == len(chunks):
             session.close()

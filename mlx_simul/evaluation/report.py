@@ -1,0 +1,196 @@
+"""Recorded results as Markdown: tables, and what follows from them by arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
+from mlx_simul.evaluation.policies import WHOLE, family_of
+
+SIGNIFICANT = 0.05
+"""The largest p at which a difference is called one."""
+
+
+def evaluation_section(name: str, results: Mapping[str, Any], picture: str | None) -> str:
+    """An evaluation: what was measured, tables, and comparisons.
+
+    Args:
+        name: of the section.
+        results: as ``evaluation.json`` has them.
+        picture: where the plot is, seen from the page.
+    """
+    corpus, rows = results["corpus"], results["policies"]
+    parts = [
+        f"## {name}\n",
+        f"`{results['model']}` on `{corpus['name']}`: {corpus['n_sources']} sources of "
+        f"{corpus['source_words']} words in all, {corpus['n_references']} references. Latency in "
+        f"source words, counted over target {_units(results)}; *with computing* at "
+        f"{results['options']['word_ms']:g} ms a source word, by the {_clock(results)}. "
+        f"{_versions(results)}\n",
+        _fenced(command(results)),
+    ]
+    if picture is not None:
+        parts.append(f"![BLEU over LAAL]({picture})\n")
+    parts += [
+        _table(rows, main_columns(results)),
+        _table(rows, OTHER_COLUMNS),
+    ]
+    if results["signatures"]:
+        told = "; ".join(f"{metric} `{text}`" for metric, text in results["signatures"].items())
+        parts.append(
+            f"± is half of a 95 % interval, p belongs to the difference to "
+            f"`{results['options']['baseline']}` (paired bootstrap). sacrebleu: {told}.\n"
+        )
+    findings = [*_beside_offline(results), *_beside_wait_k(rows)]
+    if findings:
+        parts.append("\n".join(f"* {each}" for each in findings) + "\n")
+    return "\n".join(parts)
+
+
+def losses_section(
+    title: str, first: str, figures: Mapping[str, Mapping[str, float]], made_by: str
+) -> str:
+    """Teacher-forced losses of a benchmark; the smallest of each column is bold.
+
+    Args:
+        title: of the section.
+        first: heads the column of names.
+        figures: for each name, nats per target token by column.
+        made_by: the command.
+    """
+    names = list(dict.fromkeys(column for row in figures.values() for column in row))
+    best = {name: min(row[name] for row in figures.values() if name in row) for name in names}
+
+    def cell(row: Mapping[str, float], column: str) -> str:
+        if column not in row:
+            return ""
+        text = f"{row[column]:.3f}"
+        return f"**{text}**" if row[column] == best[column] else text
+
+    lines = [[name, *(cell(row, column) for column in names)] for name, row in figures.items()]
+    return "\n".join(
+        [
+            f"## {title}\n",
+            "Teacher-forced nats per target token; the lower, the better.\n",
+            _fenced(made_by),
+            _markdown([first, *names], lines),
+        ]
+    )
+
+
+def command(results: Mapping[str, Any]) -> str:
+    """The command that makes these results again."""
+    options = results["options"]
+    grid = list(results["policies"])
+    words = ["mlx-simul evaluate", f"--model {results['model']}"]
+    words += [f"--corpus {results['corpus']['name']}", "--folder results"]
+    words.append(f"--policy {' '.join(grid)}")
+    told = {
+        "baseline": (options["baseline"], WHOLE if WHOLE in grid else grid[0]),
+        "sources": (options["n_sources"], None),
+        "unit": (options["unit"], "word"),
+        "word-ms": (options["word_ms"], 400.0),
+        "clock": (options["clock"], "wall"),
+        "bleu-tokenizer": (options["bleu_tokenizer"], "13a"),
+    }
+    words += [f"--{name} {value}" for name, (value, usual) in told.items() if value != usual]
+    words += [f"--set '{name}={value}'" for name, value in options["session"].items()]
+    return " ".join(words)
+
+
+def at_equal_latency(rows: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """Policies beside wait-k at their own LAAL.
+
+    Args:
+        rows: figures of policies, with BLEU.
+
+    Returns:
+        For each policy that is neither wait-k nor the whole source: its LAAL, its BLEU, and that
+        of wait-k there, between its two nearest points; none where wait-k has no point on one side.
+    """
+    curve = sorted(_point(row) for spec, row in rows.items() if family_of(spec) == "wait-k")
+    found: dict[str, tuple[float, float, float]] = {}
+    for spec, row in rows.items():
+        if family_of(spec) in ("wait-k", WHOLE):
+            continue
+        laal, bleu = _point(row)
+        for (low, before), (high, after) in pairwise(curve):
+            if low <= laal <= high:
+                share = (laal - low) / (high - low) if high > low else 0.0
+                found[spec] = laal, bleu, before + share * (after - before)
+                break
+    return found
+
+
+def _beside_offline(results: Mapping[str, Any]) -> Iterator[str]:
+    rows = results["policies"]
+    if WHOLE not in rows or "bleu" not in rows[WHOLE] or results["options"]["baseline"] != WHOLE:
+        return
+    offline = rows[WHOLE]["bleu"]["score"]
+    as_good = [
+        (_point(row)[0], spec)
+        for spec, row in rows.items()
+        if spec != WHOLE and (row["bleu"].get("p") or 0.0) >= SIGNIFICANT
+    ]
+    if not as_good:
+        yield f"No policy is within chance of the whole source ({offline:.1f} BLEU)."
+        return
+    laal, spec = min(as_good)
+    yield (
+        f"The fastest policy whose BLEU cannot be told from that of the whole source "
+        f"({offline:.1f}; p ≥ {SIGNIFICANT}) is `{spec}`: {rows[spec]['bleu']['score']:.1f} at "
+        f"{laal:.2f} words behind."
+    )
+
+
+def _beside_wait_k(rows: Mapping[str, Any]) -> Iterator[str]:
+    if not all("bleu" in row and row["latency"] for row in rows.values()):
+        return
+    beside = at_equal_latency(rows)
+    for spec, (laal, bleu, wait_k) in beside.items():
+        yield (
+            f"`{spec}`, {laal:.2f} words behind: {bleu:.1f} BLEU, where wait-k has {wait_k:.1f} "
+            f"({bleu - wait_k:+.1f})."
+        )
+    if beside:
+        gains = {spec: bleu - wait_k for spec, (_, bleu, wait_k) in beside.items()}
+        best = max(gains, key=lambda spec: gains[spec])
+        gain = gains[best]
+        if gain > 0:
+            yield f"At equal LAAL `{best}` beats wait-k most, by {gain:.1f} BLEU."
+        else:
+            yield f"At equal LAAL `{best}` comes nearest to wait-k, {-gain:.1f} BLEU below it."
+
+
+def _point(row: Mapping[str, Any]) -> tuple[float, float]:
+    return row["latency"]["laal"], row["bleu"]["score"]
+
+
+def _units(results: Mapping[str, Any]) -> str:
+    return {"word": "words", "char": "characters"}[results["options"]["unit"]]
+
+
+def _clock(results: Mapping[str, Any]) -> str:
+    return {"wall": "clock on the wall", "cpu": "CPU's time"}[results["options"]["clock"]]
+
+
+def _versions(results: Mapping[str, Any]) -> str:
+    made = dict(results["made_with"])
+    where = f"{made.pop('device')}, BLAS: {made.pop('blas')}, processes: {made.pop('processes')}"
+    return f"Made with {', '.join(f'{name} {number}' for name, number in made.items())} ({where})."
+
+
+def _table(rows: Mapping[str, Any], columns: Columns) -> str:
+    lines = [[f"`{spec}`", *(cell(row) for cell in columns.values())] for spec, row in rows.items()]
+    return _markdown(["policy", *columns], lines)
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))
+
+
+def _fenced(text: str) -> str:
+    return f"```\n{text}\n```\n"

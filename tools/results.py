@@ -1,0 +1,99 @@
+"""Write docs/results.md from the results recorded in docs/results; --check only compares.
+
+To record results there::
+
+    mlx-simul evaluate --model models/en-fr --corpus dev.tsv --folder runs/en-fr
+    python benchmarks/target_start.py --model models/smollm2 --json runs/target_start.json
+    python benchmarks/modes.py --model models/smollm2 --json runs/modes.json
+    python tools/results.py --evaluation en-fr=runs/en-fr \\
+        --target-start smollm2=runs/target_start.json --modes smollm2=runs/modes.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from mlx_simul.evaluation.report import evaluation_section, losses_section
+
+DOCS = Path(__file__).parents[1] / "docs"
+HEAD = """\
+# Results
+
+Written by `tools/results.py` from what is recorded in `docs/results`; no figure is typed by hand.
+[evaluation.md](evaluation.md) says what each score is.
+"""
+# What a benchmark's table is about, and what heads its column of names.
+BENCHMARKS = {
+    "target_start": ("Where the target starts", "target starts at"),
+    "modes": ("Modes, and keys and values in fewer bits", "streams by"),
+}
+
+
+def page(folder: Path) -> str:
+    """The whole page, from a folder of recorded results."""
+    parts = [HEAD]
+    for path in sorted(folder.glob("*.evaluation.json")):
+        name = path.name.removesuffix(".evaluation.json")
+        picture = folder / f"{name}.svg"
+        shown = f"{folder.name}/{picture.name}" if picture.is_file() else None
+        parts.append(evaluation_section(name, json.loads(path.read_text("utf-8")), shown))
+    for kind, (title, first) in BENCHMARKS.items():
+        for path in sorted(folder.glob(f"*.{kind}.json")):
+            name = path.name.removesuffix(f".{kind}.json")
+            made_by = f"python benchmarks/{kind}.py --model {name}"
+            figures = json.loads(path.read_text("utf-8"))
+            parts.append(losses_section(f"{title}: {name}, zero-shot", first, figures, made_by))
+    return "\n".join(parts)
+
+
+def record(args: argparse.Namespace, folder: Path) -> None:
+    """Copy results into the folder, under the names they are given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in args.evaluation:
+        shutil.copyfile(source / "evaluation.json", folder / f"{name}.evaluation.json")
+        for picture in source.glob("quality-latency.*"):
+            shutil.copyfile(picture, folder / f"{name}{picture.suffix}")
+    for kind in BENCHMARKS:
+        for name, source in getattr(args, kind):
+            shutil.copyfile(source, folder / f"{name}.{kind}.json")
+
+
+def main() -> int:
+    """Record what is given, and write the page; or compare it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="fail if the page is not up to date")
+    for kind, what in (("evaluation", "DIR"), *((kind, "FILE") for kind in BENCHMARKS)):
+        parser.add_argument(
+            f"--{kind.replace('_', '-')}",
+            action="append",
+            default=[],
+            type=_named,
+            metavar=f"NAME={what}",
+            help="results to record",
+        )
+    parser.add_argument("--docs", type=Path, default=DOCS, help="default: docs")
+    args = parser.parse_args()
+    written, folder = args.docs / "results.md", args.docs / "results"
+    if not args.check:
+        record(args, folder)
+        written.write_text(page(folder), "utf-8")
+        return 0
+    if written.read_text("utf-8") == page(folder):
+        return 0
+    print(f"{written} is not what was recorded; run tools/results.py", file=sys.stderr)
+    return 1
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path) or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, Path(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
