@@ -111,14 +111,18 @@ def default(packed, monkeypatch):
 
 
 def test_load_without_a_name_loads_it_dequantised_on_a_cpu_only(default, monkeypatch):
-    def is_quantised():
-        model, _ = mlx_simul.load()
+    def is_quantised(*named):
+        model, _ = mlx_simul.load(*named)
         return any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
 
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
     assert not is_quantised()
+    assert not is_quantised(default)
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
     assert is_quantised()
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
+    monkeypatch.setattr(loading, "DEFAULT_MODEL", default.parent)
+    assert is_quantised(default)
 
 
 def test_a_package_without_its_model_says_so(monkeypatch, tmp_path):
