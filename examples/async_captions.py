@@ -1,6 +1,6 @@
 """Captions from an asynchronous source, such as a web socket, while the event loop stays free.
 
-python examples/async_captions.py --model FOLDER_OR_REPOSITORY
+python examples/async_captions.py [--model FOLDER_OR_REPOSITORY]
 """
 
 import argparse
@@ -40,7 +40,7 @@ async def captions(model, tokenizer, pace_s):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--model", required=True)
+parser.add_argument("--model", help="folder or repository id (default: the packaged one)")
 parser.add_argument("--pace", type=float, default=0.3, help="seconds between words")
 args = parser.parse_args()
 

@@ -1,6 +1,6 @@
 """Feed text in whatever pieces it arrives in, and see what is read and written because of each.
 
-python examples/live_chunks.py --model FOLDER_OR_REPOSITORY
+python examples/live_chunks.py [--model FOLDER_OR_REPOSITORY]
 """
 
 import argparse
@@ -20,7 +20,7 @@ def show(piece, events):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--model", required=True)
+parser.add_argument("--model", help="folder or repository id (default: the packaged one)")
 args = parser.parse_args()
 
 model, tokenizer = load(args.model)

@@ -1,6 +1,6 @@
 """A policy of your own: any object that answers READ or WRITE.
 
-python examples/own_policy.py --model FOLDER_OR_REPOSITORY
+python examples/own_policy.py [--model FOLDER_OR_REPOSITORY]
 """
 
 import argparse
@@ -25,7 +25,7 @@ class Blocks:
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--model", required=True)
+parser.add_argument("--model", help="folder or repository id (default: the packaged one)")
 args = parser.parse_args()
 
 model, tokenizer = load(args.model)

@@ -86,7 +86,8 @@ def load(
     """
     folder = _packaged() if path_or_hf_repo is None else find_folder(path_or_hf_repo, revision)
     if dequantize is None:
-        dequantize = path_or_hf_repo is None and mx.default_device() == mx.Device(mx.cpu)
+        is_packaged = folder.resolve() == DEFAULT_MODEL.resolve()
+        dequantize = is_packaged and mx.default_device() == mx.Device(mx.cpu)
     with _explained(f"the model in {folder}"):
         config = load_config(folder) | dict(model_config or {})
         is_known = archs.is_registered(str(config.get("model_type")))

@@ -173,6 +173,7 @@ class SimulSession:
                 context=context,
                 glossary=glossary,
                 examples=examples,
+                frame=frame if frame == "few-shot" else None,
             )
             prompt = self._prompt = StreamingDataPreparator(
                 tokenizer,

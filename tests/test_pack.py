@@ -12,7 +12,14 @@ from mlx.utils import tree_flatten
 from tiny_chat import write_chat_folder
 
 import mlx_simul
-from mlx_simul import ConversionError, InvalidOptionError, ModelLoadError, cli, loading
+from mlx_simul import (
+    ConversionError,
+    InvalidOptionError,
+    ModelLoadError,
+    SimulError,
+    cli,
+    loading,
+)
 from mlx_simul.checkpoints.pack import pack
 from mlx_simul.trained import told
 
@@ -104,14 +111,18 @@ def default(packed, monkeypatch):
 
 
 def test_load_without_a_name_loads_it_dequantised_on_a_cpu_only(default, monkeypatch):
-    def is_quantised():
-        model, _ = mlx_simul.load()
+    def is_quantised(*named):
+        model, _ = mlx_simul.load(*named)
         return any(isinstance(layer, nn.QuantizedLinear) for layer in model.modules())
 
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
     assert not is_quantised()
+    assert not is_quantised(default)
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
     assert is_quantised()
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
+    monkeypatch.setattr(loading, "DEFAULT_MODEL", default.parent)
+    assert is_quantised(default)
 
 
 def test_a_package_without_its_model_says_so(monkeypatch, tmp_path):
@@ -133,6 +144,20 @@ def test_the_command_line_takes_it(default, capsys):
     assert "target_language='German'" in capsys.readouterr().err
 
 
+def test_validate_and_bench_take_it(default, monkeypatch):
+    asked = []
+
+    def note(what=None, **_):
+        asked.append(what)
+        raise SimulError("seen")
+
+    monkeypatch.setattr("mlx_simul.checkpoints.validate.validate", note)
+    monkeypatch.setattr("mlx_simul.console.bench.load", note)
+    for command in ("validate", "bench"):
+        assert cli.main([command]) == cli.EXIT_FAILED
+    assert asked == [default, None]
+
+
 # ---- Held to its languages ----
 
 HELD = {"translates": list(LANGUAGES)}
@@ -152,7 +177,8 @@ def test_a_session_refuses_what_such_a_model_cannot_do(default):
         {"instruction": "Summarize"},
         {"context": "A visit"},
         {"glossary": {"scan": "scanner"}},
-        {"examples": [("a", "b")], "frame": "few-shot"},
+        {"examples": [("a", "b")]},
+        {"frame": "few-shot"},
     ):
         with pytest.raises(InvalidOptionError, match="translates English to French and takes no"):
             prefix(**options)

@@ -18,8 +18,7 @@ HEAVY = ARRAYS | {"transformers", "numpy", "torch"}
 
 # Imported in milliseconds, anywhere: they know no arrays and no models.
 PURE = ["blas", "errors", "events", "loop", "passes", "policies", "segmenter", "source_queue"]
-PURE += ["state", "trained", "words", "latency", "pairs"]
-PURE += ["evaluation.logs", "evaluation.report"]
+PURE += ["state", "trained", "words", "latency", "pairs", "evaluation.logs", "evaluation.report"]
 # These know tokenizers, and still no arrays.
 TEXT = ["detokenizer", "pieces", "prompts"]
 
