@@ -187,7 +187,7 @@ class SimulLoop:
         reason: FinishReason | None = None
         while reason is None:
             yield from self._read()
-            reason = yield from self._write_word()
+            reason = yield from self._write()
         if self._held is not None:
             yield self._release(last=True)
         yield self._finished(reason)
@@ -248,6 +248,10 @@ class SimulLoop:
             source_finished=self.state.source_exhausted(),
         )
 
+    def _write(self) -> WordSteps:
+        """What the policy has read enough for."""
+        return (yield from self._write_word())
+
     def _write_word(self) -> WordSteps:
         if not self._ratio_allows_a_word():
             return "max_target_source_ratio"
@@ -298,10 +302,10 @@ class SimulLoop:
             )
             reply = yield from self._run(request)
             self._n_rewind, self._drafts = 0, ()
-            self._predicted.extend(reply)
+            self._predicted.extend(reply.token_ids)
         return self._predicted[0]
 
-    def _run(self, request: Pass) -> Generator[Step, Reply | None, tuple[int, ...]]:
+    def _run(self, request: Pass) -> Generator[Step, Reply | None, Reply]:
         reply = yield request
         if reply is None or bool(reply.token_ids) != bool(request.target_ids):
             raise InvalidOptionError(
@@ -309,7 +313,7 @@ class SimulLoop:
                 f"tokens, and only then; got {reply!r}."
             )
         self._n_passes += reply.n_passes
-        return reply.token_ids
+        return reply
 
     # Words and their events
 

@@ -17,10 +17,12 @@ from mlx_simul.detokenizer import StableDetokenizer
 from mlx_simul.engine import LogitsProcessor, Sampler, make_engine
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.judging import JudgingLoop
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.needs import meet_needs
 from mlx_simul.passes import Pass, Reply
 from mlx_simul.pieces import end_of_turn_ids_of
-from mlx_simul.policies import Policy, WaitK
+from mlx_simul.policies import JudgingPolicy, Policy, WaitK
 from mlx_simul.positions import TargetStart
 from mlx_simul.prefix import EncodedPrefix
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
@@ -168,8 +170,11 @@ class SimulSession:
         else:
             prefix_ids, header = source.segments[0], source.header
             end_of_turn_ids = end_of_turn_ids_of(tokenizer)
+        policy = _checked_policy(policy)
+        heads, wait_ids = meet_needs(policy, self._engine, tokenizer)
+        end_of_turn_ids = {*end_of_turn_ids, *wait_ids}
         parts = (
-            _checked_policy(policy),
+            policy,
             header,
             WordBoundaryStoppingCriteria(tokenizer, max_tokens_per_word, end_of_turn_ids),
             end_of_turn_ids,
@@ -179,6 +184,15 @@ class SimulSession:
         self._loop: SimulLoop
         if gpe_compat:
             self._loop = ReferenceLoop(*parts, tokenizer=tokenizer, clock_ms=self._clock_ms)
+        elif isinstance(policy, JudgingPolicy):
+            self._loop = JudgingLoop(
+                policy,
+                *parts[1:],
+                stop_early=early_eos == "stop",
+                clock_ms=self._clock_ms,
+                heads=heads,
+                wait_ids=wait_ids,
+            )
         else:
             stop_early = early_eos == "stop"
             self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
