@@ -31,6 +31,9 @@ _NAME = "scaled_dot_product_attention"
 class Recording:
     """The attention of some heads in one pass, or in the last of several.
 
+    Attributes:
+        n_heads: how many heads each layer has in which some were recorded.
+
     Args:
         heads: (layer, head) pairs.
         n_rows: newest rows of the pass that matter.
@@ -38,6 +41,7 @@ class Recording:
 
     def __init__(self, heads: Iterable[Head], n_rows: int) -> None:
         self.heads = tuple(heads)
+        self.n_heads: dict[int, int] = {}
         self._n_rows = n_rows
         self._weights: dict[Head, mx.array] = {}
 
@@ -62,10 +66,16 @@ class Recording:
         chosen = [head for of_layer, head in self.heads if of_layer == layer]
         if not chosen:
             return
+        self.n_heads[layer] = n_heads = queries.shape[1]
+        if not all(0 <= head < n_heads for head in chosen):
+            raise InvalidOptionError(
+                f"there is no attention head {max(chosen)} in layer {layer}; it has {n_heads}, "
+                "from 0 on."
+            )
         # A quantised cache gives words, scales and biases.
         if not isinstance(keys, mx.array):
             keys = mx.dequantize(*keys, group_size=cache.group_size, bits=cache.bits)
-        per_kv_head = queries.shape[1] // keys.shape[1]
+        per_kv_head = n_heads // keys.shape[1]
         for head in chosen:
             query = queries[0, head, -self._n_rows :].astype(mx.float32)
             key = keys[0, head // per_kv_head].astype(mx.float32)

@@ -32,6 +32,9 @@ def evidence_of(
     others = mx.max(mx.put_along_axis(odds, tokens, mx.array(0.0), axis=-1), axis=-1)
     shares: Any = [()] * len(drawn)
     if weights is not None:
-        shares = mx.mean(weights[..., mx.array(list(columns))], axis=0).tolist()
-    told: Any = zip(chosen.tolist(), (chosen - others).tolist(), shares, strict=False)
-    return tuple(Evidence(p, margin, tuple(share)) for p, margin, share in told)
+        # Behind the last token drawn stand rows of drafts that were rejected.
+        shares = mx.mean(weights[:, : len(drawn), mx.array(list(columns))], axis=0).tolist()
+    told: list[Any] = [chosen.tolist(), (chosen - others).tolist(), shares]
+    return tuple(
+        Evidence(odds, margin, tuple(share)) for odds, margin, share in zip(*told, strict=True)
+    )

@@ -10,7 +10,15 @@ from typing import Any, TypeAlias
 
 from mlx_simul.errors import ValidationError
 from mlx_simul.events import Finished, Read, Write
-from mlx_simul.policies import Action, JudgingPolicy, Needs, Policy, Proposal, ProposedWord
+from mlx_simul.policies import (
+    Action,
+    JudgingPolicy,
+    Needs,
+    Policy,
+    Progress,
+    Proposal,
+    ProposedWord,
+)
 from mlx_simul.state import StreamingState
 from mlx_simul.testing.scripted import HEADER, WAIT, ScriptedStream
 
@@ -207,14 +215,14 @@ class _Noted:
         self.policy = policy
         self.allowed: dict[int, int] = {}
 
-    def decide(self, progress: StreamingState) -> Action:
+    def decide(self, progress: Progress) -> Action:
         """What the policy decides."""
         decision = self.policy.decide(progress)
         if decision is Action.WRITE:
             self._allow(progress, 1)
         return decision
 
-    def _allow(self, progress: StreamingState, n_words: int) -> None:
+    def _allow(self, progress: Progress, n_words: int) -> None:
         self.allowed[progress.source_words_read] = progress.target_words_generated + n_words
 
 
@@ -228,13 +236,13 @@ class _NotedJudge(_Noted):
         """What the policy needs."""
         return self.policy.needs
 
-    def decide(self, progress: StreamingState) -> Action:
+    def decide(self, progress: Progress) -> Action:
         """What the policy decides; that alone lets nothing stand."""
         decision = super().decide(progress)
         self._allow(progress, 0)
         return decision
 
-    def judge(self, progress: StreamingState, proposal: Proposal, memory: Any) -> tuple[int, Any]:
+    def judge(self, progress: Progress, proposal: Proposal, memory: Any) -> tuple[int, Any]:
         """What the policy judges."""
         n_words, memory = self.policy.judge(progress, proposal, memory)
         may = self.policy.decide(progress) is Action.WRITE
