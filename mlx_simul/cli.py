@@ -22,18 +22,22 @@ EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
+    "inspect": "draw how one sentence is read and written, and what is looked at",
     "train": "train a model for streaming, from a checkpoint or from nothing",
     "models": "list what streams",
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
+    "calibrate": "find the attention heads that follow the source, for policies such as align-att",
     "bench": "measure what streaming costs, beside offline generation",
 }
 # Each has add_arguments(parser) and run(args); imported only when it is called.
 _HOMES = {
     "translate": "mlx_simul.console.translate",
+    "inspect": "mlx_simul.console.inspect",
     "train": "mlx_simul.training.console",
     "convert": "mlx_simul.checkpoints.convert",
     "validate": "mlx_simul.checkpoints.validate",
+    "calibrate": "mlx_simul.training.calibrate",
     "bench": "mlx_simul.console.bench",
 }
 

@@ -12,13 +12,19 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.events import Read
 from mlx_simul.loop import Detokenizer, Limits, SimulLoop, Step, Steps, WordSteps
 from mlx_simul.passes import Evidence, Pass, Reply, Wanted
 from mlx_simul.policies import JudgingPolicy, Proposal, ProposedWord
-from mlx_simul.words import WordBoundaryStoppingCriteria
+from mlx_simul.words import WordBoundaryStoppingCriteria, ends_sentence
 
 MAX_HYPOTHESIS_WORDS = 64
 """Where a hypothesis is cut that finds no end."""
+
+MAX_DOUBTED_WORDS = 6
+"""Source words after which the end of a target sentence is believed though no source sentence ends.
+
+Speech that was recognised has no full stops."""
 
 
 class JudgingLoop(SimulLoop):
@@ -68,6 +74,9 @@ class JudgingLoop(SimulLoop):
         self._lookahead_words = needs.lookahead_words
         self._wait_ids = wait_ids
         self._memory: object = None
+        # Since a sentence of the target ended.
+        self._source_ended_sentence = False
+        self._doubted_at: int | None = None
         wanted = Wanted(needs.probabilities, heads if needs.attention else ())
         self._wanted = None if wanted == Wanted() else wanted
         # Of the newest predictions; the last of it belongs to the last of those that stand.
@@ -93,13 +102,29 @@ class JudgingLoop(SimulLoop):
         return None
 
     def _judged(self, proposal: Proposal) -> int:
+        """How many of the words stand: as the policy says, but no early end of a sentence."""
         n_words, self._memory = self._judge(self.state, proposal, self._memory)
         if not isinstance(n_words, int) or not 0 <= n_words <= len(proposal.words):
             raise InvalidOptionError(
                 f"{self.policy!r} judged that {n_words!r} of {len(proposal.words)} proposed words "
                 "stand; it must be a number from 0 to as many."
             )
+        for i, word in enumerate(proposal.words[:n_words]):
+            if self._boundary.ends_sentence(word.tokens) and not self._believes_end():
+                return i
         return n_words
+
+    def _believes_end(self) -> bool:
+        """Whether a sentence of the target may end: the source has ended one, or is long past it.
+
+        A model that sees half a sentence likes to close it, and would then go on with another.
+        """
+        if self._source_ended_sentence:
+            return True
+        n_read = self.state.source_words_read
+        if self._doubted_at is None:
+            self._doubted_at = n_read
+        return n_read - self._doubted_at >= MAX_DOUBTED_WORDS
 
     # Proposals
 
@@ -193,8 +218,15 @@ class JudgingLoop(SimulLoop):
             self._word_evidence.append(self._evidence[-len(self._predicted)])
         yield from super()._accept(token)
 
+    def _mark_read(self, n_tokens: int) -> Read:
+        read = super()._mark_read(n_tokens)
+        self._source_ended_sentence |= ends_sentence(read.text)
+        return read
+
     def _complete_word(self, lagging: int | None = None) -> Steps:
         if self.observer is not None:
             self.observer(self._word_of(self._word, self._word_evidence))
             self._word_evidence.clear()
+        if self._boundary.ends_sentence(self._word):
+            self._source_ended_sentence, self._doubted_at = False, None
         yield from super()._complete_word(lagging)

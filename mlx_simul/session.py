@@ -22,7 +22,7 @@ from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
 from mlx_simul.needs import meet_needs
 from mlx_simul.passes import Pass, Reply
 from mlx_simul.pieces import end_of_turn_ids_of
-from mlx_simul.policies import JudgingPolicy, Policy, WaitK
+from mlx_simul.policies import JudgingPolicy, Policy, ProposedWord, WaitK
 from mlx_simul.positions import TargetStart
 from mlx_simul.prefix import EncodedPrefix
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
@@ -217,6 +217,22 @@ class SimulSession:
     def finished(self) -> bool:
         """The last event has been given; what is fed now changes nothing."""
         return self._is_finished
+
+    def observe(self, observer: Callable[[ProposedWord], None]) -> None:
+        """Have a function told of each word as it is written, with the evidence for it.
+
+        Args:
+            observer: gets what a judging policy is shown, in what measure the policy needs it.
+
+        Raises:
+            InvalidOptionError: if this session's policy judges nothing.
+        """
+        if not isinstance(self._loop, JudgingLoop):
+            raise InvalidOptionError(
+                f"there is no evidence to observe: {self._loop.policy!r} goes by counts. "
+                "mlx_simul.policies.Shown(policy) has the attention shown beside."
+            )
+        self._loop.observer = observer
 
     def encode_prefix(self) -> EncodedPrefix:
         """Encode what stands before the source, for other sessions that begin alike.

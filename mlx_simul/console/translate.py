@@ -27,7 +27,7 @@ from mlx_simul.console.live import (
 )
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
 from mlx_simul.loop import Limits
-from mlx_simul.policies import WaitK
+from mlx_simul.policies import parse_policy, policy_names, usage
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -67,8 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     when = parser.add_argument_group("when to write, and how much")
-    when.add_argument(
+    latency = when.add_mutually_exclusive_group()
+    latency.add_argument(
         "--wait-k", type=int, default=3, metavar="K", help="words behind (default: 3)"
+    )
+    latency.add_argument(
+        "--policy",
+        metavar="NAME[:OPTIONS]",
+        help=f"when to read and when to write: {', '.join(map(usage, policy_names()))}",
     )
     when.add_argument(
         "--target-start",
@@ -154,7 +160,7 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     if context and context.startswith("@"):
         context = _read_option_file("--context", context[1:])
     return {
-        "policy": WaitK(args.wait_k),
+        "policy": parse_policy(args.policy or f"wait-k:{args.wait_k}"),
         "instruction": args.instruction,
         "source_language": args.source_language,
         "target_language": args.target_language,

@@ -167,7 +167,8 @@ class Engine(ABC):
             if request.wanted is not None:
                 weights = attention.weights if heads else None
                 columns = self.source_columns(request.n_hidden) if heads else ()
-                evidence = evidence_of(logits, drawn, weights, columns)
+                odds_of = logits if request.wanted.probabilities else None
+                evidence = evidence_of(odds_of, drawn, weights, columns)
             self.roll_back(len(drafts) - (len(drawn) - 1))
         return Reply(tuple(drawn), self.n_passes - n_before, evidence)
 

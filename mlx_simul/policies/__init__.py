@@ -20,6 +20,7 @@ from mlx_simul.policies.hold_n import HoldN
 from mlx_simul.policies.local_agreement import LocalAgreement
 from mlx_simul.policies.read_write import ReadNWriteM
 from mlx_simul.policies.registry import parse_policy, policy_names, spec_of, usage
+from mlx_simul.policies.shown import Shown
 from mlx_simul.policies.wait_k import WaitK, calculate_wait_words
 from mlx_simul.policies.wait_k_catch_up import WaitKCatchUp
 from mlx_simul.policies.wait_token import WaitToken
@@ -38,6 +39,7 @@ __all__ = [
     "Proposal",
     "ProposedWord",
     "ReadNWriteM",
+    "Shown",
     "WaitK",
     "WaitKCatchUp",
     "WaitToken",
