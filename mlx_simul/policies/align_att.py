@@ -40,7 +40,7 @@ class AlignAtt:
     def __post_init__(self) -> None:
         require_count("f", self.f, least=0)
         require_count("min_words", self.min_words)
-        if self.heads is not None and not all(map(_is_head, self.heads or [None])):
+        if self.heads is not None and not _are_heads(self.heads):
             raise InvalidOptionError(
                 f"heads must be (layer, head) pairs, at least one, got {self.heads!r}; None takes "
                 "those the model was calibrated with."
@@ -62,5 +62,7 @@ class AlignAtt:
         return int(strongest < len(attention) - self.f), None
 
 
-def _is_head(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, int) for n in value)
+def _are_heads(value: object) -> bool:
+    if not isinstance(value, tuple) or not value:
+        return False
+    return all(isinstance(head, tuple) and list(map(type, head)) == [int, int] for head in value)

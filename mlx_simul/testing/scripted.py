@@ -15,7 +15,7 @@ from mlx_simul.policies import JudgingPolicy, Policy
 from mlx_simul.words import WordBoundaryStoppingCriteria
 
 END_OF_TURN = 0
-PIECES = ["<end>", " a", " b", "c", "d", ",", "\n", " "]
+PIECES = ["<end>", " a", " b", "c", "d", ".", "\n", " "]
 WAIT = PIECES.index("\n")
 """What a policy is told its wait token is, whatever it calls it."""
 HEADS = ((0, 0),)
@@ -86,7 +86,8 @@ class ScriptedStream:
     def feed(self, words: Iterable[Sequence[int]], suffix: Sequence[int] | None = None) -> None:
         """Let words arrive, and with a suffix the end of the source; run as far as that allows."""
         for word in words:
-            self.loop.add_segment(word, str(word))
+            # Now and then a sentence ends.
+            self.loop.add_segment(word, f"{word}." if word[-1] % 4 == 0 else str(word))
         if suffix is not None:
             self.loop.close_source(suffix)
         self._run()
