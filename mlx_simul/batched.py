@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any, cast
 
 import mlx_simul.before_mlx
@@ -179,12 +180,16 @@ class BatchedSessions:
 
     def _run(self, asked: Sequence[tuple[SimulSession, Pass]]) -> list[Reply | Pass | Exception]:
         engines = [(self._engines[session], request) for session, request in asked]
-        shared = [(engine, request) for engine, request in engines if engine in self._batch]
-        outcomes = iter(self._batch.run(shared))  # pyright: ignore[reportArgumentType]
+        shared = [self._shares(*each) for each in engines]
+        outcomes = iter(self._batch.run(compress(engines, shared)))  # pyright: ignore
         return [
-            next(outcomes) if engine in self._batch else _run_alone(engine, request)
-            for engine, request in engines
+            next(outcomes) if is_shared else _run_alone(*each)
+            for each, is_shared in zip(engines, shared, strict=True)
         ]
+
+    def _shares(self, engine: Engine, request: Pass) -> bool:
+        """What a policy wants to be told beside the tokens takes a pass of its own."""
+        return engine in self._batch and request.wanted is None and not request.forbidden_ids
 
     def _fail(self, session: SimulSession, error: Exception) -> None:
         session.break_off()

@@ -23,11 +23,13 @@ EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
     "demo": "watch somebody speak and the translation follow",
+    "inspect": "draw how one sentence is read and written, and what is looked at",
     "train": "train a model for streaming, from a checkpoint or from nothing",
     "evaluate": "measure quality and latency on a test set, over a grid of policies",
     "models": "list what streams",
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
+    "calibrate": "find the attention heads that follow the source, for policies such as align-att",
     "bench": "measure what streaming costs, beside offline generation",
     "serve-simuleval": "let SimulEval's client evaluate a model over HTTP",
 }
@@ -35,10 +37,12 @@ _COMMANDS = {
 _HOMES = {
     "translate": "mlx_simul.console.translate",
     "demo": "mlx_simul.console.demo",
+    "inspect": "mlx_simul.console.inspect",
     "train": "mlx_simul.training.console",
     "evaluate": "mlx_simul.console.evaluate",
     "convert": "mlx_simul.checkpoints.convert",
     "validate": "mlx_simul.checkpoints.validate",
+    "calibrate": "mlx_simul.training.calibrate",
     "bench": "mlx_simul.console.bench",
     "serve-simuleval": "mlx_simul.console.serve_simuleval",
 }

@@ -197,7 +197,7 @@ class SimulLoop:
         reason: FinishReason | None = None
         while reason is None:
             yield from self._read()
-            reason = yield from self._write_word()
+            reason = yield from self._write()
         if self._held is not None:
             yield self._release(last=True)
         yield self._finished(reason)
@@ -260,6 +260,10 @@ class SimulLoop:
             source_finished=self.state.source_exhausted(),
         )
 
+    def _write(self) -> WordSteps:
+        """What the policy has read enough for."""
+        return (yield from self._write_word())
+
     def _write_word(self) -> WordSteps:
         if not self._ratio_allows_a_word():
             return "max_target_source_ratio"
@@ -310,10 +314,10 @@ class SimulLoop:
             )
             reply = yield from self._run(request)
             self._n_rewind, self._drafts = 0, ()
-            self._predicted.extend(reply)
+            self._predicted.extend(reply.token_ids)
         return self._predicted[0]
 
-    def _run(self, request: Pass) -> Generator[Step, Reply | None, tuple[int, ...]]:
+    def _run(self, request: Pass) -> Generator[Step, Reply | None, Reply]:
         drafted = self._with_guesses(request)
         reply = yield drafted
         if reply is None or bool(reply.token_ids) != bool(request.target_ids):
@@ -325,7 +329,7 @@ class SimulLoop:
         if len(drafted.draft_ids) > len(request.draft_ids) and n_right >= 0:
             self._n_guesses = 1 + 2 * n_right
         self._n_passes += reply.n_passes
-        return reply.token_ids
+        return reply
 
     def _with_guesses(self, request: Pass) -> Pass:
         """More drafts, as far as they would be written before the next read."""

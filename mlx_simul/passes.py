@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a reply is to tell of each prediction, beside the token.
+
+    Attributes:
+        probabilities: how likely it was.
+        heads: (layer, head) pairs, from 0, whose attention over the source is averaged.
+    """
+
+    probabilities: bool = False
+    heads: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model thought when it predicted a token.
+
+    Attributes:
+        probability: of the token, in the model's own distribution.
+        margin: that, less the probability of the likeliest other token.
+        attention: the share of the attention on each source token that it sees, in order of
+            arrival; empty if no heads were named.
+    """
+
+    probability: float = math.nan
+    margin: float = math.nan
+    attention: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -19,6 +49,8 @@ class Pass:
         n_hidden: source tokens, the newest, that the target must not see yet.
         written: the target ids up to ``target_ids``, header excluded, for logits processors.
         n_passes: how often the model ran for what was fed of it already, if it was fed in parts.
+        forbidden_ids: tokens that cannot be predicted.
+        wanted: what else to tell of each prediction; ``None`` for nothing.
     """
 
     source_ids: tuple[int, ...]
@@ -28,6 +60,8 @@ class Pass:
     n_hidden: int = 0
     written: Sequence[int] = ()
     n_passes: int = 0
+    forbidden_ids: tuple[int, ...] = ()
+    wanted: Wanted | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +72,9 @@ class Reply:
         token_ids: the prediction after ``target_ids``, and behind it the one after each draft that
             was accepted. All but the last were drafts and are fed; no other draft is.
         n_passes: how often the model ran.
+        evidence: of each prediction, if it was asked for.
     """
 
     token_ids: tuple[int, ...]
     n_passes: int
+    evidence: tuple[Evidence, ...] = ()

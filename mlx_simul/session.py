@@ -19,10 +19,12 @@ from mlx_simul.engine import Engine, LogitsProcessor, Sampler, make_engine
 from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished
+from mlx_simul.judging import JudgingLoop
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.needs import meet_needs
 from mlx_simul.passes import Pass, Reply
 from mlx_simul.pieces import end_of_turn_ids_of
-from mlx_simul.policies import Policy, WaitK
+from mlx_simul.policies import JudgingPolicy, Policy, ProposedWord, WaitK
 from mlx_simul.positions import TargetStart
 from mlx_simul.prefix import EncodedPrefix
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
@@ -191,8 +193,11 @@ class SimulSession:
         else:
             prefix_ids, header = source.segments[0], source.header
             end_of_turn_ids = end_of_turn_ids_of(tokenizer)
+        policy = _checked_policy(policy)
+        heads, wait_ids = meet_needs(policy, self._engine, tokenizer)
+        end_of_turn_ids = {*end_of_turn_ids, *wait_ids}
         parts = (
-            _checked_policy(policy),
+            policy,
             header,
             WordBoundaryStoppingCriteria(tokenizer, max_tokens_per_word, end_of_turn_ids),
             end_of_turn_ids,
@@ -202,6 +207,15 @@ class SimulSession:
         self._loop: SimulLoop
         if gpe_compat:
             self._loop = ReferenceLoop(*parts, tokenizer=tokenizer, clock_ms=self._clock_ms)
+        elif isinstance(policy, JudgingPolicy):
+            self._loop = JudgingLoop(
+                policy,
+                *parts[1:],
+                stop_early=early_eos == "stop",
+                clock_ms=self._clock_ms,
+                heads=heads,
+                wait_ids=wait_ids,
+            )
         else:
             stop_early = early_eos == "stop"
             self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
@@ -237,6 +251,22 @@ class SimulSession:
     def finished(self) -> bool:
         """The last event has been given; what is fed now changes nothing."""
         return self._is_finished
+
+    def observe(self, observer: Callable[[ProposedWord], None]) -> None:
+        """Have a function told of each word as it is written, with the evidence for it.
+
+        Args:
+            observer: gets what a judging policy is shown, in what measure the policy needs it.
+
+        Raises:
+            InvalidOptionError: if this session's policy judges nothing.
+        """
+        if not isinstance(self._loop, JudgingLoop):
+            raise InvalidOptionError(
+                f"there is no evidence to observe: {self._loop.policy!r} goes by counts. "
+                "mlx_simul.policies.Shown(policy) has the attention shown beside."
+            )
+        self._loop.observer = observer
 
     def encode_prefix(self) -> EncodedPrefix:
         """Encode what stands before the source, for other sessions that begin alike.

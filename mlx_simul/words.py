@@ -11,6 +11,9 @@ from mlx_simul.segmenter import is_spaceless
 
 CLOSING_PUNCTUATION = frozenset(".,:;?!")
 
+SENTENCE_ENDS = frozenset(".?!…。！？｡؟।")
+_CLOSES = "\"'”’»)]】」』"
+
 _REPLACEMENT = "\ufffd"
 
 
@@ -71,6 +74,10 @@ class WordBoundaryStoppingCriteria:
         """Whether the tokens hold more than white space."""
         return any(not self._piece(token).isspace() for token in tokens)
 
+    def ends_sentence(self, tokens: Sequence[int]) -> bool:
+        """Whether the last token closes a sentence."""
+        return ends_sentence(self._piece(tokens[-1]))
+
     def _piece(self, token: int) -> str:
         """What a token spells; nothing for the ids by which a vocabulary is padded."""
         return self._pieces[token] if token < len(self._pieces) else ""
@@ -82,6 +89,11 @@ class WordBoundaryStoppingCriteria:
             # A piece of a character: only the decoder knows whether it is whole now.
             text = self._tokenizer.decode(list(tokens))
         return is_spaceless(text[-1:])
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether a text closes a sentence, a quotation mark or bracket behind that allowed."""
+    return text.rstrip().rstrip(_CLOSES)[-1:] in SENTENCE_ENDS if text.strip() else False
 
 
 class MaxLengthStoppingCriteria:

@@ -18,10 +18,14 @@ from mlx_simul.engine import batch as batch_module
 from mlx_simul.engine.batch import Part
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.passes import Pass
+from mlx_simul.policies import AlignAtt, Confidence, HoldN, LocalAgreement
 
 quick = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+JUDGING = [HoldN(1), LocalAgreement(2), Confidence(0.02), AlignAtt(1, heads=((0, 0),))]
 
 
 class Dice:
@@ -59,7 +63,8 @@ def plans(draw):
     cuts = sorted(draw(st.lists(st.integers(begin, len(TEXT)), max_size=4)))
     chunks = [TEXT[a:b] for a, b in pairwise([begin, *cuts, len(TEXT)])]
     options = {
-        "policy": WaitK(draw(st.integers(1, 6))),
+        "policy": draw(st.one_of(st.integers(1, 6).map(WaitK), st.sampled_from(JUDGING))),
+        "drafter": draw(st.sampled_from([None, "ngram"])),
         "target_start": draw(st.sampled_from([0, 64, "follow", FollowStart(2)])),
         "max_tokens": draw(st.integers(1, 20)),
         "max_tokens_per_word": draw(st.sampled_from([1, 3, 50])),

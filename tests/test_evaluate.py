@@ -20,11 +20,11 @@ from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.folder import ResultFolder, files_digest
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
-from mlx_simul.evaluation.policies import family_of, policy_of
 from mlx_simul.evaluation.quality import paired_bootstrap, text_quality
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.run import evaluate
 from mlx_simul.evaluation.translate import Translator, live_chunks
+from mlx_simul.policies import name_in, parse_policy
 
 SOURCES = ["one two three.", "four 5.5 six", "seven", "eight nine ten eleven"]
 END = "end_of_turn"
@@ -79,8 +79,8 @@ WAYS += [
 @pytest.mark.parametrize(("source", "spec", "more"), WAYS)
 def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
     options = {**SESSION, **more}
-    record = Translator(*loaded, options)(7, source, policy_of(spec))
-    events = mlx_simul.stream_generate(*loaded, source, policy=policy_of(spec), **options)
+    record = Translator(*loaded, options)(7, source, parse_policy(spec))
+    events = mlx_simul.stream_generate(*loaded, source, policy=parse_policy(spec), **options)
     *events, finished = events
     assert record.index == 7
     assert record.prediction == " ".join(finished.text.split())
@@ -96,7 +96,7 @@ def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
 @pytest.mark.parametrize("clock", ["wall", "cpu"])
 def test_time_runs_forward_in_a_record(loaded, clock):
     translate = Translator(*loaded, SESSION, clock=clock)
-    record = translate(0, SOURCES[3], policy_of("wait-k:1"))
+    record = translate(0, SOURCES[3], parse_policy("wait-k:1"))
     assert list(record.fed_ms) == sorted(record.fed_ms)
     assert list(record.times_ms) == sorted(record.times_ms)
     assert record.times_ms[-1] <= record.total_ms
@@ -116,7 +116,7 @@ def test_the_clock_of_the_cpu_does_not_wait(loaded, monkeypatch):
 
     monkeypatch.setattr(mlx_simul.SimulSession, "push", slow)
     wall, cpu = (
-        Translator(*loaded, SESSION, clock=clock)(0, SOURCES[3], policy_of("wait-k:1"))
+        Translator(*loaded, SESSION, clock=clock)(0, SOURCES[3], parse_policy("wait-k:1"))
         for clock in ("wall", "cpu")
     )
     assert wall.total_ms > 4 * 200
@@ -131,7 +131,7 @@ def test_response_is_counted_from_what_came_last():
 
 def test_a_source_without_words_is_refused(loaded):
     with pytest.raises(InvalidOptionError, match="no words"):
-        Translator(*loaded)(0, " \n", policy_of("wait-k:1"))
+        Translator(*loaded)(0, " \n", parse_policy("wait-k:1"))
 
 
 records = st.builds(
@@ -354,7 +354,7 @@ def test_a_plot_needs_quality_and_latency(options, tmp_path):
     [("wait-k:3", "wait-k"), ("whole", "whole"), ("align-att:2,heads=3-1", "align-att")],
 )
 def test_policies_are_drawn_by_family(spec, family):
-    assert family_of(spec) == family
+    assert name_in(spec) == family
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ def test_the_reference_ends_at_the_first_end_of_turn_and_keeps_it(n_words, reaso
 
 def test_the_reference_ends_when_stops_run_ahead_of_reads():
     """SPEC section 4, point 6: one stop per comma, and nothing left to read after the third."""
-    stream = Reference(1, itertools.repeat(PIECES.index(",")))
+    stream = Reference(1, itertools.repeat(PIECES.index(".")))
     stream.feed([[10], [11]], suffix=[200])
     finished = stream.events[-1]
     assert finished.reason == "stop_limit"

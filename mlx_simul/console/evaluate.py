@@ -15,8 +15,8 @@ from mlx_simul.console.live import emit
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
 from mlx_simul.evaluation.options import CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
-from mlx_simul.evaluation.policies import WHOLE
 from mlx_simul.evaluation.units import UNITS
+from mlx_simul.policies import WHOLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

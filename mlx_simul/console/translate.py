@@ -28,7 +28,7 @@ from mlx_simul.console.live import (
 )
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
 from mlx_simul.loop import Limits
-from mlx_simul.policies import WaitK
+from mlx_simul.policies import WHOLE, parse_policy, policy_names, usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_RATIO = 3.0
 """Small models ramble; no language pair needs three words for one, beyond the shortest texts."""
-
-WHOLE_SOURCE = 1 << 20
-"""A k beyond the length of any source: wait-k with it reads everything first."""
 
 MAX_OPTION_FILE_BYTES = 1_048_576
 """The most that a glossary or context file may hold; a prompt takes far less."""
@@ -84,8 +81,14 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     when = parser.add_argument_group("when to write, and how much")
-    when.add_argument(
-        "--wait-k", type=_wait_k, default=3, metavar="K|whole", help="words behind (default: 3)"
+    latency = when.add_mutually_exclusive_group()
+    latency.add_argument(
+        "--wait-k", type=_wait_k, default="3", metavar="K|whole", help="words behind (default: 3)"
+    )
+    latency.add_argument(
+        "--policy",
+        metavar="NAME[:OPTIONS]",
+        help=f"when to read and when to write: {', '.join(map(usage, policy_names()))}",
     )
     when.add_argument(
         "--target-start",
@@ -194,7 +197,7 @@ def _session_options(args: argparse.Namespace) -> dict[str, Any]:
     if context and context.startswith("@"):
         context = _read_option_file("--context", context[1:])
     return {
-        "policy": WaitK(args.wait_k),
+        "policy": parse_policy(args.policy or args.wait_k),
         "instruction": args.instruction,
         "source_language": args.source_language,
         "target_language": args.target_language,
@@ -359,11 +362,12 @@ def _read_option_file(option: str, path: str) -> str:
     return text
 
 
-def _wait_k(text: str) -> int:
-    if text == "whole":
-        return WHOLE_SOURCE
+def _wait_k(text: str) -> str:
+    """The policy that is meant."""
+    if text == WHOLE:
+        return WHOLE
     try:
-        return int(text)
+        return f"wait-k:{int(text)}"
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of words, or whole") from error
 

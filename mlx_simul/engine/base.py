@@ -18,8 +18,11 @@ import mlx.core as mx
 
 from mlx_simul import archs
 from mlx_simul.archs.base import max_positions_of, vocab_size_of
+from mlx_simul.engine.attention import recording, watch
+from mlx_simul.engine.evidence import evidence_of
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
-from mlx_simul.passes import Pass, Reply
+from mlx_simul.passes import Evidence, Pass, Reply
+from mlx_simul.policies.base import Head
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]
 LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
@@ -145,16 +148,50 @@ class Engine(ABC):
         """
         n_before = self.n_passes - request.n_passes
         drawn: list[int] = []
+        evidence: tuple[Evidence, ...] = ()
         if not request.target_ids:
             self._rewind_and_read(request.n_rewind, request.source_ids)
         else:
             drafts = request.draft_ids if self.takes_drafts else ()
             target_ids = (*request.target_ids, *drafts)
-            logits = self.read_and_write(
-                request.source_ids, target_ids, request.n_rewind, request.n_hidden
-            )
-            drawn = self.draw(logits[0, -1 - len(drafts) :], request.written, drafts)
-        return Reply(tuple(drawn), self.n_passes - n_before)
+            heads = request.wanted.heads if request.wanted else ()
+            with recording(heads, n_rows=1 + len(drafts)) as attention:
+                logits = self.read_and_write(
+                    request.source_ids, target_ids, request.n_rewind, request.n_hidden
+                )
+            logits = logits[0, -1 - len(drafts) :]
+            if request.forbidden_ids:
+                logits[:, list(request.forbidden_ids)] = -math.inf
+            drawn = self.draw(logits, request.written, drafts)
+            if request.wanted is not None:
+                weights = attention.weights if heads else None
+                columns = self.source_columns(request.n_hidden) if heads else ()
+                odds_of = logits if request.wanted.probabilities else None
+                evidence = evidence_of(odds_of, drawn, weights, columns)
+        return Reply(tuple(drawn), self.n_passes - n_before, evidence)
+
+    def watch(self, heads: Iterable[Head]) -> None:
+        """Let passes ask for the attention of these heads.
+
+        Raises:
+            InvalidOptionError: if it cannot be had, of this model or in this mode.
+        """
+        self.source_columns(0)
+        watch(self.model, heads)
+
+    def source_columns(self, n_hidden: int) -> Sequence[int]:
+        """Where in what the target attends to the source tokens lie, in order of arrival.
+
+        Args:
+            n_hidden: source tokens, the newest, that the target does not see.
+
+        Raises:
+            InvalidOptionError: if this mode does not keep them apart.
+        """
+        raise InvalidOptionError(
+            f"{type(self).__name__} cannot tell on which source token attention falls; take "
+            "mode='group' or 'reencode', or a policy that needs no attention."
+        )
 
     def predict(self, token_ids: Sequence[int], written: Sequence[int]) -> int:
         """Feed target tokens and draw the next.

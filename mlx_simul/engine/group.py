@@ -109,6 +109,10 @@ class StreamingEngine(Engine):
         """
         return self.read_and_write((), token_ids)
 
+    def source_columns(self, n_hidden: int) -> Sequence[int]:
+        """The source lies in front of the target, mirrored."""
+        return range(self.source_tokens - n_hidden)[::-1]
+
     @property
     def read_ahead_tokens(self) -> int:
         """Source tokens that are worth a pass before the target may see them."""

@@ -54,6 +54,10 @@ class ReencodeEngine(RowEngine):
         """Target tokens fed, the header included."""
         return len(self._target)
 
+    def source_columns(self, n_hidden: int) -> Sequence[int]:
+        """The source lies in front of the target."""
+        return range(self._n_source)
+
     def read(self, token_ids: Sequence[int]) -> None:
         """Feed source tokens, in bounded pieces."""
         self._check(token_ids, self._n_source)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.evaluation.policies import WHOLE, policy_of
 from mlx_simul.evaluation.units import UNITS, Unit
+from mlx_simul.policies import WHOLE, parse_policy
 
 Clock: TypeAlias = Literal["wall", "cpu"]
 
@@ -77,7 +77,7 @@ class EvaluationOptions:
         if len(set(self.policies)) < len(self.policies):
             raise InvalidOptionError(f"a policy is named twice: {', '.join(self.policies)}.")
         for spec in self.policies:
-            policy_of(spec)
+            parse_policy(spec)
         if self.baseline is not None and self.baseline not in self.policies:
             raise InvalidOptionError(
                 f"the baseline {self.baseline!r} is not evaluated; these are: "

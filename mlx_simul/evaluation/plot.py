@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.evaluation.policies import WHOLE, family_of
+from mlx_simul.policies import WHOLE, name_in
 
 
 def require_matplotlib() -> None:
@@ -44,7 +44,7 @@ def draw_curve(results: Mapping[str, Any], path: Path) -> list[Path]:
     families: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for spec, figures in results["policies"].items():
         if "bleu" in figures and figures["latency"]:
-            families.setdefault(family_of(spec), []).append((spec, figures))
+            families.setdefault(name_in(spec), []).append((spec, figures))
     if not families:
         return []
     unit = {"word": "words", "char": "characters"}[results["options"]["unit"]]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
-from mlx_simul.evaluation.policies import WHOLE, family_of
+from mlx_simul.policies import WHOLE, name_in
 
 SIGNIFICANT = 0.05
 """The largest p at which a difference is called one."""
@@ -110,10 +110,10 @@ def at_equal_latency(rows: Mapping[str, Any]) -> dict[str, tuple[float, float, f
         For each policy that is neither wait-k nor the whole source: its LAAL, its BLEU, and that
         of wait-k there, between its two nearest points; none where wait-k has no point on one side.
     """
-    curve = sorted(_point(row) for spec, row in rows.items() if family_of(spec) == "wait-k")
+    curve = sorted(_point(row) for spec, row in rows.items() if name_in(spec) == "wait-k")
     found: dict[str, tuple[float, float, float]] = {}
     for spec, row in rows.items():
-        if family_of(spec) in ("wait-k", WHOLE):
+        if name_in(spec) in ("wait-k", WHOLE):
             continue
         laal, bleu = _point(row)
         for (low, before), (high, after) in pairwise(curve):

@@ -25,12 +25,12 @@ from mlx_simul.evaluation.folder import ResultFolder, files_digest, write_whole
 from mlx_simul.evaluation.logs import write_logs
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve, require_matplotlib
-from mlx_simul.evaluation.policies import policy_of
 from mlx_simul.evaluation.quality import paired_bootstrap, require_sacrebleu, text_quality
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Translator
 from mlx_simul.loading import find_folder, load
 from mlx_simul.pairs import PairKeys
+from mlx_simul.policies import parse_policy
 from mlx_simul.session import SessionOptions
 
 RESULTS = "evaluation.json"
@@ -223,7 +223,7 @@ def _in_this_process(
 ) -> Iterator[tuple[str, Record]]:
     translate = _translator(options)
     for spec, index, source in tasks:
-        yield spec, translate(index, source, policy_of(spec))
+        yield spec, translate(index, source, parse_policy(spec))
 
 
 def _in_processes(
@@ -250,7 +250,7 @@ def _begin_work(options: EvaluationOptions) -> None:
 
 def _work(task: Task) -> tuple[str, Record]:
     spec, index, source = task
-    return spec, _worker["translator"](index, source, policy_of(spec))
+    return spec, _worker["translator"](index, source, parse_policy(spec))
 
 
 @contextmanager

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from mlx_simul.errors import ValidationError
-from mlx_simul.policies import Action, Policy
+from mlx_simul.events import Finished, Read, Write
+from mlx_simul.policies import (
+    Action,
+    JudgingPolicy,
+    Needs,
+    Policy,
+    Progress,
+    Proposal,
+    ProposedWord,
+)
 from mlx_simul.state import StreamingState
-from mlx_simul.testing.scripted import ScriptedStream
+from mlx_simul.testing.scripted import HEADER, WAIT, ScriptedStream
 
 N_STREAMS = 60
 PREFIX, SUFFIX = (100, 101), (200,)
+
+MakeStream: TypeAlias = Callable[[int, Policy], ScriptedStream]
+"""Seed and policy in, a stream without a model out."""
 
 
 @dataclass(frozen=True)
@@ -55,30 +69,36 @@ class PolicyLaw:
 
     name: str
     statement: str
-    _violations: Callable[[Policy], Iterator[str]]
+    _violations: Callable[[Policy, MakeStream], Iterator[str]]
 
     @property
     def __name__(self) -> str:
         """The name by which pytest calls a test of it."""
         return self.name
 
-    def __call__(self, policy: Policy) -> PolicyResult:
-        """Try the law."""
-        return PolicyResult(self.name, self.statement, next(self._violations(policy), None))
+    def __call__(self, policy: Policy, make_stream: MakeStream = ScriptedStream) -> PolicyResult:
+        """Try the law.
+
+        Args:
+            policy: the policy.
+            make_stream: drives it; by default the library's own loop.
+        """
+        violation = next(self._violations(policy, make_stream), None)
+        return PolicyResult(self.name, self.statement, violation)
 
 
-def policy_law(violations: Callable[[Policy], Iterator[str]]) -> PolicyLaw:
+def policy_law(violations: Callable[[Policy, MakeStream], Iterator[str]]) -> PolicyLaw:
     """Make a law of a generator of violations; its docstring is the statement."""
     statement = " ".join((violations.__doc__ or "").split())
     return PolicyLaw(violations.__name__, statement, violations)
 
 
 @policy_law
-def always_ends(policy: Policy) -> Iterator[str]:
+def always_ends(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
     """Once the source has ended, the stream ends."""
     for seed in range(N_STREAMS):
         try:
-            stream = _whole(policy, seed)
+            stream = _whole(policy, seed, make_stream)
         except Exception as error:  # somebody else's policy may raise anything
             yield f"A stream of {len(_words(seed))} words stopped with {error!r}."
             continue
@@ -87,20 +107,62 @@ def always_ends(policy: Policy) -> Iterator[str]:
 
 
 @policy_law
-def any_chunking_gives_the_same_events(policy: Policy) -> Iterator[str]:
+def any_chunking_gives_the_same_events(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
     """Words that arrive together give the same events as words that arrive one by one."""
     for seed in range(N_STREAMS):
-        live = ScriptedStream(seed, policy)
+        live = make_stream(seed, policy)
         live.loop.add_segment(PREFIX)
         for word in _words(seed):
             live.feed([word])
         live.feed([], SUFFIX)
-        if live.events != _whole(policy, seed).events:
+        if live.events != _whole(policy, seed, make_stream).events:
             yield f"A stream of {len(_words(seed))} words differs."
 
 
 @policy_law
-def like_counts_give_like_decisions(policy: Policy) -> Iterator[str]:
+def never_writes_before_it_may(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
+    """While source is left, a word is written only if the policy, asked then, let it stand."""
+    for seed in range(N_STREAMS):
+        noted = _NotedJudge(policy) if isinstance(policy, JudgingPolicy) else _Noted(policy)
+        for event in _whole(noted, seed, make_stream).events:
+            if isinstance(event, Read) and event.source_finished:
+                break
+            if not isinstance(event, Write):
+                continue
+            n_before = event.target_words_generated - event.word_complete
+            if n_before >= noted.allowed.get(event.source_words_read, 0):
+                yield (
+                    f"Word {n_before + 1} of a stream was written with "
+                    f"{event.source_words_read} of {len(_words(seed))} words read."
+                )
+
+
+@policy_law
+def what_is_written_stays(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
+    """Each token is the model's answer to the source read then and to all tokens before it."""
+    for seed in range(N_STREAMS):
+        stream = _whole(policy, seed, make_stream)
+        replayed = make_stream(seed, policy)
+        replayed.source, replayed.target = list(PREFIX), list(HEADER)
+        segments = iter([*_words(seed), SUFFIX])
+        waits = isinstance(policy, JudgingPolicy) and policy.needs.wait_token is not None
+        forbidden: tuple[int, ...] = ()
+        for event in stream.events:
+            match event:
+                case Read():
+                    replayed.source += next(segments)
+                    forbidden = (WAIT,) if waits and event.source_finished else ()
+                case Write():
+                    answer = replayed.predict_but(forbidden)
+                    if event.token != answer:
+                        yield f"Token {len(replayed.target)} is {event.token}, not {answer}."
+                    replayed.target.append(event.token)
+                case Finished() if list(event.token_ids) != replayed.target[len(HEADER) :]:
+                    yield f"In the end {event.token_ids} stand, not {replayed.target}."
+
+
+@policy_law
+def like_counts_give_like_decisions(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
     """What it decides depends on the counts alone, and is an Action."""
     for n_words in range(1, 9):
         for n_read in range(n_words + 2):
@@ -113,12 +175,79 @@ def like_counts_give_like_decisions(policy: Policy) -> Iterator[str]:
                     )
 
 
+@policy_law
+def judges_by_what_it_is_shown(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
+    """The same proposal with the same memory is judged alike, and neither is changed."""
+    if not isinstance(policy, JudgingPolicy):
+        return
+    for seed in range(N_STREAMS):
+        draw = random.Random(seed)
+        memory: Any = None
+        n_written = 0
+        for n_read in range(1, 8):
+            shown = _progress(9, n_read, n_written), _proposal(draw, n_read, policy.needs), memory
+            before = deepcopy(shown[1:])
+            n_words, memory = policy.judge(*shown)
+            if shown[1:] != before:
+                yield f"It changed what it was shown, {before}."
+            if policy.judge(_progress(9, n_read, n_written), *before) != (n_words, memory):
+                yield f"It judged {before[0]} differently the second time."
+            if not 0 <= n_words <= len(before[0].words):
+                yield f"Of {len(before[0].words)} words it lets {n_words} stand."
+            n_written += n_words
+
+
 POLICY_LAWS: tuple[PolicyLaw, ...] = (
     always_ends,
     any_chunking_gives_the_same_events,
+    never_writes_before_it_may,
+    what_is_written_stays,
     like_counts_give_like_decisions,
+    judges_by_what_it_is_shown,
 )
 """Every law of a policy, for ``pytest.mark.parametrize``."""
+
+
+class _Noted:
+    """A policy, and how many words it has let stand, by source words read."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.allowed: dict[int, int] = {}
+
+    def decide(self, progress: Progress) -> Action:
+        """What the policy decides."""
+        decision = self.policy.decide(progress)
+        if decision is Action.WRITE:
+            self._allow(progress, 1)
+        return decision
+
+    def _allow(self, progress: Progress, n_words: int) -> None:
+        self.allowed[progress.source_words_read] = progress.target_words_generated + n_words
+
+
+class _NotedJudge(_Noted):
+    """The same for one that judges."""
+
+    policy: JudgingPolicy
+
+    @property
+    def needs(self) -> Needs:
+        """What the policy needs."""
+        return self.policy.needs
+
+    def decide(self, progress: Progress) -> Action:
+        """What the policy decides; that alone lets nothing stand."""
+        decision = super().decide(progress)
+        self._allow(progress, 0)
+        return decision
+
+    def judge(self, progress: Progress, proposal: Proposal, memory: Any) -> tuple[int, Any]:
+        """What the policy judges."""
+        n_words, memory = self.policy.judge(progress, proposal, memory)
+        may = self.policy.decide(progress) is Action.WRITE
+        self._allow(progress, n_words if may else 0)
+        return n_words, memory
 
 
 def _words(seed: int) -> list[list[int]]:
@@ -129,8 +258,8 @@ def _words(seed: int) -> list[list[int]]:
     ]
 
 
-def _whole(policy: Policy, seed: int) -> ScriptedStream:
-    stream = ScriptedStream(seed, policy)
+def _whole(policy: Policy, seed: int, make_stream: MakeStream) -> ScriptedStream:
+    stream = make_stream(seed, policy)
     stream.loop.add_segment(PREFIX)
     stream.feed(_words(seed), SUFFIX)
     return stream
@@ -143,3 +272,15 @@ def _progress(n_words: int, n_read: int, n_written: int) -> StreamingState:
     for _ in range(n_written):
         state.mark_target_written()
     return state
+
+
+def _proposal(draw: random.Random, n_read: int, needs: Needs) -> Proposal:
+    n_words = draw.randint(1, needs.lookahead_words or 5)
+    return Proposal(tuple(_proposed(draw, n_read) for _ in range(n_words)), draw.random() < 0.3)
+
+
+def _proposed(draw: random.Random, n_read: int) -> ProposedWord:
+    tokens = tuple(draw.randrange(1, 3) for _ in range(draw.randint(1, 2)))
+    odds = tuple(draw.random() for _ in tokens)
+    shares = tuple(draw.random() / n_read for _ in range(n_read))
+    return ProposedWord(tokens, odds, tuple(p * draw.random() for p in odds), shares)

@@ -1,4 +1,5 @@
-"""A stream without a model: what it predicts is made up from what was read and fed."""
+"""A stream without a model: what it predicts, and how sure it is, is made up from what was read and
+fed."""
 
 from __future__ import annotations
 
@@ -7,13 +8,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlx_simul.events import Event, Finished
+from mlx_simul.judging import JudgingLoop
 from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
-from mlx_simul.passes import Pass, Reply
-from mlx_simul.policies import Policy
+from mlx_simul.passes import Evidence, Pass, Reply
+from mlx_simul.policies import JudgingPolicy, Policy
 from mlx_simul.words import WordBoundaryStoppingCriteria
 
 END_OF_TURN = 0
-PIECES = ["<end>", " a", " b", "c", "d", ",", "\n", " "]
+PIECES = ["<end>", " a", " b", "c", "d", ".", "\n", " "]
+WAIT = PIECES.index("\n")
+"""What a policy is told its wait token is, whatever it calls it."""
+HEADS = ((0, 0),)
 HEADER = (9, 9)
 
 
@@ -66,17 +71,7 @@ class ScriptedStream:
 
     def __init__(self, seed: int, policy: Policy, **limits: Any) -> None:
         self.seed = seed
-        vocabulary = Vocabulary()
-        self.loop = SimulLoop(
-            policy,
-            HEADER,
-            WordBoundaryStoppingCriteria(vocabulary, max_tokens_per_word=4),
-            vocabulary.eos_token_ids,
-            Text(),
-            Limits(**{"max_tokens": 30, **limits}),
-            stop_early=False,
-            clock_ms=lambda: 0.0,
-        )
+        self.loop = self.make_loop(policy, Limits(**{"max_tokens": 30, **limits}))
         self._steps = self.loop.steps()
         self.source: list[int] = []  # what the target may see
         self._hidden: list[int] = []
@@ -91,14 +86,58 @@ class ScriptedStream:
     def feed(self, words: Iterable[Sequence[int]], suffix: Sequence[int] | None = None) -> None:
         """Let words arrive, and with a suffix the end of the source; run as far as that allows."""
         for word in words:
-            self.loop.add_segment(word, str(word))
+            # Now and then a sentence ends.
+            self.loop.add_segment(word, f"{word}." if word[-1] % 4 == 0 else str(word))
         if suffix is not None:
             self.loop.close_source(suffix)
         self._run()
 
+    def make_loop(self, policy: Policy, limits: Limits) -> SimulLoop:
+        """The loop that is driven: one that judges if the policy does."""
+        vocabulary = Vocabulary()
+        judges = isinstance(policy, JudgingPolicy)
+        waits = judges and policy.needs.wait_token is not None
+        ends = {END_OF_TURN, WAIT} if waits else {END_OF_TURN}
+        parts = (
+            HEADER,
+            WordBoundaryStoppingCriteria(vocabulary, max_tokens_per_word=4, end_of_turn_ids=ends),
+            ends,
+            Text(),
+            limits,
+        )
+        if not judges:
+            return SimulLoop(policy, *parts, stop_early=False, clock_ms=lambda: 0.0)
+        return JudgingLoop(
+            policy,
+            *parts,
+            stop_early=False,
+            clock_ms=lambda: 0.0,
+            heads=HEADS,
+            wait_ids=(WAIT,) if waits else (),
+        )
+
     def predict(self) -> int:
         """The next token."""
-        return random.Random(repr((self.seed, self.source, self.target))).randrange(len(PIECES))
+        return self._draw().randrange(len(PIECES))
+
+    def evidence(self) -> Evidence:
+        """What the made-up model thinks of that prediction."""
+        draw = self._draw()
+        shares = [draw.random() for _ in self.source]
+        total = sum(shares) + draw.random()
+        probability = draw.random()
+        margin = probability - (1 - probability) * draw.random()
+        return Evidence(probability, margin, tuple(share / total for share in shares))
+
+    def _draw(self) -> random.Random:
+        return random.Random(repr((self.seed, self.source, self.target)))
+
+    def predict_but(self, forbidden_ids: Sequence[int]) -> int:
+        """The next token, where some cannot be predicted."""
+        token = self.predict()
+        while token in forbidden_ids:
+            token = (token + 1) % len(PIECES)
+        return token
 
     def _run(self) -> None:
         reply: Reply | None = None
@@ -120,10 +159,11 @@ class ScriptedStream:
         if not request.target_ids:
             return Reply((), n_passes=1)
         self.target.extend(request.target_ids)
-        predicted = [self.predict()]
+        predicted, evidence = [self.predict_but(request.forbidden_ids)], [self.evidence()]
         for draft in request.draft_ids:
             if predicted[-1] != draft:
                 break
             self.target.append(draft)
-            predicted.append(self.predict())
-        return Reply(tuple(predicted), n_passes=1)
+            predicted.append(self.predict_but(request.forbidden_ids))
+            evidence.append(self.evidence())
+        return Reply(tuple(predicted), 1, tuple(evidence) if request.wanted else ())

@@ -12,11 +12,10 @@ import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.corpus import group_by_source
-from mlx_simul.evaluation.policies import whole_source
 from mlx_simul.evaluation.quality import text_quality
 from mlx_simul.evaluation.translate import Translator
 from mlx_simul.pairs import Pair
-from mlx_simul.policies import WaitK
+from mlx_simul.policies import WaitK, WholeSource
 from mlx_simul.session import SessionOptions
 from mlx_simul.training.batches import Sample, collate, group_by_length
 from mlx_simul.training.layout import StreamingLayout
@@ -116,7 +115,7 @@ def translation_quality(
     if not items:
         raise InvalidOptionError("there are no pairs to measure BLEU on; give some for validation.")
     translate = Translator(model, tokenizer, session_options(options))
-    policy = whole_source() if wait_k is None else WaitK(wait_k)
+    policy = WholeSource() if wait_k is None else WaitK(wait_k)
     records = [translate(index, item.source, policy) for index, item in enumerate(items)]
     scores = text_quality(
         [record.prediction for record in records], [item.references for item in items]

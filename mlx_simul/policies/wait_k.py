@@ -1,57 +1,12 @@
-"""When to read and when to write. A policy counts words.
-
-A policy is a frozen object with one method; it sees how far both sides have got and answers READ or
-WRITE. It never touches arrays.
-"""
+"""Wait-k: stay k words behind (STACL, Ma et al. 2019)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol, runtime_checkable
 
 from mlx_simul.errors import InvalidOptionError
-
-
-class Action(Enum):
-    """What to do next."""
-
-    READ = "read"
-    WRITE = "write"
-
-
-class Progress(Protocol):
-    """What a policy may look at; :class:`mlx_simul.StreamingState` provides it."""
-
-    @property
-    def source_seg_len(self) -> Sequence[int]:
-        """Tokens per source segment known so far: prefix, words, and the suffix once it ended."""
-        ...
-
-    @property
-    def source_complete(self) -> bool:
-        """The source has ended: ``source_seg_len`` holds its suffix."""
-        ...
-
-    @property
-    def source_words_read(self) -> int:
-        """Segments read beyond the prefix; the suffix counts as one."""
-        ...
-
-    @property
-    def target_words_generated(self) -> int:
-        """Target words written."""
-        ...
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """Decides between reading one more source segment and writing one more target word."""
-
-    def decide(self, progress: Progress) -> Action:
-        """READ or WRITE; once the source is wholly read, READ is taken as WRITE."""
-        ...
+from mlx_simul.policies.base import Action, Progress
 
 
 def calculate_wait_words(source_seg_len: Sequence[int], target_word_idx: int, wait_k: int) -> int:

@@ -1,0 +1,191 @@
+"""``mlx-simul inspect``: one sentence as a staircase of reads and writes, as text or a picture."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mlx_simul.console.live import emit, harmless
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.policies import JudgingPolicy, Shown, parse_policy, policy_names, usage
+
+# From no attention to half of what falls on the source, in equal steps.
+_SHADES = " ░▒▓█"
+_READ, _UNREAD = "█", "·"
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """How one sentence was read and written.
+
+    Attributes:
+        source: its words.
+        target: the words written.
+        delays: for each target word, the source words read when it was written.
+        attention: for each target word, the share of attention on each source word read; empty if
+            none was shown.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    delays: tuple[int, ...]
+    attention: tuple[tuple[float, ...], ...] = ()
+
+
+def staircase(events: Iterable[Event], attention: Sequence[Sequence[float]] = ()) -> Staircase:
+    """What the events of a finished session say.
+
+    Args:
+        events: all of them.
+        attention: of each word written, if it was observed.
+    """
+    source, target, word = [], [], ""
+    delays: tuple[int, ...] = ()
+    for event in events:
+        match event:
+            case Read(text=text) if text:
+                source.append(text.strip())
+            case Write(text=text):
+                word += text
+                if event.word_complete:
+                    target.append(word.strip())
+                    word = ""
+            case Finished():
+                delays = event.delays
+    if word.strip():  # cut by a limit
+        target.append(word.strip())
+    shown = tuple(map(tuple, attention))
+    return Staircase(tuple(source), tuple(target[: len(delays)]), delays, shown[: len(delays)])
+
+
+def as_text(stairs: Staircase) -> str:
+    """A line per target word: how much of the source was read, and where attention fell."""
+    width = max(map(len, (*stairs.target, "")), default=0)
+    cells = [max(len(word), 1) for word in stairs.source]
+    head = " ".join(map(str.ljust, stairs.source, cells))
+    lines = [f"{'':{width}}  {head}  delay"]
+    for i, (word, delay) in enumerate(zip(stairs.target, stairs.delays, strict=True)):
+        shares = stairs.attention[i] if stairs.attention else ()
+        row = " ".join(
+            _cell(j, delay, shares).center(cell, _UNREAD if j >= delay else " ")
+            if shares
+            else (_READ if j < delay else _UNREAD) * cell
+            for j, cell in enumerate(cells)
+        )
+        lines.append(f"{word:{width}}  {row}  {delay:5d}")
+    if stairs.delays:
+        mean = sum(stairs.delays) / len(stairs.delays)
+        lines.append(f"{'':{width}}  on average {mean:.1f} words read when one was written")
+    return "".join(f"{harmless(line)}\n" for line in lines)
+
+
+def _cell(j: int, delay: int, shares: Sequence[float]) -> str:
+    if j >= delay or j >= len(shares):
+        return _UNREAD
+    level = 2 * shares[j] / (sum(shares) or 1) * (len(_SHADES) - 1)
+    return _SHADES[min(round(level), len(_SHADES) - 1)]
+
+
+def draw(stairs: Staircase, picture: Path) -> None:
+    """Draw the staircase, over the attention if there is any.
+
+    Args:
+        stairs: what to draw.
+        picture: a ``.png`` or ``.svg`` file, replaced.
+
+    Raises:
+        InvalidOptionError: if matplotlib is not installed, or the file is of another kind.
+    """
+    if picture.suffix not in (".png", ".svg"):
+        raise InvalidOptionError(f"a picture is a .png or .svg file, got {picture.name!r}.")
+    try:
+        import_module("matplotlib")
+    except ImportError as error:
+        raise InvalidOptionError(
+            "--picture draws with matplotlib: pip install mlx-simul[train], or leave it out."
+        ) from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n_source, n_target = len(stairs.source), len(stairs.target)
+    # A figure of its own, so that nobody's pyplot is touched.
+    figure = Figure(figsize=(2 + 0.5 * n_source, 1.5 + 0.35 * n_target), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlim=(0, n_source), ylim=(n_target, 0))
+    axes.set_xticks([j + 0.5 for j in range(n_source)], stairs.source, rotation=60, ha="right")
+    axes.set_yticks([i + 0.5 for i in range(n_target)], stairs.target)
+    if stairs.attention:
+        shares = [[*row, *[0.0] * (n_source - len(row))] for row in stairs.attention]
+        mesh = axes.pcolormesh(shares, cmap="Blues", vmin=0)
+        figure.colorbar(mesh, ax=axes, label="attention")
+    else:
+        axes.barh(
+            [i + 0.5 for i in range(n_target)], stairs.delays, height=1, color="lightsteelblue"
+        )
+    axes.stairs(
+        stairs.delays, range(n_target + 1), orientation="horizontal", color="black", baseline=None
+    )
+    axes.set_title("source words read when each target word was written")
+    partial = picture.with_suffix(f".partial{picture.suffix}")
+    figure.savefig(partial, dpi=120)
+    os.replace(partial, picture)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("text", help="the source")
+    parser.add_argument("--model", required=True, help="folder, or Hugging Face repository id")
+    parser.add_argument(
+        "--policy",
+        default="wait-k:3",
+        metavar="NAME[:OPTIONS]",
+        help=f"default: wait-k:3; there are {', '.join(map(usage, policy_names()))}",
+    )
+    parser.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
+    parser.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
+    parser.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="default: 1024")
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="show it though the policy goes without (of the heads that calibrate found)",
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it: .png or .svg")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Translate one sentence and show how; return the exit code."""
+    policy: Any = parse_policy(args.policy)
+    if args.attention:
+        policy = Shown(policy)
+    shows = isinstance(policy, JudgingPolicy) and policy.needs.attention
+
+    import mlx_simul.before_mlx
+
+    from mlx_simul.loading import load
+    from mlx_simul.session import SimulSession
+
+    model, tokenizer = load(args.model)
+    session = SimulSession(
+        model,
+        tokenizer,
+        policy=policy,
+        source_language=args.source_language,
+        target_language=args.target_language,
+        max_tokens=args.max_tokens,
+        max_target_source_ratio=3.0,
+    )
+    attention: list[tuple[float, ...]] = []
+    if shows:
+        session.observe(lambda word: attention.append(word.attention))
+    session.push(args.text)
+    stairs = staircase(session.finish(), attention)
+    emit(as_text(stairs))
+    if args.picture is not None:
+        draw(stairs, args.picture)
+    return 0

@@ -1,0 +1,63 @@
+"""Confidence: write while the model is sure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.policies.base import (
+    Action,
+    Needs,
+    Progress,
+    Proposal,
+    once_read,
+    require_count,
+    require_share,
+)
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Write a word if each of its tokens is likelier than any other by a margin.
+
+    Args:
+        margin: the least margin between a token's probability and that of the likeliest other,
+            from 0 to 1.
+        min_words: source words to read before the first word is proposed.
+        max_lag: read words ahead of written ones at which a word is written however unsure the
+            model is; ``None`` for no such limit.
+
+    Raises:
+        InvalidOptionError: for anything else.
+    """
+
+    margin: float = 0.5
+    min_words: int = 1
+    max_lag: int | None = None
+
+    def __post_init__(self) -> None:
+        require_share("margin", self.margin)
+        require_count("min_words", self.min_words)
+        if self.max_lag is None:
+            return
+        require_count("max_lag", self.max_lag)
+        if self.max_lag < self.min_words:
+            raise InvalidOptionError(
+                f"max_lag={self.max_lag} is below min_words={self.min_words}, the lag of the first "
+                "word."
+            )
+
+    @property
+    def needs(self) -> Needs:
+        """One word, and how sure the model is of it."""
+        return Needs(lookahead_words=1, probabilities=True)
+
+    def decide(self, progress: Progress) -> Action:
+        """WRITE once ``min_words`` are read."""
+        return once_read(progress, self.min_words)
+
+    def judge(self, progress: Progress, proposal: Proposal, memory: None) -> tuple[int, None]:
+        """The word, if its least margin is wide enough or it has waited long enough."""
+        lag = progress.source_words_read - progress.target_words_generated
+        is_late = self.max_lag is not None and lag >= self.max_lag
+        return int(is_late or min(proposal.words[0].margins) >= self.margin), None

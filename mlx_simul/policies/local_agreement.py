@@ -1,0 +1,66 @@
+"""LocalAgreement: write what several hypotheses in a row agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TypeAlias
+
+from mlx_simul.policies.base import Action, Needs, Progress, Proposal, once_read, require_count
+
+Words: TypeAlias = tuple[tuple[int, ...], ...]
+# Target words written when a hypothesis was made, and the words of the hypothesis behind them.
+Hypothesis: TypeAlias = tuple[int, Words]
+
+
+@dataclass(frozen=True)
+class LocalAgreement:
+    """Translate to the end after each read; write the words that n hypotheses in a row begin with.
+
+    What is written is forced upon every later hypothesis, so hypotheses are compared behind it: of
+    "the cat" and then "the cat sat" both "the" and "cat" stand. (Liu et al. 2020, "Low-latency
+    sequence-to-sequence speech recognition and translation by partial hypothesis selection";
+    Polák et al. 2022.)
+
+    Args:
+        n: hypotheses that must agree, at least 2.
+        min_words: source words to read before the first hypothesis.
+
+    Raises:
+        InvalidOptionError: for anything else.
+    """
+
+    n: int = 2
+    min_words: int = 1
+
+    def __post_init__(self) -> None:
+        require_count("n", self.n, least=2)
+        require_count("min_words", self.min_words)
+
+    @property
+    def needs(self) -> Needs:
+        """A hypothesis to its end."""
+        return Needs(lookahead_words=None)
+
+    def decide(self, progress: Progress) -> Action:
+        """WRITE once ``min_words`` are read."""
+        return once_read(progress, self.min_words)
+
+    def judge(
+        self, progress: Progress, proposal: Proposal, memory: tuple[Hypothesis, ...] | None
+    ) -> tuple[int, tuple[Hypothesis, ...]]:
+        """The words that this hypothesis and the n - 1 before it begin with."""
+        n_written = progress.target_words_generated
+        newest = n_written, tuple(word.tokens for word in proposal.words)
+        hypotheses = (*(memory or ()), newest)[-self.n :]
+        if len(hypotheses) < self.n:
+            return 0, hypotheses
+        agreed = common_prefix([words[n_written - before :] for before, words in hypotheses])
+        return agreed, hypotheses
+
+
+def common_prefix(rows: Sequence[Words]) -> int:
+    """How many words all rows begin with."""
+    in_step = zip(*rows, strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, in_step))

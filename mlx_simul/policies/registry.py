@@ -1,0 +1,148 @@
+"""Policies by name: ``"wait-k:3"`` in, a policy out, and back.
+
+Other packages add theirs through the entry-point group ``mlx_simul.policies``, whose names are
+policy names and whose values are ``"module:class"`` of a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, fields
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.policies.base import Policy
+
+ENTRY_POINT_GROUP = "mlx_simul.policies"
+
+WHOLE = "whole"
+"""The whole source first: the same model read offline."""
+
+_BUILT_IN = {
+    "wait-k": "wait_k:WaitK",
+    "wait-k-catch-up": "wait_k_catch_up:WaitKCatchUp",
+    "read-n-write-m": "read_write:ReadNWriteM",
+    WHOLE: "whole_source:WholeSource",
+    "local-agreement": "local_agreement:LocalAgreement",
+    "hold-n": "hold_n:HoldN",
+    "align-att": "align_att:AlignAtt",
+    "confidence": "confidence:Confidence",
+    "wait-token": "wait_token:WaitToken",
+}
+
+# Heads are spelled layer-head: 3-1+4-0.
+_HEADS = re.compile(r"\d+-\d+(\+\d+-\d+)*", re.ASCII)
+
+
+def policy_names() -> list[str]:
+    """All names, those of other packages included."""
+    return sorted(_known())
+
+
+def usage(name: str) -> str:
+    """How a policy is spelled, options that can be left out in brackets."""
+    spelled = [
+        f.name if f.default is MISSING else f"[{f.name}={_spelled(f.default)}]"
+        for f in fields(_kind(name))
+    ]
+    return f"{name}:{','.join(spelled)}" if spelled else name
+
+
+def parse_policy(spec: str) -> Policy:
+    """The policy that a text names.
+
+    Args:
+        spec: a name, and behind a colon its options in order, by name, or both:
+            ``"wait-k:3"``, ``"local-agreement"``, ``"align-att:2,heads=3-1+4-0"``.
+
+    Raises:
+        InvalidOptionError: if there is no such policy, or it does not take these options.
+    """
+    _, _, rest = spec.partition(":")
+    name = name_in(spec)
+    kind = _kind(name)
+    positional, named = [], {}
+    for option in filter(None, map(str.strip, rest.split(","))):
+        key, equals, value = option.partition("=")
+        if equals:
+            named[key.strip()] = _value(value.strip())
+        else:
+            positional.append(_value(option))
+    try:
+        return kind(*positional, **named)
+    except TypeError as error:
+        raise InvalidOptionError(f"policy {spec!r} is spelled {usage(name)}: {error}.") from error
+
+
+def name_in(spec: str) -> str:
+    """A policy's name without its options: ``wait-k`` in ``wait-k:3``."""
+    return spec.partition(":")[0].strip()
+
+
+def spec_of(policy: Policy) -> str:
+    """The text that :func:`parse_policy` turns into this policy, without options left as they are.
+
+    Raises:
+        InvalidOptionError: if it is of no kind that is registered.
+    """
+    for name in policy_names():
+        if type(policy) is not _kind(name):
+            continue
+        spelled, in_order = [], True
+        for f in fields(_kind(name)):
+            value = getattr(policy, f.name)
+            if value == f.default:
+                in_order = False
+            else:
+                spelled.append(_spelled(value) if in_order else f"{f.name}={_spelled(value)}")
+        return f"{name}:{','.join(spelled)}" if spelled else name
+    raise InvalidOptionError(
+        f"{policy!r} has no name; known are {', '.join(policy_names())}, and other packages add "
+        f"theirs through the entry-point group {ENTRY_POINT_GROUP!r}."
+    )
+
+
+def _kind(name: str) -> Any:
+    known = _known()
+    if name not in known:
+        raise InvalidOptionError(
+            f"there is no policy {name!r}; known are {', '.join(sorted(known))}. Options follow a "
+            "colon, as in wait-k:3 or local-agreement:2."
+        )
+    module, _, kind = known[name].partition(":")
+    return getattr(import_module(module), kind)
+
+
+@cache
+def _known() -> dict[str, str]:
+    own = {name: f"mlx_simul.policies.{target}" for name, target in _BUILT_IN.items()}
+    added = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if twice := own.keys() & added.keys():
+        raise InvalidOptionError(
+            f"policy {', '.join(sorted(twice))} is registered here and by an installed plug-in; "
+            "uninstall one of them."
+        )
+    return own | added
+
+
+def _value(text: str) -> Any:
+    if text.lower() == "none":
+        return None
+    if _HEADS.fullmatch(text):
+        layers_heads = (pair.split("-") for pair in text.split("+"))
+        return tuple((int(layer), int(head)) for layer, head in layers_heads)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(f"{layer}-{head}" for layer, head in value)
+    return str(value).lower() if value is None else str(value)

@@ -1,0 +1,211 @@
+"""``mlx-simul calibrate``: which attention heads follow the source, learned from pairs.
+
+Each target is run behind its whole source, and where each head looks while it predicts a word is
+compared with a word alignment of the same pairs. The heads whose mean points best are stored in
+the checkpoint's config.json, where policies such as align-att find them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_simul import archs
+from mlx_simul.console.live import emit
+from mlx_simul.engine import make_engine
+from mlx_simul.engine.attention import recording, watchable_layers
+from mlx_simul.errors import DataError, InvalidOptionError
+from mlx_simul.loading import CONFIG_KEY, load
+from mlx_simul.needs import HEADS_KEY
+from mlx_simul.policies.base import Head
+from mlx_simul.training.layout import Example, StreamingLayout
+from mlx_simul.training.options import LayoutOptions
+from mlx_simul.training.pairs import Pair, read_pairs
+from mlx_simul.training.word_alignment import align
+
+DEFAULT_HEADS = 4
+DEFAULT_PAIRS = 100
+# Aligning words takes more pairs than looking at heads does, and next to no time.
+MAX_ALIGNED_PAIRS = 20_000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which heads follow the source.
+
+    Attributes:
+        heads: the chosen ones, best first.
+        score: the share of target words for which their mean attention is strongest on the source
+            word that the word alignment names.
+        scores: that of each head by itself.
+    """
+
+    heads: tuple[Head, ...]
+    score: float
+    scores: dict[Head, float]
+
+
+def calibrate(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    *,
+    n_heads: int = DEFAULT_HEADS,
+    n_pairs: int = DEFAULT_PAIRS,
+    source_language: str | None = None,
+    target_language: str | None = None,
+) -> Calibration:
+    """Find the heads that follow the source.
+
+    Args:
+        model: from :func:`mlx_simul.load`.
+        tokenizer: likewise.
+        pairs: translations; all serve to align words, the more the better.
+        n_heads: the most heads to choose; fewer if another one makes their mean worse.
+        n_pairs: pairs that the model is run on.
+        source_language: for the prompt, if the checkpoint was not trained with one.
+        target_language: likewise.
+
+    Raises:
+        DataError: if there are no pairs of two words and more.
+        InvalidOptionError: if the attention of no layer can be seen.
+    """
+    trained = archs.streaming_config(model)
+    options = LayoutOptions(
+        instruction=trained.get("instruction"),
+        source_language=source_language or trained.get("source_language"),
+        target_language=target_language or trained.get("target_language"),
+        frame=trained.get("frame", "auto"),
+    )
+    layout = StreamingLayout(tokenizer, options)
+    examples = [layout.example([pair]) for pair in islice(pairs, MAX_ALIGNED_PAIRS)]
+    examples = [e for e in examples if min(len(e.source), len(e.target)) > 3]
+    if not examples:
+        raise DataError("no pair here has two words on each side; heads cannot be told apart.")
+    wanted = align([(e.source[1:-1], e.target[1:-1]) for e in examples])
+    heads = _all_heads(model, examples[0])
+    seen = [_attention(model, example, heads) for example in examples[:n_pairs]]
+    return _chosen(heads, seen, [np.array(links) for links in wanted[:n_pairs]], n_heads)
+
+
+def store(folder: Path, heads: Sequence[Head]) -> None:
+    """Write the heads into a checkpoint's config.json, all or nothing.
+
+    Raises:
+        InvalidOptionError: if the folder holds no config.json.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InvalidOptionError(
+            f"{folder} holds no config.json; calibrate a model in a folder of your own "
+            "(mlx-simul convert makes one)."
+        )
+    config = json.loads(path.read_text("utf-8"))
+    config[CONFIG_KEY] = {**config.get(CONFIG_KEY, {}), HEADS_KEY: [list(head) for head in heads]}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    os.replace(partial, path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", type=Path, help="folder of the model; its config.json is changed")
+    parser.add_argument("--data", required=True, metavar="FILE", help="pairs: .tsv or .jsonl")
+    parser.add_argument("--heads", type=int, default=DEFAULT_HEADS, metavar="N", help="at most")
+    parser.add_argument("--pairs", type=int, default=DEFAULT_PAIRS, metavar="N", help="to run on")
+    parser.add_argument("--from", dest="source_language", metavar="LANGUAGE")
+    parser.add_argument("--to", dest="target_language", metavar="LANGUAGE")
+    parser.add_argument("--dry-run", action="store_true", help="show the heads, store nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrate a model, and say what was found; return the exit code."""
+    model, tokenizer = load(args.model)
+    found = calibrate(
+        model,
+        tokenizer,
+        list(islice(read_pairs(args.data), MAX_ALIGNED_PAIRS)),
+        n_heads=args.heads,
+        n_pairs=args.pairs,
+        source_language=args.source_language,
+        target_language=args.target_language,
+    )
+    for (layer, head), score in sorted(found.scores.items(), key=lambda item: -item[1])[:8]:
+        mark = "*" if (layer, head) in found.heads else " "
+        emit(f"{mark} layer {layer:2d} head {head:2d}  {score:6.1%}\n")
+    chosen = "+".join(f"{layer}-{head}" for layer, head in found.heads)
+    emit(f"{chosen}: {found.score:.1%} of the words\n")
+    if not args.dry_run:
+        store(args.model, found.heads)
+    return 0
+
+
+def _all_heads(model: Any, example: Example) -> list[Head]:
+    layers = watchable_layers(model)
+    if not layers:
+        raise InvalidOptionError(
+            f"the attention of no layer of a {model.model_type!r} model can be seen; take a policy "
+            "that needs none, such as local-agreement."
+        )
+    engine, first_heads = make_engine(model), [(layer, 0) for layer in layers]
+    engine.watch(first_heads)
+    with recording(first_heads, n_rows=1) as recorded:
+        engine.write(example.target_ids[:1])
+    return [(layer, head) for layer, n in sorted(recorded.n_heads.items()) for head in range(n)]
+
+
+def _attention(model: Any, example: Example, heads: Sequence[Head]) -> np.ndarray:
+    """(heads, target words, source words): where each head looks while it predicts each word."""
+    engine = make_engine(model)
+    engine.watch(heads)
+    engine.read(example.source_ids)
+    target_ids = example.target_ids
+    with recording(heads, n_rows=len(target_ids)) as recorded:
+        mx.eval(engine.write(target_ids))
+        weights = recorded.weights[..., mx.array(list(engine.source_columns(0)))]
+    # The row before a token predicts it.
+    rows = [(start - 1, end - 1) for start, end in _spans(example.target)[1:-1]]
+    columns = _spans(example.source)[1:-1]
+    seen = np.array(weights)
+    by_source = np.stack([seen[..., a:b].sum(axis=-1) for a, b in columns], axis=-1)
+    return np.stack([by_source[:, a:b].mean(axis=1) for a, b in rows], axis=1)
+
+
+def _spans(segments: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    return list(pairwise((0, *accumulate(map(len, segments)))))
+
+
+def _chosen(
+    heads: Sequence[Head], seen: Sequence[np.ndarray], links: Sequence[np.ndarray], n_heads: int
+) -> Calibration:
+    """The best head, and then whichever makes the mean of all better, as long as one does."""
+
+    def score(rows: Sequence[int]) -> float:
+        hits = [
+            links_of_pair[np.arange(len(links_of_pair)), of_pair[rows].mean(axis=0).argmax(axis=-1)]
+            for of_pair, links_of_pair in zip(seen, links, strict=True)
+        ]
+        return float(np.concatenate(hits).mean())
+
+    alone = [score([i]) for i in range(len(heads))]
+    chosen: list[int] = []
+    best = 0.0
+    while len(chosen) < n_heads:
+        tried = {i: score([*chosen, i]) for i in range(len(heads)) if i not in chosen}
+        i = max(tried, key=lambda i: tried[i], default=None)
+        if i is None or tried[i] <= best:
+            break
+        chosen.append(i)
+        best = tried[i]
+    return Calibration(tuple(heads[i] for i in chosen), best, dict(zip(heads, alone, strict=True)))
