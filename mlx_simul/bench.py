@@ -35,7 +35,7 @@ from mlx_simul.words import WordBoundaryStoppingCriteria
 Figures = Mapping[str, Any]
 
 INSTRUCTION = "Translate the following English paragraph to French"
-COPYING = "Repeat the following text word for word"
+CORRECTING = "Correct the spelling of the following text"
 TEXT = (
     "The weather was fine on Monday, so we walked along the river to the old bridge. After lunch "
     "my sister bought three apples and a newspaper. The man at the shop told us that the museum "

@@ -109,4 +109,4 @@ def test_the_command_measures_drafters_instead(folder, tmp_path, capsys):
             assert [row["wait_k"] for row in rows] == [2, 100]
             assert all(row["same_tokens_as_plain"] for row in rows)
     assert rows[1]["drafted_passes_per_token"] < 1
-    assert "Repeat the following text" in capsys.readouterr().out
+    assert "Correct the spelling" in capsys.readouterr().out

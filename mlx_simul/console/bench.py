@@ -15,7 +15,7 @@ import mlx.core as mx
 from rich.console import Console
 from rich.table import Table
 
-from mlx_simul.bench import COPYING, INSTRUCTION, Bench, drafting, growth, speed, tiny_like
+from mlx_simul.bench import CORRECTING, INSTRUCTION, Bench, drafting, growth, speed, tiny_like
 from mlx_simul.bench_batch import BatchBench, throughput
 from mlx_simul.blas import describe
 from mlx_simul.loading import load
@@ -128,7 +128,7 @@ def _drafting(
         "num_draft_tokens": args.num_draft_tokens,
     }
     report = {}
-    for task in (INSTRUCTION, COPYING):
+    for task in (INSTRUCTION, CORRECTING):
         bench = Bench(model, tokenizer, args.tokens, instruction=task)
         bench.ours(1)
         report[task] = list(drafting(bench, args.wait_k, args.repeats, **options))
