@@ -27,10 +27,10 @@ def test_a_staircase_is_what_the_events_say():
 def test_it_reads_on_a_terminal():
     plain = Staircase(("the", "big", "cat"), ("le", "\x1b[2Jchat"), (1, 3))
     assert as_text(plain).splitlines() == [
-        "           the big cat  delay",
-        "le         ███ ··· ···      1",
-        "\ufffd[2Jchat   ███ ███ ███      3",
-        "           on average 2.0 words read when one was written",
+        "          the big cat  delay",
+        "le        ███ ··· ···      1",
+        "\ufffd[2Jchat  ███ ███ ███      3",
+        "          on average 2.0 words read when one was written",
     ]
     head, les, chats, _ = as_text(STAIRS).splitlines()
     assert les.index("█") == head.index("the") + 1
