@@ -1,0 +1,66 @@
+"""One sentence as a staircase."""
+
+import pytest
+from tiny_chat import write_chat_folder
+
+from mlx_simul import InvalidOptionError, cli
+from mlx_simul.console.inspect import Staircase, as_text, draw, staircase
+from mlx_simul.events import Finished, Read, Write
+
+EVENTS = [
+    Read(" the", 2, 1),
+    Read(" cat", 1, 2),
+    Write(1, " le", False, 2, 0),
+    Write(2, "s", True, 2, 1),
+    Read("", 1, 2, source_finished=True),
+    Write(3, " chats", True, 2, 2),
+    Finished("end_of_turn", (1, 2, 3), " les chats", (2, 2), 2),
+]
+STAIRS = Staircase(("the", "cat"), ("les", "chats"), (2, 2), ((0.4, 0.1), (0.0, 0.3)))
+
+
+def test_a_staircase_is_what_the_events_say():
+    assert staircase(EVENTS, STAIRS.attention) == STAIRS
+    assert staircase(EVENTS) == Staircase(STAIRS.source, STAIRS.target, STAIRS.delays)
+
+
+def test_it_reads_on_a_terminal():
+    plain = Staircase(("the", "big", "cat"), ("le", "\x1b[2Jchat"), (1, 3))
+    assert as_text(plain).splitlines() == [
+        "          the big cat  delay",
+        "le        ███ ··· ···      1",
+        "\ufffd[2Jchat  ███ ███ ███      3",
+        "          on average 2.0 words read when one was written",
+    ]
+    head, les, chats, _ = as_text(STAIRS).splitlines()
+    assert les.index("█") == head.index("the") + 1
+    assert chats.index("█") == head.index("cat") + 1
+
+
+def test_nothing_written_is_shown_too():
+    assert as_text(Staircase(("a",), (), ())) == "  a  delay\n"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.svg"])
+@pytest.mark.parametrize("stairs", [STAIRS, Staircase(("a", "b"), ("c",), (1,))])
+def test_it_can_be_drawn(tmp_path, name, stairs):
+    draw(stairs, tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 2000
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_other_pictures_are_refused(tmp_path):
+    with pytest.raises(InvalidOptionError, match=r"\.png or \.svg"):
+        draw(STAIRS, tmp_path / "a.gif")
+
+
+def test_the_command(tmp_path, capsys):
+    folder = write_chat_folder(tmp_path / "model")
+    picture = tmp_path / "a.png"
+    options = ["--max-tokens", "8", "--policy", "confidence:0.1", "--to", "French"]
+    args = ["inspect", "one two three", "--model", str(folder), *options]
+    assert cli.main([*args, "--picture", str(picture)]) == 0
+    assert "one two" in capsys.readouterr().out
+    assert picture.exists()
+    assert cli.main([*args, "--policy", "align-att"]) == cli.EXIT_USAGE
+    assert "calibrate" in capsys.readouterr().err
