@@ -14,13 +14,10 @@ from tiny_chat import write_chat_folder
 
 import mlx_simul
 from mlx_simul import cli
-from mlx_simul.errors import DataError, InvalidOptionError
-from mlx_simul.evaluation.corpus import Item, read_corpus
-from mlx_simul.evaluation.figures import policy_figures
-from mlx_simul.evaluation.folder import ResultFolder, files_digest
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.evaluation.corpus import read_corpus
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
-from mlx_simul.evaluation.quality import paired_bootstrap, text_quality
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.run import evaluate
 from mlx_simul.evaluation.translate import Translator, live_chunks
@@ -152,130 +149,6 @@ records = st.builds(
 @given(records)
 def test_a_record_survives_its_line(record):
     assert Record.from_json(record.to_json()) == record
-
-
-# Figures
-
-
-def test_figures_follow_from_the_records():
-    items = [Item("a b c d", ("w x y z",)), Item("a b", ("v w", "v w x")), Item("a", ("b",))]
-    held = [
-        Record(
-            0, "w x y z", 4, (2, 3, 4, 4), (5, 9, 14, 15), (0, 1, 6, 10), 20, 6, 7, "end_of_turn"
-        ),
-        Record(1, "v", 2, (1,), (2,), (0, 5), 8, 2, 3, "max_tokens"),
-        Record(2, "", 1, (), (), (0,), 2, 0, 1, "end_of_turn"),
-    ]
-    figures = policy_figures(items, held, "word", 100)
-    # AL by hand: (2 + 3-1 + 4-2) / 3 = 2 and 1; the empty one has none.
-    assert figures["latency"]["al"] == pytest.approx((2 + 1) / 2)
-    assert figures["latency"]["ap"] == pytest.approx((13 / 16 + 1 / 4) / 2)
-    assert figures["lag_words"] == 14 / 5
-    assert figures["passes_per_token"] == 11 / 8
-    assert figures["ended"] == 2 / 3
-    assert figures["n_empty"] == 1
-    assert figures["seconds"] == pytest.approx(0.03)
-    # Of the work only what is done since the word was there counts: 4, 3 and 4 ms, and 2.
-    lags = (2.04 + 3.03 - 1 + 4.04 - 2) / 3, 1.02
-    assert figures["latency_ca"]["al"] == pytest.approx(sum(lags) / 2)
-    assert figures["ms_per_word"] == {"p50": 3, "p95": 4}
-
-
-def test_nothing_written_has_no_latency():
-    empty = Record(0, "", 1, (), (), (0,), 2, 0, 1, "end_of_turn")
-    figures = policy_figures([Item("a", ("b",))], [empty], "word", 100)
-    assert figures["latency"] is None
-    assert figures["ms_per_word"] == {"p50": None, "p95": None}
-    assert figures["passes_per_token"] == 1
-
-
-# Quality
-
-REFERENCES = [["the cat sat on the mat", "a cat sat there"], ["it rains in the north again"]] * 8
-GOOD = [given[0] for given in REFERENCES]
-BAD = ["the dog slept in the sun", "it snows in the south today"] * 8
-
-
-def test_any_reference_of_a_source_will_do():
-    assert text_quality(GOOD, REFERENCES).bleu == pytest.approx(100)
-    second = [given[-1] for given in REFERENCES]
-    assert text_quality(second, REFERENCES).bleu == pytest.approx(100)
-    assert text_quality(second, [given[:1] for given in REFERENCES]).bleu < 90
-
-
-def test_bootstrap_tells_a_difference_from_none():
-    found, signatures = paired_bootstrap(
-        {"bad": BAD, "good": GOOD, "same": GOOD}, "good", REFERENCES, n_samples=200
-    )
-    assert found["good"]["bleu"].p is None
-    assert found["bad"]["bleu"].p < 0.05 and found["bad"]["chrf"].p < 0.05
-    assert found["same"]["bleu"].p == 1.0
-    for metric in ("bleu", "chrf"):
-        assert found["bad"][metric].score == getattr(text_quality(BAD, REFERENCES), metric)
-        assert "bs:200" in signatures[metric] and "version" in signatures[metric]
-
-
-def test_an_unknown_tokenizer_is_refused_by_name():
-    with pytest.raises(InvalidOptionError, match=r"no tokenizer 'moses'.*13a"):
-        text_quality(GOOD, REFERENCES, "moses")
-
-
-# The folder
-
-
-def test_a_line_cut_off_is_taken_out(tmp_path):
-    folder = ResultFolder(tmp_path, {"model": "a"})
-    record = Record(0, "a", 1, (1,), (1.0,), (0.0,), 2.0, 1, 1, "end_of_turn")
-    folder.append("wait-k:1", record)
-    log = tmp_path / "wait-k_1" / "records.jsonl"
-    with log.open("a", encoding="utf-8") as file:
-        file.write(replace(record, index=1).to_json()[:-9])
-    assert folder.records("wait-k:1") == {0: record}
-    folder.append("wait-k:1", replace(record, index=2))
-    assert list(folder.records("wait-k:1")) == [0, 2]
-    assert folder.records("wait-k:2") == {}
-
-
-@pytest.mark.parametrize("damaged", ["{}", "[1]", "not json", "3"])
-def test_a_damaged_line_is_named(tmp_path, damaged):
-    folder = ResultFolder(tmp_path, {})
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "whole" / "records.jsonl").write_text(damaged + "\n", "utf-8")
-    with pytest.raises(DataError, match="line 1: not the record"):
-        folder.records("whole")
-
-
-def test_records_of_another_setting_are_not_mixed_in(tmp_path):
-    ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
-    ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
-    with pytest.raises(InvalidOptionError, match=r"another unit \('word', now 'char'\)"):
-        ResultFolder(tmp_path / "a", {"model": "x", "unit": "char"})
-    (tmp_path / "a" / "setting.json").write_text("[]", "utf-8")
-    with pytest.raises(InvalidOptionError, match="no settings"):
-        ResultFolder(tmp_path / "a", {})
-    (tmp_path / "file").write_text("", "utf-8")
-    with pytest.raises(InvalidOptionError, match="is a file"):
-        ResultFolder(tmp_path / "file", {})
-
-
-@given(st.text(min_size=1))
-def test_no_policy_leaves_the_folder(tmp_path_factory, spec):
-    folder = ResultFolder(tmp_path_factory.getbasetemp() / "results", {})
-    assert folder.of_policy(spec).resolve().parent == folder.path.resolve()
-
-
-def test_policies_that_would_share_files_are_refused(tmp_path):
-    with pytest.raises(InvalidOptionError, match="would share"):
-        ResultFolder(tmp_path, {}).require_distinct(["a/1", "a:1"])
-
-
-def test_a_checkpoints_digest_sees_its_weights(tmp_path):
-    write_chat_folder(tmp_path / "model")
-    before = files_digest(tmp_path / "model")
-    assert files_digest(tmp_path / "model") == before
-    weights = tmp_path / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert files_digest(tmp_path / "model") != before
 
 
 # A whole evaluation

@@ -28,10 +28,10 @@ from mlx_simul.engine.attention import recording, watchable_layers
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.loading import CONFIG_KEY, load
 from mlx_simul.needs import HEADS_KEY
+from mlx_simul.pairs import Pair, read_pairs
 from mlx_simul.policies.base import Head
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.options import LayoutOptions
-from mlx_simul.pairs import Pair, read_pairs
 from mlx_simul.training.word_alignment import align
 
 DEFAULT_HEADS = 4

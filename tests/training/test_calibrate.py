@@ -8,8 +8,8 @@ from tiny_chat import write_chat_folder
 
 from mlx_simul import DataError, InvalidOptionError, cli, load
 from mlx_simul.needs import calibrated_heads
+from mlx_simul.pairs import Pair
 from mlx_simul.training.calibrate import _chosen, calibrate, store
-from mlx_simul.training.pairs import Pair
 from mlx_simul.training.word_alignment import align
 
 WORDS = {"the": "le", "cat": "chat", "sees": "voit", "dog": "chien", "big": "gros", "a": "un"}
