@@ -61,7 +61,8 @@ All but one row are sessions; with the whole source first, the model is read off
 mlx-lm" is the same offline in mlx-lm's own generation, where the target's positions follow the
 source's: it was not trained for those. "Before packing" is k = 3 in float32, as it was trained.
 
-Sentences of that set put together to passages, at k = {passage_wait_k}:
+Sentences of that set put together to passages, each with its first reference, at
+k = {passage_wait_k}:
 
 {passage_head}{passages}
 Greedy; a translation may have 64 tokens and 8 for each source word. {device}.
