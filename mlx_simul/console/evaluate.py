@@ -16,12 +16,15 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
 from mlx_simul.evaluation.options import CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.evaluation.units import UNITS
+from mlx_simul.loading import DEFAULT_MODEL
 from mlx_simul.policies import WHOLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--model", required=True, help="folder, or Hugging Face repository id")
+    parser.add_argument(
+        "--model", help="folder, or Hugging Face repository id (default: the packaged model)"
+    )
     parser.add_argument("--adapter", metavar="FOLDER", help="LoRA or DoRA adapters")
     parser.add_argument(
         "--allow-unverified",
@@ -125,7 +128,7 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
         if (value := getattr(args, name)) is not None:
             session[name] = value
     return EvaluationOptions(
-        model=args.model,
+        model=args.model or str(DEFAULT_MODEL),
         corpus=args.corpus,
         folder=args.folder,
         references=tuple(args.reference),

@@ -140,7 +140,9 @@ def draw(stairs: Staircase, picture: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("text", help="the source")
-    parser.add_argument("--model", required=True, help="folder, or Hugging Face repository id")
+    parser.add_argument(
+        "--model", help="folder, or Hugging Face repository id (default: the packaged model)"
+    )
     parser.add_argument(
         "--policy",
         default="wait-k:3",
