@@ -205,7 +205,8 @@ def _assigned(text: str) -> tuple[str, Any]:
 
 
 def _table(title: str, columns: Columns, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table("policy", title=title)
+    table = Table(title=title)
+    table.add_column("policy", overflow="fold")  # a name cut short names nothing
     for name in columns:
         table.add_column(name, justify="right")
     for spec, row in rows.items():
