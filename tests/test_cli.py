@@ -18,6 +18,7 @@ import mlx_simul
 from mlx_simul import archs, cli
 from mlx_simul.errors import SimulError
 from mlx_simul.events import Finished, Read, Write
+from mlx_simul.policies import LocalAgreement
 
 SOURCE = "Łódź is a town, où est l'hôtel ? 日本 and a 👩‍👧 to end"
 SHORT = {"max_target_source_ratio": 3.0, "max_tokens_per_word": 3, "max_tokens": 40}
@@ -209,6 +210,14 @@ def test_options_reach_the_session(capsys, given_options, tmp_path):
     assert {name: given_options[name] for name in expected} == expected
 
 
+def test_a_policy_may_be_named(capsys, given_options):
+    run(capsys, "translate", "text", "--model", "any", "--policy", "local-agreement:3")
+    assert given_options["policy"] == LocalAgreement(3)
+    options = ["--policy", "local-agreement:1"]
+    code, _, err = run(capsys, "translate", "text", "--model", "any", *options)
+    assert (code, "at least 2" in err) == (cli.EXIT_USAGE, True)
+
+
 def test_a_glossary_may_be_json(capsys, given_options, tmp_path):
     terms = tmp_path / "terms.json"
     terms.write_text('{"scan": "scanner"}', "utf-8")
@@ -338,7 +347,9 @@ def test_without_a_command_it_says_what_there_is(capsys):
     assert "translate" in err
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["translate", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["translate", "--help"], ["inspect", "--help"]]
+)
 def test_help_loads_no_mlx(args):
     code = (
         "import sys; from mlx_simul.cli import main\n"

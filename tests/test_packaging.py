@@ -17,7 +17,17 @@ ARRAYS = {"mlx", "mlx_lm"}
 HEAVY = ARRAYS | {"transformers", "numpy", "torch"}
 
 # Imported in milliseconds, anywhere: they know no arrays and no models.
-PURE = ["blas", "errors", "events", "loop", "passes", "policies", "segmenter", "source_queue"]
+PURE = [
+    "blas",
+    "errors",
+    "events",
+    "judging",
+    "loop",
+    "passes",
+    "policies",
+    "segmenter",
+    "source_queue",
+]
 PURE += ["state", "words"]
 # These know tokenizers, and still no arrays.
 TEXT = ["detokenizer", "pieces", "prompts"]
