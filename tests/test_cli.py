@@ -211,11 +211,12 @@ def test_options_reach_the_session(capsys, given_options, tmp_path):
 
 
 def test_a_policy_may_be_named(capsys, given_options):
-    run(capsys, "translate", "text", "--model", "any", "--policy", "local-agreement:3")
+    args = ["translate", "text", "--model", "any", "--to", "French", "--policy"]
+    run(capsys, *args, "local-agreement:3")
     assert given_options["policy"] == LocalAgreement(3)
-    options = ["--policy", "local-agreement:1"]
-    code, _, err = run(capsys, "translate", "text", "--model", "any", *options)
+    code, _, err = run(capsys, *args, "local-agreement:1")
     assert (code, "at least 2" in err) == (cli.EXIT_USAGE, True)
+    assert run(capsys, *args, "wait-k:3", "--wait-k", "2")[0] == cli.EXIT_USAGE
 
 
 def test_a_glossary_may_be_json(capsys, given_options, tmp_path):
