@@ -18,6 +18,7 @@ import mlx_simul
 from mlx_simul import archs, cli
 from mlx_simul.errors import SimulError
 from mlx_simul.events import Finished, Read, Write
+from mlx_simul.policies import LocalAgreement
 
 SOURCE = "Łódź is a town, où est l'hôtel ? 日本 and a 👩‍👧 to end"
 SHORT = {"max_target_source_ratio": 3.0, "max_tokens_per_word": 3, "max_tokens": 40}
@@ -219,6 +220,15 @@ def test_a_draft_model_is_loaded_with_its_tokenizer(capsys, given_options, monke
     assert given_options["draft_model"] == ("small", "that of small")
 
 
+def test_a_policy_may_be_named(capsys, given_options):
+    args = ["translate", "text", "--model", "any", "--to", "French", "--policy"]
+    run(capsys, *args, "local-agreement:3")
+    assert given_options["policy"] == LocalAgreement(3)
+    code, _, err = run(capsys, *args, "local-agreement:1")
+    assert (code, "at least 2" in err) == (cli.EXIT_USAGE, True)
+    assert run(capsys, *args, "wait-k:3", "--wait-k", "2")[0] == cli.EXIT_USAGE
+
+
 def test_a_glossary_may_be_json(capsys, given_options, tmp_path):
     terms = tmp_path / "terms.json"
     terms.write_text('{"scan": "scanner"}', "utf-8")
@@ -349,7 +359,12 @@ def test_without_a_command_it_says_what_there_is(capsys):
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], ["translate", "--help"], ["serve-simuleval", "--help"]]
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("translate", "inspect", "serve-simuleval")),
+    ],
 )
 def test_help_loads_no_mlx(args):
     code = (

@@ -17,8 +17,9 @@ ARRAYS = {"mlx", "mlx_lm"}
 HEAVY = ARRAYS | {"transformers", "numpy", "torch"}
 
 # Imported in milliseconds, anywhere: they know no arrays and no models.
-PURE = ["blas", "errors", "events", "loop", "passes", "policies", "segmenter", "source_queue"]
-PURE += ["state", "trained", "words", "latency", "pairs", "evaluation.logs", "evaluation.report"]
+PURE = ["blas", "errors", "events", "judging", "loop", "passes", "policies", "segmenter"]
+PURE += ["source_queue", "state", "trained", "words", "latency", "pairs"]
+PURE += ["evaluation.logs", "evaluation.report"]
 # These know tokenizers, and still no arrays.
 TEXT = ["detokenizer", "pieces", "prompts"]
 
