@@ -66,6 +66,7 @@ def plans(draw):
         "max_tokens": draw(st.integers(1, 20)),
         "max_tokens_per_word": draw(st.sampled_from([1, 3, 50])),
         "early_eos": draw(st.sampled_from(["read", "stop"])),
+        "gpe_compat": draw(st.booleans()),
         "instruction": draw(st.sampled_from(["Translate", "Say it in another language"])),
     }
     return chunks, draw(st.integers(0, 6)), options, draw(st.none() | st.integers(0, 9))
