@@ -344,17 +344,20 @@ class SimulSession:
             A pass again and again until it is answered; None if there is nothing to do before more
             source arrives, or at all.
         """
-        while self._asked is None and not self._is_finished:
+        if self._is_finished:
+            return None
+        with self._breaking_off():
+            if self._asked is not None:
+                return self._asked
             reply, self._reply = self._reply, None
-            with self._breaking_off():
-                step = self._steps.send(reply)
-            if step == NEED_SOURCE:
-                return None
-            if not isinstance(step, Pass):
-                self._is_finished = isinstance(step, Finished)
-                return step
+            step = self._steps.send(reply)
+        if step == NEED_SOURCE:
+            return None
+        if isinstance(step, Pass):
             self._asked = step
-        return self._asked
+        else:
+            self._is_finished = isinstance(step, Finished)
+        return step
 
     def answer(self, reply: Reply | Pass) -> None:
         """Give what a pass gave, or what is left of it to run."""

@@ -1,6 +1,8 @@
 """Many sessions in shared passes: each writes what it would write alone."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import mlx_simul.before_mlx
 
@@ -12,7 +14,7 @@ from streams import TEXT, Stumble, run
 from tiny_models import first_of, tiny_model
 
 import mlx_simul
-from mlx_simul import BatchedSessions, Finished, FollowStart, SimulSession, WaitK
+from mlx_simul import BatchedSessions, Finished, FollowStart, SimulSession, WaitK, archs
 from mlx_simul.cache.batched import RaggedPass
 from mlx_simul.engine import batch as batch_module
 from mlx_simul.engine.batch import Part
@@ -69,6 +71,7 @@ def plans(draw):
         "max_tokens": draw(st.integers(1, 20)),
         "max_tokens_per_word": draw(st.sampled_from([1, 3, 50])),
         "early_eos": draw(st.sampled_from(["read", "stop"])),
+        "gpe_compat": draw(st.booleans()),
         "instruction": draw(st.sampled_from(["Translate", "Say it in another language"])),
     }
     return chunks, draw(st.integers(0, 6)), options, draw(st.none() | st.integers(0, 9))
@@ -160,6 +163,14 @@ def test_sessions_with_quantised_keys_and_values_share_passes(tokenizer):
     with pytest.raises(mlx_simul.InvalidOptionError, match="same kv_bits"):
         batch.add(kv_bits=4)
     assert len(batch) == 1
+
+
+def test_the_page_names_those_that_do_not_share_passes():
+    page = (Path(__file__).parents[1] / "docs" / "batches.md").read_text("utf-8")
+    _, rest = page.split("do not share passes:")
+    named = set(re.findall(r"`([^`]+)`", rest.split("A batch is as wide")[0]))
+    found = map(archs.find, archs.registered_types())
+    assert named == {a.model_type for a in found if a.modes[0] == "group" and not a.fuses}
 
 
 def counted(model, monkeypatch):

@@ -16,6 +16,7 @@ SAYS = {
     "glossary": "with context and glossary: ",
     "live_chunks": "'is leaves at ' ",
     "live_summary": "\n",
+    "many_sessions": "  German: ",
     "own_policy": " [bridge]",
 }
 

@@ -125,6 +125,11 @@ class MirroredBuffer:
         return not self._storage.planes
 
     @property
+    def is_shared(self) -> bool:
+        """Whether others lie beside it."""
+        return self._place is not None
+
+    @property
     def source(self) -> Planes:
         """The source, newest token first; slices."""
         return self._slice(-self.n_source, 0)
@@ -158,9 +163,9 @@ class MirroredBuffer:
         self._put(self.n_target, planes)
         self.n_target += n_new
 
-    def replace_target(self, planes: Planes) -> None:
-        """Store other contents for the target tokens that there are."""
-        self._put(0, planes)
+    def replace_target(self, planes: Planes, first: int = 0) -> None:
+        """Store other contents for the target tokens that there are, in some of the planes."""
+        self._put(0, planes, first)
 
     def clear(self) -> None:
         """Hold nothing; memory that is nobody else's is freed."""
@@ -207,9 +212,10 @@ class MirroredBuffer:
         start, end = start + self._storage.middle, end + self._storage.middle
         return tuple(plane[self._rows, :, start:end] for plane in self._storage.planes)
 
-    def _put(self, start: int, planes: Planes) -> None:
+    def _put(self, start: int, planes: Planes, first: int = 0) -> None:
         start += self._storage.middle
-        for held, new in zip(self._storage.planes, planes, strict=True):
+        changed = self._storage.planes[first : first + len(planes)]
+        for held, new in zip(changed, planes, strict=True):
             held[self._rows, :, start : start + new.shape[2]] = new
 
     def _check(self, planes: Planes) -> int:

@@ -179,8 +179,11 @@ class DualStreamingCache:
             lost = self._decode_lost(self._rounding)
             turned[..., : lost.shape[2], :] += lost
         moved = rotate(rope, turned, delta)
-        halves[self._rotated] = stored = self._encode(moved.astype(dtype))
-        self._buffer.replace_target((*halves["keys"], *halves["values"]))
+        stored = self._encode(moved.astype(dtype))
+        if self._buffer.is_shared:
+            # As long as what is read of an array is not computed, MLX writes into a copy of it all.
+            mx.eval(stored)
+        self._buffer.replace_target(stored, 0 if self._rotated == "keys" else len(halves["keys"]))
         if stored[0].dtype != mx.float32:
             self._rounding = self._encode_lost((moved - self._decode(stored)).astype(dtype))
 

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", help="folder or repository id (default: the packaged model)"
     )
-    parser.add_argument("--wait-k", type=int, nargs="+", default=[1, 3, 5, 7], metavar="K")
+    parser.add_argument("--wait-k", type=int, nargs="*", default=[1, 3, 5, 7], metavar="K")
     parser.add_argument("--tokens", type=int, default=96, help="that each stream writes")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of all three in turn")
     parser.add_argument(
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         models = {}
     for name, each in models.items():
         bench = Bench(each, tokenizer, args.tokens)
-        bench.ours(1)  # whatever is compiled or loaded at first
+        bench.ours(k=1)  # whatever is compiled or loaded at first
         figures = {
             "speed": list(speed(bench, args.wait_k, args.repeats)),
             "growth": list(growth(each, args.words, args.steps)),
@@ -111,9 +111,13 @@ def run(args: argparse.Namespace) -> int:
             many = BatchBench(each, tokenizer, args.tokens)
             figures["batch"] += throughput(many, args.batch, args.repeats)
         report["models"][name] = figures
-        console.print(_table(f"{name}: {args.tokens} tokens", SPEED_COLUMNS, figures["speed"]))
-        console.print(_table(f"{name}: as it grows", GROWTH_COLUMNS, figures["growth"]))
-        console.print(_table(f"{name}: sessions at once", BATCH_COLUMNS, figures["batch"]))
+        for title, columns, rows in (
+            (f"{args.tokens} tokens", SPEED_COLUMNS, figures["speed"]),
+            ("as it grows", GROWTH_COLUMNS, figures["growth"]),
+            ("sessions at once", BATCH_COLUMNS, figures["batch"]),
+        ):
+            if rows:
+                console.print(_table(f"{name}: {title}", columns, rows))
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return 0

@@ -184,7 +184,7 @@ class Batch:
     def run(
         self, requests: Iterable[tuple[StreamingEngine, Pass]]
     ) -> list[Reply | Pass | Exception]:
-        """Run one pass for all, and before it, for those that have much source to read, others.
+        """Run one pass for all, and before it one for those that have much source to read.
 
         A stream that has more to feed than is worth the others' waiting feeds a part of its source.
 
@@ -196,9 +196,8 @@ class Batch:
             left to be run of its own.
         """
         parts = [Part(engine, request) for engine, request in requests]
-        while reading := [part for part in parts if part.outcome is None and part.only_reads]:
-            self._share(reading, is_reading=True)
-        self._share([part for part in parts if part.outcome is None])
+        self._share([part for part in parts if part.only_reads], is_reading=True)
+        self._share([part for part in parts if part.outcome is None and not part.only_reads])
         return [part.outcome or part.request for part in parts]
 
     def _share(self, parts: Sequence[Part], is_reading: bool = False) -> None:

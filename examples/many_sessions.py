@@ -1,0 +1,36 @@
+"""Translate into several languages at once: sessions that share the passes over one model.
+
+python examples/many_sessions.py --model FOLDER_OR_REPOSITORY
+"""
+
+import argparse
+
+from mlx_simul import BatchedSessions, Finished, WaitK, load
+
+# What arrives, in pieces; in a server it would be several speakers' words.
+PIECES = ["Good morning. The train to Par", "is leaves at seven, from plat", "form two."]
+# One session each, with a policy of its own.
+LANGUAGES = {"French": WaitK(3), "German": WaitK(5), "Spanish": WaitK(1)}
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--model", required=True)
+args = parser.parse_args()
+
+model, tokenizer = load(args.model)
+batch = BatchedSessions(model, tokenizer, source_language="English", max_target_source_ratio=2)
+sessions = {
+    batch.add(target_language=language, policy=policy): language
+    for language, policy in LANGUAGES.items()
+}
+for piece in [*PIECES, None]:
+    for session in sessions:
+        if piece is None:
+            session.close()
+        else:
+            session.push(piece)
+    print(f"\n{piece or 'the end'}")
+    for session, event in batch.events():
+        if isinstance(event, Finished):
+            print(f"  {sessions[session]}: {event.text.strip()} ({event.n_passes} passes)")
+        elif event.text:
+            print(f"  {sessions[session]:8} {type(event).__name__:5} {event.text!r}")
