@@ -180,7 +180,9 @@ CONTROLS = [
 ]
 
 
-@pytest.mark.parametrize("control", CONTROLS, ids=str)
+@pytest.mark.parametrize(
+    "control", CONTROLS, ids=lambda control: f"{control.law}-{type(control.policy).__name__}"
+)
 def test_what_is_broken_is_rejected(control):
     law = next(law for law in POLICY_LAWS if law.name == control.law)
     with pytest.raises(ValidationError, match=control.law):
