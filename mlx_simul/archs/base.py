@@ -76,8 +76,9 @@ class Architecture:
         positions_end: whether there are no positions beyond those it was trained on.
         not_in_groups_because: why source and target cannot be kept apart, if they cannot.
         quantizes_kv: whether its attention can read quantised keys and values.
-        fuses: whether one pass can feed both groups. Its RoPE must be a module, asked by the
-            cache's ``offset``, and nothing else may ask where a token stands.
+        fuses: whether one pass can feed both groups, and those of several streams. Its RoPE must
+            be a module, asked by the cache's ``offset``, and nothing else may ask where a token
+            stands; a mask may be (B, 1, L, keys).
     """
 
     model_type: str
