@@ -118,8 +118,8 @@ def test_attention_at_the_end_of_what_is_read_lets_nothing_stand(f, attention, s
 def test_confidence_is_that_of_the_least_sure_token_unless_it_is_late():
     proposal = Proposal((ProposedWord((1, 2), (0.9, 0.8), (0.8, 0.6)),), False)
     for policy, n_words in [
-        (Confidence(0.6), 1),
-        (Confidence(0.61), 0),
+        (Confidence(0.6, max_lag=None), 1),
+        (Confidence(0.61, max_lag=None), 0),
         (Confidence(0.61, max_lag=3), 1),
         (Confidence(0.61, max_lag=4), 0),
     ]:
@@ -234,7 +234,7 @@ policies = st.one_of(
     st.builds(LocalAgreement, st.integers(2, 9), counts),
     st.builds(HoldN, st.integers(0, 9), counts),
     st.builds(AlignAtt, st.integers(0, 9), counts, st.none() | heads.map(tuple)),
-    st.builds(Confidence, st.floats(0, 1), counts),
+    st.builds(Confidence, st.floats(0, 1), counts, st.none() | counts),
     st.builds(WaitToken, st.just("<WAIT>") | st.just("[pause]"), counts),
 )
 
@@ -267,7 +267,7 @@ def test_specs_read_as_people_write_them():
         ("align-att:heads=3", "pairs"),
         ("align-att:-1", "at least 0"),
         ("confidence:2", "from 0 to 1"),
-        ("confidence:0.5,min_words=4,max_lag=2", "below min_words"),
+        ("confidence:0.5,max_lag=0", "max_lag must be"),
         ("wait-k-catch-up:3,catch_up=1", "below 1"),
         ("wait-token:3", "must be a text"),
         ("read-n-write-m:3,0", "m must be"),

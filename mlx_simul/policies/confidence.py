@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies.base import (
     Action,
     Needs,
@@ -33,19 +32,13 @@ class Confidence:
 
     margin: float = 0.5
     min_words: int = 1
-    max_lag: int | None = None
+    max_lag: int | None = 3
 
     def __post_init__(self) -> None:
         require_share("margin", self.margin)
         require_count("min_words", self.min_words)
-        if self.max_lag is None:
-            return
-        require_count("max_lag", self.max_lag)
-        if self.max_lag < self.min_words:
-            raise InvalidOptionError(
-                f"max_lag={self.max_lag} is below min_words={self.min_words}, the lag of the first "
-                "word."
-            )
+        if self.max_lag is not None:
+            require_count("max_lag", self.max_lag)
 
     @property
     def needs(self) -> Needs:
