@@ -9,11 +9,16 @@ import mlx_simul.before_mlx
 
 import pytest
 from golden_cases import GOLDEN, GOLDEN_MODELS
+from hypothesis import settings
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model
 from transformers import PreTrainedTokenizerFast
 
 from mlx_simul import archs
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_addoption(parser):

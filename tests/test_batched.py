@@ -22,9 +22,7 @@ from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.passes import Pass
 from mlx_simul.policies import AlignAtt, Confidence, HoldN, LocalAgreement
 
-quick = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 JUDGING = [HoldN(1), LocalAgreement(2), Confidence(0.02), AlignAtt(1, heads=((0, 0),))]

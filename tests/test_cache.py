@@ -44,7 +44,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps)
 def test_any_history_leaves_exactly_the_tokens_written(history):
     cache = DualStreamingCache()

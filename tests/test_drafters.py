@@ -4,7 +4,7 @@ import copy
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_simul.drafts import Drafter, NGramDrafter
@@ -88,7 +88,6 @@ drafters = st.sampled_from(
 
 
 @pytest.mark.parametrize("kind", [ScriptedStream, OfTheTarget, Copying])
-@settings(deadline=None)
 @given(
     seed=seeds,
     words=sources,
@@ -147,7 +146,6 @@ class Minding(Peeking):
         return self.drafts[-1]
 
 
-@settings(deadline=None)
 @given(seeds, sources, policies, st.sampled_from([1.0, 0.7]), st.integers(1, 6))
 def test_no_guess_goes_further_than_a_word_before_a_read(seed, words, policy, p_right, n):
     """The first token behind the word excepted, which shows that it has ended."""
@@ -218,7 +216,6 @@ def test_a_short_match_may_be_too_little():
     assert fed(NGramDrafter(3, 2), Pass((4, 5, 6)), after([4, 5])) == [6]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=30), st.lists(st.integers(0, 3), max_size=9), seeds)
 def test_in_pieces_it_remembers_the_same(source, written, cuts):
     at_once, in_pieces, rng = NGramDrafter(), NGramDrafter(), random.Random(cuts)

@@ -66,7 +66,7 @@ def drafter_of(kind, model, seed=1):
 
 
 @pytest.mark.parametrize(("variation", "mode"), STREAMS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     kind=st.sampled_from(["ngram", "smaller", "itself", "random"]),
     n=st.integers(1, 6),

@@ -38,7 +38,7 @@ def plain(monkeypatch):
 
 
 @pytest.mark.parametrize(("variation", "mode"), MODES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     k=st.integers(1, 7),
     per_word=st.sampled_from([1, 2, 50]),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_chat import write_chat_folder
 
@@ -120,7 +120,6 @@ def test_records_of_another_setting_are_not_mixed_in(tmp_path):
         ResultFolder(tmp_path / "file", {})
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_no_policy_leaves_the_folder(tmp_path_factory, spec):
     folder = ResultFolder(tmp_path_factory.getbasetemp() / "results", {})

@@ -16,7 +16,7 @@ from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.errors import ConversionError
 
 SHARED_FOLDER = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 SCALAR = (
     st.booleans()

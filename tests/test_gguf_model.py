@@ -22,7 +22,7 @@ from mlx_simul.errors import ConversionError
 
 FAMILIES = ("llama", "qwen2")
 SHARED_FOLDER = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -29,7 +29,6 @@ def byte_level(tmp_path_factory: pytest.TempPathFactory):
 
 
 @given(text=TEXT)
-@settings(deadline=None)
 def test_the_byte_level_tokenizer_is_rebuilt(byte_level, text: str) -> None:
     rebuilt = byte_level("gpt-2")
     original = Tokenizer.from_file(str(GOLDEN / "tokenizer.json"))
@@ -144,7 +143,7 @@ def sentencepiece(tmp_path_factory: pytest.TempPathFactory):
 
 
 @given(text=st.text("abc ", min_size=1, max_size=12))
-@settings(deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(suppress_health_check=[HealthCheck.differing_executors])
 def test_sentencepiece_joins_the_best_pairs(sentencepiece, text: str) -> None:
     scores = {piece: -float(rank) for rank, piece in enumerate(PIECES[len(LETTERS) :])}
     expected = join_best_pairs("▁" + text.replace(" ", "▁"), scores)

@@ -37,7 +37,7 @@ SHORT = {"max_tokens": 10, "max_target_source_ratio": 1.0, "max_tokens_per_word"
 
 @pytest.mark.parametrize("mode", ["group", "reencode"])
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=5))
 def test_any_chunks_give_the_same_events(policy, mode, tokenizer, cuts):
     edges = [0, *sorted(cuts), len(TEXT)]

@@ -140,7 +140,7 @@ def test_many_moves_lose_no_more_than_one():
     assert errors[4, 300] < 2 * errors[4, 1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.one_of(

@@ -208,7 +208,6 @@ LAWS = [
     ("law", "score"), [(law, score) for law, scores, _ in LAWS for score in scores]
 )
 def test_law(law, score):
-    @settings(deadline=None)
     @given(cases())
     def holds(case):
         law(score, case)
@@ -218,7 +217,7 @@ def test_law(law, score):
 
 @pytest.mark.parametrize(("law", "broken"), [(law, broken) for law, _, broken in LAWS])
 def test_law_rejects(law, broken):
-    @settings(deadline=None, derandomize=True, database=None)
+    @settings(derandomize=True, database=None)
     @given(cases())
     def holds(case):
         law(broken, case)

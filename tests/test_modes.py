@@ -56,7 +56,7 @@ def test_with_the_whole_source_a_session_writes_what_mlx_lm_writes_offline(
 
 
 @pytest.mark.parametrize(("variation", "mode"), MODES)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=6))
 def test_any_chunking_gives_the_same_events(variation, mode, tokenizer, cuts):
     model = tiny_model(variation)
@@ -133,7 +133,7 @@ moves = st.lists(
 
 
 @pytest.mark.parametrize("variation", [GROUPS, HYBRID, NESTED, WINDOWED], ids=str)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(moves)
 def test_a_tape_is_the_tokens_that_are_left_on_it(variation, history):
     model = tiny_model(variation)

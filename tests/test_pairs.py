@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", [".jsonl", ".tsv"])
 @pytest.mark.parametrize("packed", OPENERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs=PAIRS, ending=st.sampled_from(["\n", "\r\n", "\n\n"]), cut=st.booleans())
 def test_what_was_written_is_read(folder, kind, packed, pairs, ending, cut):
     text = "".join(as_line(pair, kind) + ending for pair in pairs)
@@ -62,7 +62,7 @@ def test_what_was_written_is_read(folder, kind, packed, pairs, ending, cut):
     ],
 )
 @given(n_before=st.integers(0, 4))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_a_bad_line_is_named(folder, kind, bad, says, n_before):
     good = as_line(Pair("a", "b"), kind)
     path = write(folder, f"bad{kind}", "\n".join([good] * n_before + [bad, good]))

@@ -1,7 +1,7 @@
 """What each policy decides, and how it is named."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_simul import InvalidOptionError, StreamingState, WaitK
@@ -192,7 +192,6 @@ def test_a_model_that_waits_is_read_to_and_its_token_never_written():
     assert events[-1].source_words == 5
 
 
-@settings(deadline=None)
 @given(st.integers(0, 500), st.integers(1, 4), st.floats(0.3, 2.0))
 def test_limits_hold_for_proposals_too(seed, max_words, ratio):
     for policy in (LocalAgreement(2), HoldN(1), Confidence(0.1)):
@@ -207,7 +206,6 @@ def test_limits_hold_for_proposals_too(seed, max_words, ratio):
                 assert n_words <= ratio * event.source_words_read
 
 
-@settings(deadline=None)
 @given(st.integers(0, 500))
 def test_drafts_change_nothing_but_the_number_of_passes(seed):
     for policy in (LocalAgreement(2), HoldN(1), Confidence(0.5), AlignAtt(1)):

@@ -39,7 +39,7 @@ def test_sessions_that_share_a_prefix_are_as_if_alone(variation, options, tokeni
         assert run(model, tokenizer, TEXT, prefix=prefix, **options) == alone
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(turns=st.lists(st.booleans(), max_size=40))
 def test_sessions_that_take_turns_do_not_disturb_each_other(turns, tokenizer):
     model = tiny_model(GROUPS)

@@ -14,9 +14,7 @@ from streams import TEXT, reads, run, writes
 import mlx_simul
 from mlx_simul import Finished, InvalidOptionError, Read, SimulSession, WaitK, Write
 
-quick = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def cut(text, places):
