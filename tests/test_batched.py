@@ -62,14 +62,16 @@ def plans(draw):
     begin = draw(st.integers(0, 60))
     cuts = sorted(draw(st.lists(st.integers(begin, len(TEXT)), max_size=4)))
     chunks = [TEXT[a:b] for a, b in pairwise([begin, *cuts, len(TEXT)])]
+    gpe_compat = draw(st.booleans())
+    policies = st.integers(1, 6).map(WaitK)
     options = {
-        "policy": draw(st.one_of(st.integers(1, 6).map(WaitK), st.sampled_from(JUDGING))),
+        "policy": draw(policies if gpe_compat else st.one_of(policies, st.sampled_from(JUDGING))),
         "drafter": draw(st.sampled_from([None, "ngram"])),
         "target_start": draw(st.sampled_from([0, 64, "follow", FollowStart(2)])),
         "max_tokens": draw(st.integers(1, 20)),
         "max_tokens_per_word": draw(st.sampled_from([1, 3, 50])),
         "early_eos": draw(st.sampled_from(["read", "stop"])),
-        "gpe_compat": draw(st.booleans()),
+        "gpe_compat": gpe_compat,
         "instruction": draw(st.sampled_from(["Translate", "Say it in another language"])),
     }
     return chunks, draw(st.integers(0, 6)), options, draw(st.none() | st.integers(0, 9))

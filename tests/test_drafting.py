@@ -98,13 +98,11 @@ def test_a_drafter_changes_no_event(
 def test_an_engine_that_believes_its_drafts_is_told_apart(model, tokenizer, monkeypatch):
     """Negative control of the law above."""
     wanted = run(model, tokenizer, TEXT)
-    believe = Engine._draw
 
-    def draw(self, logits, written, drafts):
-        drawn = believe(self, logits, written, drafts)
-        return drawn if len(drawn) > len(drafts) else [*drafts, drawn[-1]]
+    def agree(self, found, drafts):
+        return [*drafts, found[-1][1]]
 
-    monkeypatch.setattr(Engine, "_draw", draw)
+    monkeypatch.setattr(Engine, "agree", agree)
     assert run(model, tokenizer, TEXT, drafter="ngram") != wanted
 
 

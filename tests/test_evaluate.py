@@ -299,7 +299,7 @@ def test_the_command_shows_a_table_and_goes_on(options, capsys):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--wait-k", "x"], "no policy 'wait-k:x'"),
+        (["--wait-k", "x"], "whole number k"),
         (["--set", "mode"], "OPTION=VALUE"),
         (["--wait-k", ","], "no policies"),
     ],

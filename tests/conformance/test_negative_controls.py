@@ -119,7 +119,7 @@ class WritesIntoWhatWasSaved(DualStreamingCache):
     @state.setter
     def state(self, value):
         DualStreamingCache.state.fset(self, value)
-        self._buffer._planes = tuple(value[:2])
+        self._buffer._storage.planes = tuple(value[:2])
 
 
 class MovesNoKeys(DualStreamingCache):
