@@ -18,7 +18,7 @@ from simuleval.data.segments import EmptySegment, Segment, TextSegment
 from simuleval.evaluator import SentenceLevelEvaluator
 from simuleval.evaluator.instance import INSTANCE_TYPE_DICT, TextToTextInstance
 
-from mlx_simul.console.translate import add_session_arguments, load_sessions
+from mlx_simul.console.options import add_session_arguments, load_sessions
 from mlx_simul.interpreter import Interpreter
 
 

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mlx_simul.console.live import View, emit, harmless, run_session
-from mlx_simul.console.translate import DEFAULT_MAX_RATIO, is_terminal, showing
+from mlx_simul.console.options import DEFAULT_MAX_RATIO
+from mlx_simul.console.translate import is_terminal, showing
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.latency import length_adaptive_average_lagging

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from mlx_simul.console.live import emit
-from mlx_simul.console.translate import add_session_arguments, load_sessions
+from mlx_simul.console.options import add_session_arguments, load_sessions
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.interpreter import Answer, Interpreter
 

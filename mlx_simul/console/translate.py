@@ -6,16 +6,13 @@ MLX is only imported once the options are known to be right.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_simul.console.live import (
     JsonView,
@@ -26,20 +23,11 @@ from mlx_simul.console.live import (
     WholeText,
     run_session,
 )
-from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
-from mlx_simul.loop import Limits
-from mlx_simul.policies import WHOLE, parse_policy, policy_names, usage
+from mlx_simul.console.options import add_session_arguments, session_maker, session_options
+from mlx_simul.errors import InvalidOptionError, SimulError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from mlx_simul.session import SimulSession
-
-DEFAULT_MAX_RATIO = 3.0
-"""Small models ramble; no language pair needs three words for one, beyond the shortest texts."""
-
-MAX_OPTION_FILE_BYTES = 1_048_576
-"""The most that a glossary or context file may hold; a prompt takes far less."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,103 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--plain", action="store_true", help="text only, on a terminal too")
 
 
-def add_session_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the model and the options of a session, for whatever command runs sessions."""
-    parser.add_argument(
-        "--model",
-        help="folder or Hugging Face repository id (default: the packaged English-French one)",
-    )
-    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA or DoRA adapters")
-    parser.add_argument(
-        "--allow-unverified",
-        action="store_true",
-        help="of a type that `mlx-simul models` does not list, try the laws on the weights first",
-    )
-
-    prompt = parser.add_argument_group("what to do")
-    prompt.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
-    prompt.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
-    prompt.add_argument("--instruction", help="instead of 'Translate the following … paragraph …'")
-    prompt.add_argument("--context", metavar="TEXT|@FILE", help="what the model should know")
-    prompt.add_argument(
-        "--glossary", metavar="FILE", help="terms: lines 'source<TAB>target', or a .json object"
-    )
-    prompt.add_argument(
-        "--frame",
-        choices=("auto", "few-shot"),
-        default="auto",
-        help="chat template if there is one, or example translations (for base models)",
-    )
-
-    when = parser.add_argument_group("when to write, and how much")
-    latency = when.add_mutually_exclusive_group()
-    latency.add_argument(
-        "--wait-k", type=_wait_k, default="3", metavar="K|whole", help="words behind (default: 3)"
-    )
-    latency.add_argument(
-        "--policy",
-        metavar="NAME[:OPTIONS]",
-        help=f"when to read and when to write: {', '.join(map(usage, policy_names()))}",
-    )
-    when.add_argument(
-        "--target-start",
-        type=_target_start,
-        default="auto",
-        metavar="auto|follow|N",
-        help="where target positions start (default: auto)",
-    )
-    when.add_argument(
-        "--mode",
-        choices=("auto", "group", "reencode", "interleaved"),
-        default="auto",
-        help="how the model streams (default: as it can best; see `mlx-simul models`)",
-    )
-    when.add_argument("--max-words", type=int, metavar="N", help="target words in all")
-    when.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="default: 1024")
-    when.add_argument(
-        "--max-tokens-per-word", type=int, default=50, metavar="N", help="default: 50"
-    )
-    when.add_argument(
-        "--max-ratio",
-        type=float,
-        metavar="R",
-        help="target words per source word read (default: 3, --gpe-compat has none; inf: no limit)",
-    )
-    when.add_argument(
-        "--early-eos",
-        choices=("read", "stop"),
-        default="read",
-        help="the model is done before the source is: read on (default), or stop",
-    )
-    when.add_argument(
-        "--gpe-compat", action="store_true", help="token for token as EIT-NLP/StreamingLLM"
-    )
-
-    speed = parser.add_argument_group("several tokens a pass, the same ones")
-    speed.add_argument(
-        "--drafter", choices=("ngram",), help="look up ahead what may be copied from the source"
-    )
-    speed.add_argument(
-        "--draft-model", metavar="FOLDER", help="a smaller model with the same tokenizer guesses"
-    )
-    speed.add_argument(
-        "--num-draft-tokens", type=int, default=4, metavar="N", help="at most (default: 4)"
-    )
-
-    memory = parser.add_argument_group("memory")
-    memory.add_argument(
-        "--kv-bits", type=int, metavar="N", help="store keys and values in N bits: 8 or 4, say"
-    )
-    memory.add_argument("--kv-group-size", type=int, default=64, metavar="N", help="default: 64")
-
-    how = parser.add_argument_group("how to choose a token (default: the likeliest)")
-    how.add_argument("--temp", type=_number(0, 100), default=0.0, metavar="T")
-    how.add_argument("--top-p", type=_number(0, 1), metavar="P")
-    how.add_argument("--min-p", type=_number(0, 1), metavar="P")
-    how.add_argument("--repetition-penalty", type=_number(0.01, 100), metavar="R")
-    how.add_argument("--seed", type=_seed, metavar="N")
-
-
 def run(args: argparse.Namespace) -> int:
     """Translate as the command line says; return the exit code.
 
@@ -157,106 +48,15 @@ def run(args: argparse.Namespace) -> int:
         KeyboardInterrupt: Ctrl-C; what was written is out, and the terminal as it was.
         BrokenPipeError: whoever read the output has gone.
     """
-    options = _session_options(args)
+    options = session_options(args)
     with _opened(args) as source:
         if sys.stdout is None:
             raise SimulError("standard output is closed; there is nowhere to write to.")
-        session = _session_maker(args, options)()
+        session = session_maker(args, options)()
         with _view(args) as view, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: view.note(str(message))
             run_session(session, source, view)
     return 0
-
-
-def load_sessions(args: argparse.Namespace) -> Callable[[], SimulSession]:
-    """Load the model; what is returned begins a session, any number of times.
-
-    What stands before the source is encoded once for all of them.
-
-    Args:
-        args: of :func:`add_session_arguments`.
-
-    Raises:
-        SimulError: for options or models that will not do.
-    """
-    make = _session_maker(args, _session_options(args))
-    prefix = make().encode_prefix()
-    return lambda: make(prefix=prefix)
-
-
-def _session_options(args: argparse.Namespace) -> dict[str, Any]:
-    if args.temp == 0 and (args.top_p is not None or args.min_p is not None):
-        raise InvalidOptionError("--top-p and --min-p choose among samples; give a --temp above 0.")
-    max_ratio = args.max_ratio
-    if max_ratio is None and not args.gpe_compat:
-        max_ratio = DEFAULT_MAX_RATIO
-    if max_ratio == math.inf:
-        max_ratio = None
-    limits = Limits(args.max_words, args.max_tokens, max_ratio)
-    context = args.context
-    if context and context.startswith("@"):
-        context = _read_option_file("--context", context[1:])
-    return {
-        "policy": parse_policy(args.policy or args.wait_k),
-        "instruction": args.instruction,
-        "source_language": args.source_language,
-        "target_language": args.target_language,
-        "context": context,
-        "glossary": args.glossary and _read_glossary(args.glossary),
-        "frame": args.frame,
-        "mode": args.mode,
-        "target_start": args.target_start,
-        "kv_bits": args.kv_bits,
-        "kv_group_size": args.kv_group_size,
-        "max_words": limits.max_words,
-        "max_tokens": limits.max_tokens,
-        "max_tokens_per_word": args.max_tokens_per_word,
-        "max_target_source_ratio": limits.max_target_source_ratio,
-        "early_eos": args.early_eos,
-        "gpe_compat": args.gpe_compat,
-        "drafter": args.drafter,
-        "num_draft_tokens": args.num_draft_tokens,
-    }
-
-
-def _session_maker(
-    args: argparse.Namespace, options: Mapping[str, Any]
-) -> Callable[..., SimulSession]:
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"loading {args.model or 'the packaged model'}"):
-        import mlx_simul.before_mlx
-
-        import mlx.core as mx
-        from mlx_lm.sample_utils import make_logits_processors, make_sampler
-
-        from mlx_simul.archs import streaming_config
-        from mlx_simul.loading import load
-        from mlx_simul.session import SimulSession
-
-        model, tokenizer = load(
-            args.model, adapter_path=args.adapter, allow_unverified=args.allow_unverified
-        )
-        told = args.instruction, args.target_language, *streaming_config(model).values()
-        if not any(told):
-            warnings.warn(
-                "neither --to nor --instruction: the model is not told what to do with the source.",
-                SimulWarning,
-                stacklevel=2,
-            )
-        if args.seed is not None:
-            mx.random.seed(args.seed)
-        return partial(
-            SimulSession,
-            model,
-            tokenizer,
-            sampler=make_sampler(args.temp, args.top_p or 0.0, args.min_p or 0.0)
-            if args.temp
-            else None,
-            logits_processors=make_logits_processors(repetition_penalty=args.repetition_penalty),
-            draft_model=load(args.draft_model) if args.draft_model else None,
-            **options,
-        )
 
 
 @contextmanager
@@ -320,80 +120,3 @@ def showing(view: View) -> Iterator[None]:
 
 def _exit_on_signal(number: int, frame: object) -> None:
     sys.exit(128 + number)
-
-
-def _read_glossary(path: str) -> dict[str, str]:
-    text = _read_option_file("--glossary", path)
-    if path.endswith(".json"):
-        try:
-            terms = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InvalidOptionError(f"--glossary {path} is no JSON: {error}.") from error
-        if not isinstance(terms, dict) or not all(isinstance(t, str) for t in terms.values()):
-            raise InvalidOptionError(
-                f"--glossary {path}: the JSON must be one object of strings, source term to target."
-            )
-        return terms
-    terms = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        source, tab, target = line.partition("\t")
-        if not (tab and source.strip() and target.strip()) or "\t" in target:
-            raise InvalidOptionError(
-                f"--glossary {path}, line {number}: {line!r} is not a source term, one tab, and "
-                "its target."
-            )
-        terms[source.strip()] = target.strip()
-    return terms
-
-
-def _read_option_file(option: str, path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_OPTION_FILE_BYTES + 1)
-        text = data.decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InvalidOptionError(f"{option} {path}: {error}.") from error
-    if len(data) > MAX_OPTION_FILE_BYTES:
-        raise InvalidOptionError(
-            f"{option} {path} has more than {MAX_OPTION_FILE_BYTES} bytes; a prompt takes far less."
-        )
-    return text
-
-
-def _wait_k(text: str) -> str:
-    """The policy that is meant."""
-    if text == WHOLE:
-        return WHOLE
-    try:
-        return f"wait-k:{int(text)}"
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of words, or whole") from error
-
-
-def _target_start(text: str) -> int | str:
-    if text in ("auto", "follow"):
-        return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not auto, follow, or a position from 0 on")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1")
-    return int(text)
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
-        return value
-
-    return parse
