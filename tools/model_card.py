@@ -52,7 +52,7 @@ encoding, arXiv 2505.16983), the target's from {target_start} on. SHA-256 of the
 
 ## How well it translates
 
-The validation set, {n_sources:,} English sentences with {n_references:,} French references, none of
+{the_set}, {n_sources:,} English sentences with {n_references:,} French references, none of
 them in the training data. BLEU and chrF are sacrebleu's, against all references of a sentence; LAAL
 is in source words, by the first reference.
 
@@ -121,6 +121,7 @@ def card(record: Mapping[str, Any]) -> str:
         bits=config["quantization"]["bits"],
         group_size=config["quantization"]["group_size"],
         target_start=config["mlx_simul"]["target_start"],
+        the_set="The first of the validation set" if measured["is_part"] else "The validation set",
         n_sources=measured["n_sources"],
         n_references=measured["n_references"],
         head=_head(""),

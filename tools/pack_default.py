@@ -1,6 +1,6 @@
 """Put a trained checkpoint into the package: pack it, measure it, and write its card.
 
-python tools/pack_default.py RUN/best
+python tools/pack_default.py RUN/best --hardware "one CPU core"
 
 RUN is the folder of an `mlx-simul train` run; the model is measured on the run's validation pairs,
 or on those given. The last line says what the model now weighs.
@@ -12,14 +12,17 @@ import argparse
 import hashlib
 import json
 import math
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from measure_default import measure
 from model_card import CARD, RECORD, card
 
+from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.checkpoints.folder import read_headers, weight_files
 from mlx_simul.checkpoints.pack import pack
 from mlx_simul.errors import ConversionError
@@ -40,28 +43,33 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="the run's folder (default: the one above it)")
     parser.add_argument("--dev", help="pairs to measure on (default: the run's validation pairs)")
     parser.add_argument("--sources", type=int, help="measure on the first so many of them only")
-    parser.add_argument("--hardware", default="one CPU core", help="that it was trained on")
+    parser.add_argument("--hardware", required=True, help="that it was trained on")
     parser.add_argument("--target", type=Path, default=DEFAULT_MODEL, help="(default: the package)")
     args = parser.parse_args()
     run = args.run or args.checkpoint.resolve().parent
     options = json.loads((run / "options.json").read_text("utf-8"))
     training = summary(args.checkpoint, run, options) | {"hardware": args.hardware}
 
-    folder = pack(args.checkpoint, args.target, LANGUAGES)
     items = read_corpus(args.dev or options["data"]["valid"], n_sources=args.sources)
-    weights = (folder / "model.safetensors").read_bytes()
-    record = {
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "weights_bytes": len(weights),
-        "n_parameters": n_parameters(args.checkpoint),
-        "config": json.loads((folder / "config.json").read_text("utf-8")),
-        "training": training,
-        "quality": measure(folder, args.checkpoint, items),
-    }
-    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    (folder / CARD).write_text(card(record), "utf-8")
-    n_bytes = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"{folder}: {n_bytes / 1e6:.2f} MB")
+    # The old model stays until the new one is measured.
+    with TemporaryDirectory() as name:
+        packed = pack(args.checkpoint, Path(name) / args.target.name, LANGUAGES)
+        weights = (packed / "model.safetensors").read_bytes()
+        record = {
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_bytes": len(weights),
+            "n_parameters": n_parameters(args.checkpoint),
+            "config": json.loads((packed / "config.json").read_text("utf-8")),
+            "training": training,
+            "quality": measure(packed, args.checkpoint, items) | {"is_part": bool(args.sources)},
+        }
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        (packed / RECORD).write_text(text, "utf-8")
+        (packed / CARD).write_text(card(record), "utf-8")
+        with replacing_folder(args.target, force=True) as folder:
+            shutil.copytree(packed, folder, dirs_exist_ok=True)
+    n_bytes = sum(path.stat().st_size for path in args.target.iterdir())
+    print(f"{args.target}: {n_bytes / 1e6:.2f} MB")
     return 0
 
 

@@ -44,7 +44,7 @@ def test_one_command_packs_measures_and_describes_a_checkpoint(
     run_folder, tmp_path, monkeypatch, capsys
 ):
     target = tmp_path / "en-fr"
-    args = run_folder / "best", "--sources", 2, "--target", target
+    args = run_folder / "best", "--hardware", "a test", "--sources", 2, "--target", target
     assert run_tool(monkeypatch, "pack_default.py", *args) == 0
     assert str(target) in capsys.readouterr().out
     record = json.loads((target / "record.json").read_text("utf-8"))
