@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from dataclasses import replace
@@ -14,12 +15,12 @@ from tiny_chat import write_chat_folder
 
 import mlx_simul
 from mlx_simul import cli
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.evaluation.corpus import read_corpus
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
 from mlx_simul.evaluation.record import Record
-from mlx_simul.evaluation.run import evaluate
+from mlx_simul.evaluation.run import _in_processes, evaluate
 from mlx_simul.evaluation.translate import Translator, live_chunks
 from mlx_simul.policies import name_in, parse_policy
 
@@ -196,6 +197,26 @@ def test_processes_share_the_work(options, tmp_path):
         assert untimed(tmp_path / "results", spec) == untimed(tmp_path / "alone", spec)
 
 
+def test_a_process_that_cannot_begin_says_why(options):
+    wrong = replace(options, processes=2, quality=False, plot=False, session={"mode": "foo"})
+    with pytest.raises(InvalidOptionError, match="'foo'"):
+        evaluate(wrong)
+
+
+class Deadly:
+    """Kills the process that is given it."""
+
+    processes = 2
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_process_that_is_killed_ends_the_evaluation():
+    with pytest.raises(SimulError, match="fewer --processes"):
+        list(_in_processes(Deadly(), [("whole", index, "a") for index in range(4)]))
+
+
 def test_what_an_evaluation_says_and_leaves(options, tmp_path):
     results = evaluate(options)
     folder = tmp_path / "results"
@@ -243,6 +264,9 @@ def test_policies_are_drawn_by_family(spec, family):
         ({"processes": 0}, "processes must be at least 1"),
         ({"n_sources": 0}, "n_sources"),
         ({"word_ms": 0.0}, "word_ms"),
+        ({"word_ms": math.inf}, "word_ms must be a number above 0, got inf"),
+        ({"policies": "whole"}, "policies must be a sequence"),
+        ({"references": "a.txt"}, "references must be a sequence"),
         ({"session": {"policy": 3}}, "no such session option: policy"),
         ({"session": {"temperature": 3}}, "no such session option: temperature"),
     ],
@@ -257,6 +281,10 @@ def test_options_may_come_as_a_table(options):
     results = evaluate(table)
     assert list(results["policies"]) == ["wait-k:1"]
     assert "ci" not in results["policies"]["wait-k:1"]["bleu"]
+    named = results["options"]
+    assert (named["model"], named["corpus"], named["n_bootstrap"]) == ("model", "set.tsv", 0)
+    del table["model"]
+    assert EvaluationOptions(**table).model is None
     with pytest.raises(InvalidOptionError, match="not the options"):
         evaluate({"modle": "a"})
 
