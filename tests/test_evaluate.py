@@ -269,11 +269,16 @@ def test_policies_are_drawn_by_family(spec, family):
         ({"references": "a.txt"}, "references must be a sequence"),
         ({"session": {"policy": 3}}, "no such session option: policy"),
         ({"session": {"temperature": 3}}, "no such session option: temperature"),
+        ({"session": {"sampler": "foo"}}, "no such session option: sampler"),
+        ({"session": {"drafter": "foo"}}, "drafter must be 'ngram', got 'foo'"),
+        ({"adapter": "nowhere"}, "there is no folder nowhere"),
+        ({"bleu_tokenizer": "moses"}, "no tokenizer 'moses'"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, changes, says):
     with pytest.raises(InvalidOptionError, match=says):
         evaluate(replace(options, **changes))
+    assert not Path(options.folder).exists()
 
 
 def test_options_may_come_as_a_table(options):
@@ -294,6 +299,25 @@ def test_quality_without_sacrebleu_is_refused_before_anything_is_done(options, m
     with pytest.raises(InvalidOptionError, match=r"pip install mlx-simul\[eval\]"):
         evaluate(options)
     assert not Path(options.folder).exists()
+
+
+def test_what_a_tokenizer_lacks_is_told_before_anything_is_done(options, monkeypatch):
+    def without_mecab(**_):
+        raise RuntimeError("\nPlease install\n\n    pip install sacrebleu[ja]\n")
+
+    monkeypatch.setattr("sacrebleu.BLEU", without_mecab)
+    with pytest.raises(InvalidOptionError, match=r"'13a' .* install pip install sacrebleu\[ja\]"):
+        evaluate(options)
+    assert not Path(options.folder).exists()
+
+
+def test_an_option_that_was_mistyped_does_not_bind_the_folder(options):
+    options = replace(options, policies=("whole",), quality=False, plot=False, n_sources=1)
+    with pytest.raises(InvalidOptionError, match="'foo'"):
+        evaluate(replace(options, session={"mode": "foo"}))
+    evaluate(options)
+    with pytest.raises(InvalidOptionError, match="another setting of session options"):
+        evaluate(replace(options, session={"mode": "foo"}))
 
 
 # The command

@@ -90,13 +90,10 @@ def command(results: Mapping[str, Any]) -> str:
     """
     options, rows = results["options"], results["policies"]
     grid = list(rows)
-    packaged = DEFAULT_MODEL.name
-    named = None if results["model"] == packaged else results["model"]
+    model = None if results["model"] == DEFAULT_MODEL.name else results["model"]
+    parts = {"model": options.get("model", model), "adapter": options.get("adapter")}
     words = ["mlx-simul", "evaluate"]
-    for name, value in (
-        ("model", options.get("model", named)),
-        ("adapter", options.get("adapter")),
-    ):
+    for name, value in parts.items():
         words += [] if value is None else [f"--{name}", value]
     words += ["--allow-unverified"] if options.get("allow_unverified") else []
     words += ["--corpus", options.get("corpus", results["corpus"]["name"])]

@@ -27,7 +27,7 @@ from mlx_simul.evaluation.folder import ResultFolder, files_digest, write_whole
 from mlx_simul.evaluation.logs import write_logs
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve, require_matplotlib
-from mlx_simul.evaluation.quality import paired_bootstrap, require_sacrebleu, text_quality
+from mlx_simul.evaluation.quality import paired_bootstrap, require_tokenizer, text_quality
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Translator
 from mlx_simul.loading import DEFAULT_MODEL, find_folder, load
@@ -39,6 +39,7 @@ RESULTS = "evaluation.json"
 """The figures, in the folder of an evaluation."""
 
 _PER_SOURCE = {"policy", "prefix"}
+_NOT_IN_JSON = {"draft_model", "logits_processors", "sampler", "split"}
 
 Task: TypeAlias = tuple[str, int, str]
 """A policy, the index of a source, and its text."""
@@ -70,14 +71,26 @@ def evaluate(
     """
     if not isinstance(options, EvaluationOptions):
         options = _options_from(options)
-    unknown = options.session.keys() - (SessionOptions.__annotations__.keys() - _PER_SOURCE)
+    unknown = options.session.keys() - (
+        SessionOptions.__annotations__.keys() - _PER_SOURCE - _NOT_IN_JSON
+    )
     if unknown:
         raise InvalidOptionError(
             f"no such session option: {', '.join(sorted(unknown))}; SimulSession's own names, "
-            "and no policy, which is named by itself."
+            "but no policy, which is named by itself, and nothing that JSON has no value for."
+        )
+    if options.session.get("drafter") not in (None, "ngram"):
+        raise InvalidOptionError(
+            f"the drafter must be 'ngram', got {options.session['drafter']!r}: an evaluation makes "
+            "one for each session."
+        )
+    if options.adapter is not None and not Path(options.adapter).is_dir():
+        raise InvalidOptionError(
+            f"there is no folder {options.adapter}; the adapter is the one that holds "
+            "adapters.safetensors and adapter_config.json."
         )
     if options.quality:
-        require_sacrebleu()
+        require_tokenizer(options.bleu_tokenizer)
     if options.plot:
         require_matplotlib()
     keys = PairKeys(options.source_key, options.target_key)
