@@ -271,6 +271,7 @@ def test_policies_are_drawn_by_family(spec, family):
         ({"session": {"temperature": 3}}, "no such session option: temperature"),
         ({"session": {"sampler": "foo"}}, "no such session option: sampler"),
         ({"session": {"drafter": "foo"}}, "drafter must be 'ngram', got 'foo'"),
+        ({"corpus": "nofile.tsv"}, "there is no file nofile.tsv"),
         ({"adapter": "nowhere"}, "there is no folder nowhere"),
         ({"bleu_tokenizer": "moses"}, "no tokenizer 'moses'"),
     ],
