@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -214,7 +215,7 @@ class Deadly:
 
 def test_a_process_that_is_killed_ends_the_evaluation():
     with pytest.raises(SimulError, match="fewer --processes"):
-        list(_in_processes(Deadly(), [("whole", index, "a") for index in range(4)]))
+        list(_in_processes(cast(Any, Deadly()), [("whole", index, "a") for index in range(4)]))
 
 
 def test_what_an_evaluation_says_and_leaves(options, tmp_path):

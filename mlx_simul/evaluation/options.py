@@ -106,6 +106,11 @@ class EvaluationOptions:
             raise InvalidOptionError(
                 f"word_ms must be a number above 0, got {self.word_ms}; 400 is a calm speaker."
             )
+        if self.session.get("drafter") not in (None, "ngram"):
+            raise InvalidOptionError(
+                f"the drafter must be 'ngram', got {self.session['drafter']!r}: an evaluation "
+                "makes one for each session."
+            )
 
     @property
     def baseline_policy(self) -> str:

@@ -9,11 +9,13 @@ from itertools import pairwise
 from typing import Any
 
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
-from mlx_simul.loading import DEFAULT_MODEL
 from mlx_simul.policies import WHOLE, name_in
 
 SIGNIFICANT = 0.05
 """The largest p at which a difference is called one."""
+
+# Older results have the packaged model's name, and not that it was meant by having none.
+_PACKAGED = "en-fr"
 
 
 def evaluation_section(name: str, results: Mapping[str, Any], picture: str | None) -> str:
@@ -90,7 +92,7 @@ def command(results: Mapping[str, Any]) -> str:
     """
     options, rows = results["options"], results["policies"]
     grid = list(rows)
-    model = None if results["model"] == DEFAULT_MODEL.name else results["model"]
+    model = None if results["model"] == _PACKAGED else results["model"]
     parts = {"model": options.get("model", model), "adapter": options.get("adapter")}
     words = ["mlx-simul", "evaluate"]
     for name, value in parts.items():

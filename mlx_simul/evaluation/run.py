@@ -79,11 +79,6 @@ def evaluate(
             f"no such session option: {', '.join(sorted(unknown))}; SimulSession's own names, "
             "but no policy, which is named by itself, and nothing that JSON has no value for."
         )
-    if options.session.get("drafter") not in (None, "ngram"):
-        raise InvalidOptionError(
-            f"the drafter must be 'ngram', got {options.session['drafter']!r}: an evaluation makes "
-            "one for each session."
-        )
     if options.adapter is not None and not Path(options.adapter).is_dir():
         raise InvalidOptionError(
             f"there is no folder {options.adapter}; the adapter is the one that holds "
