@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
-from mlx_simul.errors import DataError
+from mlx_simul.errors import DataError, InvalidOptionError
 
 MAX_LINE_CHARS = 1 << 16
 """A line with more characters than this is refused, compressed or not."""
@@ -58,7 +58,8 @@ def read_pairs(
         split: which part of a Hugging Face dataset.
 
     Raises:
-        DataError: if there is no such file or dataset, its format is unknown, or a line is no pair.
+        InvalidOptionError: if there is no such file.
+        DataError: if there is no such dataset, its format is unknown, or a line is no pair.
     """
     keys = keys or PairKeys()
     path = Path(path_or_dataset)
@@ -101,6 +102,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         path: a text file, or a ``.gz`` or ``.xz`` of one.
 
     Raises:
+        InvalidOptionError: if there is no such file.
         DataError: if it cannot be read, is not UTF-8, or a line is too long.
     """
     opener = _OPENERS.get(path.suffix, open)
@@ -120,10 +122,11 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(
             f"{path}, after line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8."
         ) from error
+    except FileNotFoundError as error:
+        raise InvalidOptionError(f"there is no file {path}; is the path right?") from error
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise DataError(
-            f"{path}, after line {number}: the file cannot be read: {error}. Is the path right, "
-            "and the file whole?"
+            f"{path}, after line {number}: the file cannot be read: {error}. Is the file whole?"
         ) from error
 
 
@@ -191,7 +194,7 @@ def _dataset_pairs(name: str, keys: PairKeys, split: str) -> Iterator[Pair]:
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise DataError(
+        raise InvalidOptionError(
             f"there is no file {name}; for a Hugging Face dataset of that id, install the "
             "package datasets (pip install mlx-simul[train])."
         ) from error

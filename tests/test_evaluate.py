@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -14,12 +16,12 @@ from tiny_chat import write_chat_folder
 
 import mlx_simul
 from mlx_simul import cli
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.evaluation.corpus import read_corpus
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
 from mlx_simul.evaluation.record import Record
-from mlx_simul.evaluation.run import evaluate
+from mlx_simul.evaluation.run import _in_processes, evaluate
 from mlx_simul.evaluation.translate import Translator, live_chunks
 from mlx_simul.policies import name_in, parse_policy
 
@@ -196,6 +198,26 @@ def test_processes_share_the_work(options, tmp_path):
         assert untimed(tmp_path / "results", spec) == untimed(tmp_path / "alone", spec)
 
 
+def test_a_process_that_cannot_begin_says_why(options):
+    wrong = replace(options, processes=2, quality=False, plot=False, session={"mode": "foo"})
+    with pytest.raises(InvalidOptionError, match="'foo'"):
+        evaluate(wrong)
+
+
+class Deadly:
+    """Kills the process that is given it."""
+
+    processes = 2
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_process_that_is_killed_ends_the_evaluation():
+    with pytest.raises(SimulError, match="fewer --processes"):
+        list(_in_processes(cast(Any, Deadly()), [("whole", index, "a") for index in range(4)]))
+
+
 def test_what_an_evaluation_says_and_leaves(options, tmp_path):
     results = evaluate(options)
     folder = tmp_path / "results"
@@ -243,13 +265,22 @@ def test_policies_are_drawn_by_family(spec, family):
         ({"processes": 0}, "processes must be at least 1"),
         ({"n_sources": 0}, "n_sources"),
         ({"word_ms": 0.0}, "word_ms"),
+        ({"word_ms": math.inf}, "word_ms must be a number above 0, got inf"),
+        ({"policies": "whole"}, "policies must be a sequence"),
+        ({"references": "a.txt"}, "references must be a sequence"),
         ({"session": {"policy": 3}}, "no such session option: policy"),
         ({"session": {"temperature": 3}}, "no such session option: temperature"),
+        ({"session": {"sampler": "foo"}}, "no such session option: sampler"),
+        ({"session": {"drafter": "foo"}}, "drafter must be 'ngram', got 'foo'"),
+        ({"corpus": "nofile.tsv"}, "there is no file nofile.tsv"),
+        ({"adapter": "nowhere"}, "there is no folder nowhere"),
+        ({"bleu_tokenizer": "moses"}, "no tokenizer 'moses'"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, changes, says):
     with pytest.raises(InvalidOptionError, match=says):
         evaluate(replace(options, **changes))
+    assert not Path(options.folder).exists()
 
 
 def test_options_may_come_as_a_table(options):
@@ -257,6 +288,10 @@ def test_options_may_come_as_a_table(options):
     results = evaluate(table)
     assert list(results["policies"]) == ["wait-k:1"]
     assert "ci" not in results["policies"]["wait-k:1"]["bleu"]
+    named = results["options"]
+    assert (named["model"], named["corpus"], named["n_bootstrap"]) == ("model", "set.tsv", 0)
+    del table["model"]
+    assert EvaluationOptions(**table).model is None
     with pytest.raises(InvalidOptionError, match="not the options"):
         evaluate({"modle": "a"})
 
@@ -266,6 +301,25 @@ def test_quality_without_sacrebleu_is_refused_before_anything_is_done(options, m
     with pytest.raises(InvalidOptionError, match=r"pip install mlx-simul\[eval\]"):
         evaluate(options)
     assert not Path(options.folder).exists()
+
+
+def test_what_a_tokenizer_lacks_is_told_before_anything_is_done(options, monkeypatch):
+    def without_mecab(**_):
+        raise RuntimeError("\nPlease install\n\n    pip install sacrebleu[ja]\n")
+
+    monkeypatch.setattr("sacrebleu.BLEU", without_mecab)
+    with pytest.raises(InvalidOptionError, match=r"'13a' .* install pip install sacrebleu\[ja\]"):
+        evaluate(options)
+    assert not Path(options.folder).exists()
+
+
+def test_an_option_that_was_mistyped_does_not_bind_the_folder(options):
+    options = replace(options, policies=("whole",), quality=False, plot=False, n_sources=1)
+    with pytest.raises(InvalidOptionError, match="'foo'"):
+        evaluate(replace(options, session={"mode": "foo"}))
+    evaluate(options)
+    with pytest.raises(InvalidOptionError, match="another setting of session options"):
+        evaluate(replace(options, session={"mode": "foo"}))
 
 
 # The command

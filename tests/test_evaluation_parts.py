@@ -11,6 +11,7 @@ from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.folder import ResultFolder, files_digest
+from mlx_simul.evaluation.logs import write_logs
 from mlx_simul.evaluation.quality import paired_bootstrap, text_quality
 from mlx_simul.evaluation.record import Record
 
@@ -108,9 +109,11 @@ def test_a_damaged_line_is_named(tmp_path, damaged):
 
 
 def test_records_of_another_setting_are_not_mixed_in(tmp_path):
+    ResultFolder(tmp_path / "a", {"model": "y", "unit": "word"})  # nothing came of it
+    folder = ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
+    folder.append("whole", Record(0, "", 1, (), (), (0,), 2, 0, 1, END))
     ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
-    ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
-    with pytest.raises(InvalidOptionError, match=r"another unit \('word', now 'char'\)"):
+    with pytest.raises(InvalidOptionError, match=r"of unit: 'word', and now it is 'char'"):
         ResultFolder(tmp_path / "a", {"model": "x", "unit": "char"})
     (tmp_path / "a" / "setting.json").write_text("[]", "utf-8")
     with pytest.raises(InvalidOptionError, match="no settings"):
@@ -118,6 +121,8 @@ def test_records_of_another_setting_are_not_mixed_in(tmp_path):
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(InvalidOptionError, match="is a file"):
         ResultFolder(tmp_path / "file", {})
+    with pytest.raises(InvalidOptionError, match="cannot be written"):
+        ResultFolder(tmp_path / "file" / "below", {})
 
 
 @given(st.text(min_size=1))
@@ -137,4 +142,17 @@ def test_a_checkpoints_digest_sees_its_weights(tmp_path):
     assert files_digest(tmp_path / "model") == before
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert files_digest(tmp_path / "model") != before
+    changed = files_digest(tmp_path / "model")
+    assert changed != before
+    (tmp_path / "model" / "record.json").write_text("{}", "utf-8")
+    assert files_digest(tmp_path / "model") == changed
+    (tmp_path / "model" / "merges.txt").write_text("a b", "utf-8")
+    assert files_digest(tmp_path / "model") != changed
+
+
+def test_a_line_break_in_a_text_shifts_no_line(tmp_path):
+    items = [Item("a\nb", ("v\r\nw",)), Item("c", ("x",))]
+    held = [Record(i, "", 1, (), (), (0,), 2, 0, 1, END) for i in range(2)]
+    write_logs(tmp_path, items, held, 400)
+    assert (tmp_path / "source.txt").read_text("utf-8").splitlines() == ["a b", "c"]
+    assert (tmp_path / "reference.txt").read_text("utf-8").splitlines() == ["v w", "x"]

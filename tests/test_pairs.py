@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_simul.errors import DataError
+from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.pairs import MAX_LINE_CHARS, Pair, PairKeys, read_pairs
 
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
@@ -108,7 +108,7 @@ def test_a_file_of_another_kind_is_refused(folder):
 
 
 def test_a_missing_file_is_told_as_such(folder):
-    with pytest.raises(DataError, match=r"missing\.tsv"):
+    with pytest.raises(InvalidOptionError, match=r"^there is no file .*missing\.tsv;"):
         list(read_pairs(folder / "missing.tsv"))
 
 
@@ -128,5 +128,5 @@ def test_what_is_no_file_is_taken_for_a_dataset(monkeypatch):
 
 def test_without_the_package_a_dataset_is_no_silent_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install mlx-simul\[train\]"):
+    with pytest.raises(InvalidOptionError, match=r"pip install mlx-simul\[train\]"):
         next(read_pairs("someone/pairs"))

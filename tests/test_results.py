@@ -1,12 +1,15 @@
 """The page of results: what it says follows from what was recorded."""
 
+import argparse
 import json
+import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from mlx_simul.console.evaluate import add_arguments, options_from
 from mlx_simul.evaluation.report import at_equal_latency, command, evaluation_section
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -76,8 +79,22 @@ def test_the_section_says_that_none_does(results):
     results["policies"]["hold-n:2"]["bleu"]["score"] = 29.5
     text = evaluation_section("tiny", results, None)
     assert "`hold-n:2` comes nearest to wait-k, 0.5 BLEU below it" in text
-    assert "No policy is within chance of the whole source (35.0 BLEU)" in text
+    assert "every policy is significantly worse than that of the whole source (35.0" in text
     assert "![" not in text
+
+
+def test_without_resampling_nothing_is_said_of_chance(results):
+    for figures in results["policies"].values():
+        del figures["bleu"]["p"]
+    text = evaluation_section("tiny", results, None)
+    assert "significantly" not in text
+    assert "`hold-n:2` beats wait-k most" in text
+
+
+def test_a_policy_that_beats_the_whole_source_is_not_worse(results):
+    results["policies"]["wait-k:1"]["bleu"] |= {"score": 36.0, "p": 0.001}
+    text = evaluation_section("tiny", results, None)
+    assert "is `wait-k:1`: 36.0 at 1.00 words behind" in text
 
 
 def test_without_quality_there_are_latencies_only(results):
@@ -91,11 +108,51 @@ def test_without_quality_there_are_latencies_only(results):
 
 def test_the_command_names_what_is_not_usual(results):
     plain = command(results)
-    assert plain.startswith("mlx-simul evaluate --model tiny --corpus dev.tsv")
-    assert "--baseline" not in plain and "--sources" not in plain
+    assert plain.startswith("mlx-simul evaluate --model tiny --corpus dev.tsv --folder results")
+    assert plain.endswith(" whole")
     results["options"] |= {"baseline": "wait-k:3", "n_sources": 10, "session": {"mode": "reencode"}}
     told = command(results)
-    assert "--baseline wait-k:3 --sources 10 --set 'mode=reencode'" in told
+    assert "--baseline wait-k:3 --sources 10 --set mode=reencode" in told
+
+
+def test_the_packaged_model_is_not_named(results):
+    results["model"] = "en-fr"
+    assert "--model" not in command(results)
+    results["options"]["model"] = "en-fr"
+    assert "--model en-fr " in command(results)
+
+
+def test_what_the_command_is_told_is_what_was_evaluated(results):
+    session = {"gpe_compat": True, "max_tokens": 9, "context": 'it\'s "so"', "instruction": "3"}
+    results["policies"]["wait-token:<WAIT>"] = row(4.5, 30.0)
+    del results["policies"]["whole"]["bleu"]
+    results["options"] |= {
+        "model": "some/model",
+        "adapter": "tuned",
+        "allow_unverified": True,
+        "corpus": "some/data set",
+        "references": ["a.txt", "b c.txt"],
+        "source_key": "en",
+        "target_key": "fr",
+        "split": "dev",
+        "n_bootstrap": 50,
+        "session": session,
+    }
+    results["made_with"]["processes"] = 2
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = options_from(parser.parse_args(shlex.split(command(results))[2:]))
+    told = results["options"]
+    assert (options.model, options.adapter, options.allow_unverified) == (
+        told["model"],
+        told["adapter"],
+        True,
+    )
+    assert (options.corpus, options.references) == (told["corpus"], tuple(told["references"]))
+    assert (options.source_key, options.target_key, options.split) == ("en", "fr", "dev")
+    assert options.policies == tuple(results["policies"])
+    assert options.session == session
+    assert (options.n_bootstrap, options.quality, options.processes) == (50, False, 2)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 To record results there::
 
-    mlx-simul evaluate --model models/en-fr --corpus dev.tsv --folder runs/en-fr
+    mlx-simul evaluate --corpus dev.tsv --folder runs/en-fr
     python benchmarks/target_start.py --model models/smollm2 --json runs/target_start.json
     python benchmarks/modes.py --model models/smollm2 --json runs/modes.json
     python tools/results.py --evaluation en-fr=runs/en-fr \\

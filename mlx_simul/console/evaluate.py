@@ -16,7 +16,6 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
 from mlx_simul.evaluation.options import CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.evaluation.units import UNITS
-from mlx_simul.loading import DEFAULT_MODEL
 from mlx_simul.policies import WHOLE
 
 
@@ -128,7 +127,7 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
         if (value := getattr(args, name)) is not None:
             session[name] = value
     return EvaluationOptions(
-        model=args.model or str(DEFAULT_MODEL),
+        model=args.model,
         corpus=args.corpus,
         folder=args.folder,
         references=tuple(args.reference),

@@ -38,6 +38,7 @@ def read_corpus(
         n_sources: the first so many sources only.
 
     Raises:
+        InvalidOptionError: if there is no such file.
         DataError: if a file cannot be used, the text files have different numbers of lines, or
             there is nothing in them.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -36,8 +37,10 @@ def policy_figures(
         written; ``passes_per_token``, ``tokens_per_s``; ``ended``, the share of translations that
         the model ended by itself with the whole source read; ``n_empty``; ``seconds`` of work.
     """
-    if not word_ms > 0:
-        raise InvalidOptionError(f"word_ms must be above 0, got {word_ms}; 400 is a calm speaker.")
+    if not 0 < word_ms < math.inf:
+        raise InvalidOptionError(
+            f"word_ms must be a number above 0, got {word_ms}; 400 is a calm speaker."
+        )
     plain: list[Latency | None] = []
     aware: list[Latency | None] = []
     for record in records:

@@ -20,6 +20,9 @@ from mlx_simul.evaluation.record import Record
 # Not in a file's name, or not at its beginning.
 _UNSAFE = re.compile(r"[^A-Za-z0-9.,=+_-]|^\.")
 
+# Suffixes of the files that a checkpoint is loaded from.
+_PARTS = {".json", ".safetensors", ".jinja", ".model", ".txt"}
+
 
 class ResultFolder:
     """The folder of one evaluation.
@@ -29,7 +32,8 @@ class ResultFolder:
         setting: all that decides what a translation is, its policy excepted; as JSON has it.
 
     Raises:
-        InvalidOptionError: if the folder holds records of another setting, or is a file.
+        InvalidOptionError: if the folder holds records of another setting, is a file, or cannot be
+            written.
     """
 
     def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
@@ -38,14 +42,22 @@ class ResultFolder:
             raise InvalidOptionError(f"{path} is a file; name a folder for the results.")
         told = json.loads(json.dumps(setting))
         settings = path / "setting.json"
-        begun = _read_json(settings) if settings.is_file() else told
+        # A setting by which nothing could be translated binds nobody.
+        holds_records = any(log.stat().st_size for log in path.glob("*/records.jsonl"))
+        begun = _read_json(settings) if holds_records and settings.is_file() else told
         for name in sorted(told.keys() | begun.keys()):
             if begun.get(name) != told.get(name):
                 raise InvalidOptionError(
-                    f"{path} holds translations with another {name} ({begun.get(name)!r}, now "
-                    f"{told.get(name)!r}); name another folder, or remove this one."
+                    f"the translations in {path} were made with another setting of {name}: "
+                    f"{begun.get(name)!r}, and now it is {told.get(name)!r}. Name another folder, "
+                    "or remove this one."
                 )
-        write_whole(settings, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        try:
+            write_whole(settings, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise InvalidOptionError(
+                f"{path} cannot be written: {error}; name another folder for the results."
+            ) from error
 
     def of_policy(self, spec: str) -> Path:
         """Where the files of a policy are."""
@@ -110,10 +122,14 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def files_digest(folder: Path) -> str:
-    """SHA-256 of a checkpoint's files: config, weights, tokenizer, adapters."""
+    """SHA-256 of a checkpoint's files: config, weights, tokenizer, adapters.
+
+    ``record.json`` says how the checkpoint was made, and decides no translation.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix not in (".json", ".safetensors", ".jinja", ".model") or not path.is_file():
+        is_part = path.suffix in _PARTS and path.name != "record.json"
+        if not (is_part and path.is_file()):
             continue
         digest.update(path.name.encode())
         with path.open("rb") as file:

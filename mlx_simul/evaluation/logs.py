@@ -7,7 +7,7 @@ OmniSTEval counts milliseconds: there a source word is as long as the evaluation
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def write_logs(
     """Write the logs of one policy into a folder.
 
     ``instances.log`` with the ``config.yaml`` that SimulEval wants beside it, ``omnisteval.jsonl``
-    with ``reference.txt``, and ``source.txt`` for metrics that look at it.
+    with ``reference.txt``, and ``source.txt`` for metrics that look at it: a line for each source,
+    in which a space stands for a line break.
 
     Args:
         folder: made if it is not there; files in it are replaced.
@@ -66,8 +67,13 @@ def write_logs(
     write_whole(folder / "instances.log", _json_lines(simuleval))
     write_whole(folder / "config.yaml", _SIMULEVAL_CONFIG)
     write_whole(folder / "omnisteval.jsonl", _json_lines(omnisteval))
-    write_whole(folder / "source.txt", "".join(f"{item.source}\n" for item, _ in rows))
-    write_whole(folder / "reference.txt", "".join(f"{item.references[0]}\n" for item, _ in rows))
+    write_whole(folder / "source.txt", _lines(item.source for item, _ in rows))
+    write_whole(folder / "reference.txt", _lines(item.references[0] for item, _ in rows))
+
+
+def _lines(texts: Iterable[str]) -> str:
+    """A line for each text, whatever line breaks are in it."""
+    return "".join(" ".join(text.splitlines()) + "\n" for text in texts)
 
 
 def _json_lines(rows: Sequence[dict[str, Any]]) -> str:

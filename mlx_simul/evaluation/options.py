@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -21,9 +22,9 @@ class EvaluationOptions:
     """A whole evaluation.
 
     Attributes:
-        model: folder or repository id.
         corpus: the test set, as :func:`mlx_simul.evaluation.corpus.read_corpus` takes it.
         folder: for records, logs, figures and plots; one that holds some is gone on with.
+        model: folder or repository id; the packaged model if it is not told.
         references: with these, ``corpus`` is a text file with a source a line.
         policies: to evaluate, by name.
         baseline: the policy that others are compared with; the whole source if it is among them,
@@ -49,9 +50,9 @@ class EvaluationOptions:
         InvalidOptionError: for an option outside its range.
     """
 
-    model: str
     corpus: str
     folder: str
+    model: str | None = None
     references: tuple[str, ...] = ()
     policies: tuple[str, ...] = DEFAULT_POLICIES
     baseline: str | None = None
@@ -72,6 +73,12 @@ class EvaluationOptions:
     session: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("policies", "references"):
+            if isinstance(getattr(self, name), str):
+                raise InvalidOptionError(
+                    f"{name} must be a sequence of texts, got the text {getattr(self, name)!r}; "
+                    "put it into a list."
+                )
         if not self.policies:
             raise InvalidOptionError("no policies to evaluate; wait-k:3 is one.")
         if len(set(self.policies)) < len(self.policies):
@@ -95,9 +102,14 @@ class EvaluationOptions:
                 )
         if self.n_sources is not None and self.n_sources < 1:
             raise InvalidOptionError(f"n_sources must be at least 1, got {self.n_sources}.")
-        if not self.word_ms > 0:
+        if not 0 < self.word_ms < math.inf:
             raise InvalidOptionError(
-                f"word_ms must be above 0, got {self.word_ms}; 400 is a calm speaker."
+                f"word_ms must be a number above 0, got {self.word_ms}; 400 is a calm speaker."
+            )
+        if self.session.get("drafter") not in (None, "ngram"):
+            raise InvalidOptionError(
+                f"the drafter must be 'ngram', got {self.session['drafter']!r}: an evaluation "
+                "makes one for each session."
             )
 
     @property

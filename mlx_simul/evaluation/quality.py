@@ -59,6 +59,15 @@ def require_sacrebleu() -> Any:
     return sacrebleu
 
 
+def require_tokenizer(name: str) -> None:
+    """Pass if sacrebleu is installed, and all that its tokenizer of this name takes.
+
+    Raises:
+        InvalidOptionError: if not.
+    """
+    _metrics(name)
+
+
 def text_quality(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "13a"
 ) -> TextQuality:
@@ -70,7 +79,7 @@ def text_quality(
         tokenizer: sacrebleu's for BLEU: ``13a``, ``zh``, ``ja-mecab``, ``char`` ...
 
     Raises:
-        InvalidOptionError: if sacrebleu is not installed, or knows no such tokenizer.
+        InvalidOptionError: if sacrebleu is not installed, or has no such tokenizer.
     """
     metrics = _metrics(tokenizer)
     streams = _streams(references)
@@ -133,7 +142,13 @@ def _metrics(tokenizer: str) -> dict[str, Any]:
         raise InvalidOptionError(
             f"sacrebleu has no tokenizer {tokenizer!r} for BLEU; it has {', '.join(sorted(known))}."
         )
-    return {"bleu": sacrebleu.BLEU(tokenize=tokenizer), "chrf": sacrebleu.CHRF()}
+    try:
+        bleu = sacrebleu.BLEU(tokenize=tokenizer)
+    except (ImportError, RuntimeError, OSError) as error:  # a package, or a download
+        raise InvalidOptionError(
+            f"sacrebleu's tokenizer {tokenizer!r} cannot be had: {' '.join(str(error).split())}"
+        ) from error
+    return {"bleu": bleu, "chrf": sacrebleu.CHRF()}
 
 
 def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:

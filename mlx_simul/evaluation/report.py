@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +13,9 @@ from mlx_simul.policies import WHOLE, name_in
 
 SIGNIFICANT = 0.05
 """The largest p at which a difference is called one."""
+
+# Older results have the packaged model's name, and not that it was meant by having none.
+_PACKAGED = "en-fr"
 
 
 def evaluation_section(name: str, results: Mapping[str, Any], picture: str | None) -> str:
@@ -81,23 +86,41 @@ def losses_section(
 
 
 def command(results: Mapping[str, Any]) -> str:
-    """The command that makes these results again."""
-    options = results["options"]
-    grid = list(results["policies"])
-    words = ["mlx-simul evaluate", f"--model {results['model']}"]
-    words += [f"--corpus {results['corpus']['name']}", "--folder results"]
-    words.append(f"--policy {' '.join(grid)}")
+    """The command that makes these results again, as a shell takes it.
+
+    Of results that do not say how model and test set were named, it has the names of their files.
+    """
+    options, rows = results["options"], results["policies"]
+    grid = list(rows)
+    model = None if results["model"] == _PACKAGED else results["model"]
+    parts = {"model": options.get("model", model), "adapter": options.get("adapter")}
+    words = ["mlx-simul", "evaluate"]
+    for name, value in parts.items():
+        words += [] if value is None else [f"--{name}", value]
+    words += ["--allow-unverified"] if options.get("allow_unverified") else []
+    words += ["--corpus", options.get("corpus", results["corpus"]["name"])]
+    if references := options.get("references"):
+        words += ["--reference", *references]
+    words += ["--folder", "results", "--policy", *grid]
     told = {
+        "source-key": (options.get("source_key", "source"), "source"),
+        "target-key": (options.get("target_key", "target"), "target"),
+        "split": (options.get("split", "test"), "test"),
         "baseline": (options["baseline"], WHOLE if WHOLE in grid else grid[0]),
         "sources": (options["n_sources"], None),
         "unit": (options["unit"], "word"),
         "word-ms": (options["word_ms"], 400.0),
         "clock": (options["clock"], "wall"),
         "bleu-tokenizer": (options["bleu_tokenizer"], "13a"),
+        "bootstrap": (options.get("n_bootstrap", 1000), 1000),
+        "processes": (results["made_with"]["processes"], 1),
     }
-    words += [f"--{name} {value}" for name, (value, usual) in told.items() if value != usual]
-    words += [f"--set '{name}={value}'" for name, value in options["session"].items()]
-    return " ".join(words)
+    for name, (value, usual) in told.items():
+        words += [] if value == usual else [f"--{name}", str(value)]
+    for name, value in options["session"].items():
+        words += ["--set", f"{name}={_as_told(value)}"]
+    words += [] if all("bleu" in row for row in rows.values()) else ["--no-quality"]
+    return shlex.join(words)
 
 
 def at_equal_latency(rows: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
@@ -129,19 +152,25 @@ def _beside_offline(results: Mapping[str, Any]) -> Iterator[str]:
     if WHOLE not in rows or "bleu" not in rows[WHOLE] or results["options"]["baseline"] != WHOLE:
         return
     offline = rows[WHOLE]["bleu"]["score"]
+    others = {spec: row for spec, row in rows.items() if spec != WHOLE and row["latency"]}
+    if not others or any(row["bleu"].get("p") is None for row in others.values()):
+        return  # nobody has asked what chance does
     as_good = [
         (_point(row)[0], spec)
-        for spec, row in rows.items()
-        if spec != WHOLE and (row["bleu"].get("p") or 0.0) >= SIGNIFICANT
+        for spec, row in others.items()
+        if row["bleu"]["score"] >= offline or row["bleu"]["p"] >= SIGNIFICANT
     ]
     if not as_good:
-        yield f"No policy is within chance of the whole source ({offline:.1f} BLEU)."
+        yield (
+            f"The BLEU of every policy is significantly worse than that of the whole source "
+            f"({offline:.1f}; p < {SIGNIFICANT})."
+        )
         return
     laal, spec = min(as_good)
     yield (
-        f"The fastest policy whose BLEU cannot be told from that of the whole source "
-        f"({offline:.1f}; p ≥ {SIGNIFICANT}) is `{spec}`: {rows[spec]['bleu']['score']:.1f} at "
-        f"{laal:.2f} words behind."
+        f"The fastest policy whose BLEU is not significantly worse than that of the whole source "
+        f"({offline:.1f}; p < {SIGNIFICANT} would be) is `{spec}`: "
+        f"{rows[spec]['bleu']['score']:.1f} at {laal:.2f} words behind."
     )
 
 
@@ -162,6 +191,16 @@ def _beside_wait_k(rows: Mapping[str, Any]) -> Iterator[str]:
             yield f"At equal LAAL `{best}` beats wait-k most, by {gain:.1f} BLEU."
         else:
             yield f"At equal LAAL `{best}` comes nearest to wait-k, {-gain:.1f} BLEU below it."
+
+
+def _as_told(value: Any) -> str:
+    """What ``--set`` reads as the value: JSON, or a text that is none."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _point(row: Mapping[str, Any]) -> tuple[float, float]:

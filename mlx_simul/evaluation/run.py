@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -18,17 +20,17 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 
 from mlx_simul.blas import describe
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.evaluation.corpus import Item, corpus_digest, read_corpus
 from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.folder import ResultFolder, files_digest, write_whole
 from mlx_simul.evaluation.logs import write_logs
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve, require_matplotlib
-from mlx_simul.evaluation.quality import paired_bootstrap, require_sacrebleu, text_quality
+from mlx_simul.evaluation.quality import paired_bootstrap, require_tokenizer, text_quality
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Translator
-from mlx_simul.loading import find_folder, load
+from mlx_simul.loading import DEFAULT_MODEL, find_folder, load
 from mlx_simul.pairs import PairKeys
 from mlx_simul.policies import parse_policy
 from mlx_simul.session import SessionOptions
@@ -37,6 +39,7 @@ RESULTS = "evaluation.json"
 """The figures, in the folder of an evaluation."""
 
 _PER_SOURCE = {"policy", "prefix"}
+_NOT_IN_JSON = {"draft_model", "logits_processors", "sampler", "split"}
 
 Task: TypeAlias = tuple[str, int, str]
 """A policy, the index of a source, and its text."""
@@ -64,17 +67,25 @@ def evaluate(
             package that is not installed.
         DataError: if the test set or a record cannot be used.
         ModelLoadError: if the model cannot be loaded.
+        SimulError: if a process that shares the work is killed.
     """
     if not isinstance(options, EvaluationOptions):
         options = _options_from(options)
-    unknown = options.session.keys() - (SessionOptions.__annotations__.keys() - _PER_SOURCE)
+    unknown = options.session.keys() - (
+        SessionOptions.__annotations__.keys() - _PER_SOURCE - _NOT_IN_JSON
+    )
     if unknown:
         raise InvalidOptionError(
             f"no such session option: {', '.join(sorted(unknown))}; SimulSession's own names, "
-            "and no policy, which is named by itself."
+            "but no policy, which is named by itself, and nothing that JSON has no value for."
+        )
+    if options.adapter is not None and not Path(options.adapter).is_dir():
+        raise InvalidOptionError(
+            f"there is no folder {options.adapter}; the adapter is the one that holds "
+            "adapters.safetensors and adapter_config.json."
         )
     if options.quality:
-        require_sacrebleu()
+        require_tokenizer(options.bleu_tokenizer)
     if options.plot:
         require_matplotlib()
     keys = PairKeys(options.source_key, options.target_key)
@@ -128,14 +139,23 @@ def summary(
             for spec, by_metric in found.items():
                 figures[spec] |= {metric: asdict(each) for metric, each in by_metric.items()}
     return {
-        "model": Path(options.model).name,
+        "model": _shown(options.model or str(DEFAULT_MODEL)),
         "corpus": {
-            "name": Path(options.corpus).name,
+            "name": _shown(options.corpus),
             "n_sources": len(items),
             "n_references": sum(len(item.references) for item in items),
             "source_words": sum(held.source_words for held in next(iter(records.values()))),
         },
         "options": {
+            "model": options.model and _shown(options.model),
+            "adapter": options.adapter and _shown(options.adapter),
+            "allow_unverified": options.allow_unverified,
+            "corpus": _shown(options.corpus),
+            "references": [_shown(each) for each in options.references],
+            "source_key": options.source_key,
+            "target_key": options.target_key,
+            "split": options.split,
+            "n_bootstrap": options.n_bootstrap,
             "unit": options.unit,
             "word_ms": options.word_ms,
             "clock": options.clock,
@@ -160,11 +180,17 @@ def _options_from(table: Mapping[str, Any]) -> EvaluationOptions:
         raise InvalidOptionError(f"not the options of an evaluation: {error}.") from error
 
 
+def _shown(path_or_id: str) -> str:
+    """A file by its name alone: others have it elsewhere. An id of the hub is all of it."""
+    path = Path(path_or_id)
+    return path.absolute().name if path.exists() else path_or_id
+
+
 def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any]:
     """All that decides what a translation is, its policy excepted."""
     adapter = options.adapter and files_digest(Path(options.adapter))
     return {
-        "model": files_digest(find_folder(options.model)),
+        "model": files_digest(find_folder(options.model or DEFAULT_MODEL)),
         "adapter": adapter,
         "test set": corpus_digest(items),
         "unit": options.unit,
@@ -231,26 +257,33 @@ def _in_processes(
 ) -> Iterator[tuple[str, Record]]:
     # Never forked: a child must not inherit threads and devices of MLX.
     context = multiprocessing.get_context("spawn")
-    with (
-        _threads_shared_by(options.processes),
-        context.Pool(options.processes, _begin_work, (options,)) as pool,
-    ):
-        yield from pool.imap_unordered(_work, tasks)
+    # Ctrl-C reaches the whole group; whoever began the workers ends them.
+    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)
+    with _threads_shared_by(options.processes):
+        pool = ProcessPoolExecutor(options.processes, context, signal.signal, ignore_interrupts)
+        try:
+            for done in as_completed([pool.submit(_work, options, task) for task in tasks]):
+                yield done.result()
+        except BrokenProcessPool as error:
+            raise SimulError(
+                "a process that shared the work was killed, for want of memory perhaps. What it "
+                "translated is kept: give the same command again, with fewer --processes."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 # A worker's own, from its first task to its last.
-_worker: dict[str, Translator] = {}
+_worker: list[Translator] = []
 
 
-def _begin_work(options: EvaluationOptions) -> None:
-    # Ctrl-C reaches the whole group; whoever began the workers ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker["translator"] = _translator(options)
-
-
-def _work(task: Task) -> tuple[str, Record]:
+def _work(options: EvaluationOptions, task: Task) -> tuple[str, Record]:
+    # Not before the first task: what a task raises is told, while a worker that does not start only
+    # breaks the pool.
+    if not _worker:
+        _worker.append(_translator(options))
     spec, index, source = task
-    return spec, _worker["translator"](index, source, parse_policy(spec))
+    return spec, _worker[0](index, source, parse_policy(spec))
 
 
 @contextmanager
