@@ -53,7 +53,7 @@ class Echo:
 
     def feed(self, text):
         before, self._heard = self._heard, text.split()
-        return [Write(0, f"{word}{word}", True, 0, 0) for word in before]
+        return [Write(0, f" {word}{word}", True, 0, 0) for word in before]
 
     def finish(self):
         return [*self.feed(""), Finished("end_of_turn", (), "", (), 0)]
