@@ -67,7 +67,7 @@ class Speech:
         self.word_times_s: list[float] = []
 
     def read(self, *, wait: bool = True) -> str | None:
-        """The next word, and any space behind it; ``""`` if it has not been said yet; ``None`` at the end."""
+        """The next word and its space; ``""`` if it is not yet said; ``None`` at the end."""
         now_s = self._clock()
         if self._began_s is None:
             self._began_s = now_s

@@ -206,8 +206,8 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = load(args.model)
     if args.attention and not policy.needs.heads and HEADS_KEY not in streaming_config(model):
         raise InvalidOptionError(
-            "--attention shows where the heads look that follow the source, and the checkpoint does "
-            "not say which do: run `mlx-simul calibrate` on it once, or leave --attention out."
+            "--attention shows where the heads look that follow the source, and the checkpoint "
+            "does not say which do: run `mlx-simul calibrate` on it once, or leave --attention out."
         )
     session = SimulSession(
         model,
