@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
         while left and (piece := self.rfile.read(min(left, MAX_BODY_BYTES))):
             left -= len(piece)
 
-    def _send(self, status: HTTPStatus, answer: Mapping[str, Any]) -> None:
+    def _send(self, status: int, answer: Mapping[str, Any]) -> None:
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -250,18 +250,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer in JSON what the standard library would refuse in HTML.
-
-        Args:
-            code: of HTTP.
-            message: what was wrong; the standard phrase by default.
-            explain: not told.
-        """
+        """Answer in JSON what the standard library would refuse in HTML."""
         # SimulEval's client reads no status: it fails on the answer, so it is told here as well.
-        status = HTTPStatus(code)
-        said = message or status.phrase
+        said = message or HTTPStatus(code).phrase
         self.log_error("%s: %s", self.requestline, said)
-        self._send(status, {"error": said})
+        self._send(code, {"error": said})
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Says nothing: there are several requests for each word."""
