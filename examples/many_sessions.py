@@ -1,11 +1,13 @@
 """Translate into several languages at once: sessions that share the passes over one model.
 
 python examples/many_sessions.py --model FOLDER_OR_REPOSITORY
+
+It takes a chat model, which can be told the languages; the packaged one knows only its own two.
 """
 
 import argparse
 
-from mlx_simul import BatchedSessions, Finished, WaitK, load
+from mlx_simul import BatchedSessions, Finished, InvalidOptionError, WaitK, load
 
 # What arrives, in pieces; in a server it would be several speakers' words.
 PIECES = ["Good morning. The train to Par", "is leaves at seven, from plat", "form two."]
@@ -18,10 +20,13 @@ args = parser.parse_args()
 
 model, tokenizer = load(args.model)
 batch = BatchedSessions(model, tokenizer, source_language="English", max_target_source_ratio=2)
-sessions = {
-    batch.add(target_language=language, policy=policy): language
-    for language, policy in LANGUAGES.items()
-}
+try:
+    sessions = {
+        batch.add(target_language=language, policy=policy): language
+        for language, policy in LANGUAGES.items()
+    }
+except InvalidOptionError as error:
+    parser.error(str(error))
 for piece in [*PIECES, None]:
     for session in sessions:
         if piece is None:

@@ -21,7 +21,7 @@ class Answer:
     """What an interpreter says to what it has heard.
 
     Attributes:
-        words: the target words that are complete now, without white space.
+        words: what is complete now, cut at white space.
         finished: there will be no more.
     """
 
@@ -67,14 +67,15 @@ class Interpreter:
             events += self._session.feed(f"{word} ")
         if source_finished:
             events += self._session.finish()
-        words = [word for event in events for word in self._completed(event)]
-        return Answer(tuple(words), self._finished)
+        # Target words such as "1." and "5" come apart, and are one word between white space.
+        text = "".join(map(self._completed, events))
+        return Answer(tuple(text.split()), self._finished)
 
-    def _completed(self, event: Event) -> list[str]:
+    def _completed(self, event: Event) -> str:
         if isinstance(event, Write):
             self._part += event.text
         self._finished = isinstance(event, Finished)
         if not self._finished and not (isinstance(event, Write) and event.word_complete):
-            return []
-        words, self._part = self._part.split(), ""
-        return words
+            return ""
+        text, self._part = self._part, ""
+        return text

@@ -27,18 +27,19 @@ class Stumble(Exception):
 
 
 def words_of(events):
-    """Each target word, white space apart, and the source words read when it was all there.
+    """What was written, cut at white space, and the source words read when it was all there.
 
     That is the delay that ``Finished`` notes, unless half a character held the word's end back:
-    it is there only with the next one then.
+    it is there only with the next one then. What comes with another delay is another word, even
+    without white space between: the one before was there by itself.
     """
-    words, part, delay = [], "", 0
+    texts, part, delay = {}, "", 0
     for event in events:
         if isinstance(event, Read):
             delay = event.source_words_read
         elif isinstance(event, Write):
             part += event.text
         if isinstance(event, Finished) or (isinstance(event, Write) and event.word_complete):
-            words += [(word, delay) for word in part.split()]
+            texts[delay] = texts.get(delay, "") + part
             part = ""
-    return words
+    return [(word, delay) for delay, text in texts.items() for word in text.split()]

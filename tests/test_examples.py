@@ -1,5 +1,6 @@
 """Every example runs and prints something readable."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -45,6 +46,20 @@ def test_an_example_that_needs_a_larger_model_says_so(monkeypatch, capsys):
             with pytest.raises(SystemExit):
                 runpy.run_path(str(path), run_name="__main__")
             assert "--model" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_told_the_languages_is_refused_in_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    folder = write_chat_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["mlx_simul"] = {"translates": ["English", "French"]}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    path = EXAMPLES[0].parent / "many_sessions.py"
+    monkeypatch.setattr(sys, "argv", [str(path), "--model", str(folder)])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(path), run_name="__main__")
+    assert "translates English to French" in capsys.readouterr().err
 
 
 def test_the_others_take_the_packaged_one(folder, monkeypatch, capsys):

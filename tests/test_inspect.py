@@ -41,8 +41,15 @@ def test_nothing_written_is_shown_too():
     assert as_text(Staircase(("a",), (), ())) == "  a  delay\n"
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.svg"])
-@pytest.mark.parametrize("stairs", [STAIRS, Staircase(("a", "b"), ("c",), (1,))])
+@pytest.mark.parametrize("name", ["a.png", "a.svg", "a.PNG"])
+@pytest.mark.parametrize(
+    "stairs",
+    [
+        STAIRS,
+        Staircase(("a", "b"), ("c",), (1,)),
+        Staircase((r"$\x$", "猫"), ("$_$", "日"), (1, 2)),  # no formula, and not in the font
+    ],
+)
 def test_it_can_be_drawn(tmp_path, name, stairs):
     draw(stairs, tmp_path / name)
     assert (tmp_path / name).stat().st_size > 2000
@@ -52,6 +59,30 @@ def test_it_can_be_drawn(tmp_path, name, stairs):
 def test_other_pictures_are_refused(tmp_path):
     with pytest.raises(InvalidOptionError, match=r"\.png or \.svg"):
         draw(STAIRS, tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["one", "--picture", "nofolder/a.png"], "nofolder"),
+        (["one", "--picture", "a.gif"], ".png or .svg"),
+        ([" "], "no words"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_before_the_model_is_loaded(
+    options, says, capsys, monkeypatch
+):
+    monkeypatch.setattr("mlx_simul.loading.load", None)
+    assert cli.main(["inspect", *options]) == cli.EXIT_USAGE
+    assert says in capsys.readouterr().err
+
+
+def test_attention_needs_heads_whatever_the_policy(tmp_path, capsys):
+    folder = write_chat_folder(tmp_path / "model")
+    args = ["inspect", "one two", "--model", str(folder), "--to", "French", "--attention"]
+    assert cli.main(args) == cli.EXIT_USAGE
+    said = capsys.readouterr().err
+    assert "--attention" in said and "calibrate" in said and "this policy" not in said
 
 
 def test_the_command(tmp_path, capsys):

@@ -171,6 +171,18 @@ def test_a_session_that_has_finished_reads_no_further():
     assert chunks.read() == "two "
 
 
+@pytest.mark.parametrize("reason", ["max_tokens", "max_target_source_ratio", "end_of_turn"])
+def test_a_translation_that_a_limit_cut_off_is_noted(reason, capsys):
+    class Ended(Echo):
+        def events(self):
+            self.finished = True
+            yield Finished(reason, (), "", (), 0)
+
+    with TextView() as view:
+        run_session(Ended(), WholeText("one"), view)
+    assert (reason in capsys.readouterr().err) == (reason != "end_of_turn")
+
+
 def test_a_fast_producer_has_to_wait():
     line = "word " * (READ_BYTES // 5)
     session, view = Echo(), Recorder()

@@ -12,6 +12,11 @@ import pytest
 
 import mlx_simul
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[1]
 ARRAYS = {"mlx", "mlx_lm"}
 HEAVY = ARRAYS | {"transformers", "numpy", "torch"}
@@ -123,6 +128,18 @@ def test_what_the_package_imports_is_what_it_declares():
     found = imported(Path(mlx_simul.__file__).parent)
     assert found - optional == needed
     assert optional <= found
+
+
+def test_a_source_distribution_holds_what_the_tests_read():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    included = set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    # Hatchling adds these by itself.
+    included |= {f"/{name}" for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE")}
+    texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    read = {
+        f"/{path.name}" for path in ROOT.iterdir() if any(f'/ "{path.name}"' in t for t in texts)
+    }
+    assert {"/docs", "/examples", "/tools"} <= read <= included
 
 
 # ---- What the README says is what CI runs ----

@@ -41,7 +41,9 @@ class Echo:
         before, self._heard = self._heard, text.upper().split()
         if "FAIL" in self._heard:
             raise SimulError("it failed.")
-        return [Write(0, word, True, 0, 0) for word in before]
+        if "BUG" in self._heard:
+            raise ZeroDivisionError("a mistake")
+        return [Write(0, f" {word}", True, 0, 0) for word in before]
 
     def finish(self):
         return [*self.feed(""), Finished("end_of_turn", (), "", (), 0)]
@@ -183,9 +185,9 @@ def test_chunks_are_refused():
 
 def test_a_source_without_end_is_refused_until_it_is_reset():
     with running() as ask:
-        word = "a" * 10_000
+        word = "a" * 2_000
         statuses = [ask("PUT", "/input", text(word))[0] for _ in range(11)]
-        assert MAX_SOURCE_CHARS == 100_000
+        assert MAX_SOURCE_CHARS == 20_000
         assert statuses == [200] * 9 + [413] * 2
         assert evaluate(ask, "a") == [("A", 1)]
 
@@ -195,6 +197,37 @@ def test_an_error_is_told_and_the_next_source_is_served():
         ask("PUT", "/input", text("fail"))
         assert ask("GET", "/output") == (500, {"error": "it failed."})
         assert evaluate(ask, "a b") == [("A", 2), ("B", 2)]
+
+
+def test_a_mistake_of_ours_is_told_and_the_next_source_is_served(capfd):
+    with running() as ask:
+        ask("PUT", "/input", text("bug"))
+        error = "an unexpected ZeroDivisionError: a mistake"
+        assert ask("GET", "/output") == (500, {"error": error})
+        assert evaluate(ask, "a b") == [("A", 2), ("B", 2)]
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_an_end_is_not_taken_back():
+    with running() as ask:
+        ask("PUT", "/input", text("a", finished=True))
+        ask("PUT", "/input", {**EMPTY, "finished": False})
+        answer = ask("GET", "/output")[1]
+        assert (answer["content"], answer["finished"]) == ("A", True)
+
+
+@pytest.mark.parametrize("line", [b"OPTIONS / HTTP/1.0", b"nonsense", b"GET / HTTP/x", b"PUT /"])
+def test_what_is_no_request_of_the_protocol_is_refused_in_json(line):
+    with running() as ask, socket.create_connection(ask.args[0], LIMIT_S) as connection:
+        connection.sendall(line + b"\r\n\r\n")
+        answer = connection.makefile("rb").read()
+        assert list(json.loads(answer.rpartition(b"\r\n")[2])) == ["error"]
+
+
+def test_a_head_has_no_body():
+    with running() as ask, socket.create_connection(ask.args[0], LIMIT_S) as connection:
+        connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").read().endswith(b"\r\n\r\n")
 
 
 def test_a_client_that_leaves_or_keeps_silent_holds_nobody_up(monkeypatch):

@@ -36,7 +36,7 @@ _MIN_SOURCE_COLUMNS = 12
 
 
 class Speech:
-    """A source whose words arrive one by one, as if they were spoken.
+    """A source whose words, as a session counts them, arrive one by one as if they were spoken.
 
     Args:
         text: what is said.
@@ -56,7 +56,9 @@ class Speech:
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._words = text.split()
+        from mlx_simul.evaluation.translate import live_chunks
+
+        self._words = live_chunks(text)
         self._seconds = 60 / words_per_minute if words_per_minute else 0.0
         self.has_pace = bool(self._seconds)
         self._clock = clock
@@ -65,7 +67,7 @@ class Speech:
         self.word_times_s: list[float] = []
 
     def read(self, *, wait: bool = True) -> str | None:
-        """The next word; ``""`` if it has not been said yet; ``None`` at the end."""
+        """The next word and its space; ``""`` if it is not yet said; ``None`` at the end."""
         now_s = self._clock()
         if self._began_s is None:
             self._began_s = now_s
@@ -79,7 +81,7 @@ class Speech:
             self._sleep(due_s - now_s)
         # A listener who comes late hears a word that was said when it was due.
         self.word_times_s.append(due_s if self._seconds else self._clock())
-        return f"{self._words[n_said]} "
+        return self._words[n_said]
 
 
 class Recorder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -92,6 +93,28 @@ def _cell(j: int, delay: int, shares: Sequence[float]) -> str:
     return _SHADES[min(round(level), len(_SHADES) - 1)]
 
 
+def require_drawable(picture: Path) -> None:
+    """Pass if a picture can be drawn there, as far as can be known before.
+
+    Raises:
+        InvalidOptionError: if matplotlib is not installed, the file is of another kind, or there is
+            no such folder.
+    """
+    if picture.suffix.lower() not in (".png", ".svg"):
+        raise InvalidOptionError(f"a picture is a .png or .svg file, got {picture.name!r}.")
+    if not os.access(picture.parent, os.W_OK):
+        raise InvalidOptionError(
+            f"no picture can be written into {picture.parent}; give a folder that is there and "
+            "may be written."
+        )
+    try:
+        import_module("matplotlib")
+    except ImportError as error:
+        raise InvalidOptionError(
+            "--picture draws with matplotlib: pip install mlx-simul[eval], or leave it out."
+        ) from error
+
+
 def draw(stairs: Staircase, picture: Path) -> None:
     """Draw the staircase, over the attention if there is any.
 
@@ -100,16 +123,9 @@ def draw(stairs: Staircase, picture: Path) -> None:
         picture: a ``.png`` or ``.svg`` file, replaced.
 
     Raises:
-        InvalidOptionError: if matplotlib is not installed, or the file is of another kind.
+        InvalidOptionError: as :func:`require_drawable` does.
     """
-    if picture.suffix not in (".png", ".svg"):
-        raise InvalidOptionError(f"a picture is a .png or .svg file, got {picture.name!r}.")
-    try:
-        import_module("matplotlib")
-    except ImportError as error:
-        raise InvalidOptionError(
-            "--picture draws with matplotlib: pip install mlx-simul[train], or leave it out."
-        ) from error
+    require_drawable(picture)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -120,6 +136,8 @@ def draw(stairs: Staircase, picture: Path) -> None:
     axes = figure.add_subplot(xlim=(0, n_source), ylim=(n_target, 0))
     axes.set_xticks([j + 0.5 for j in range(n_source)], stairs.source, rotation=60, ha="right")
     axes.set_yticks([i + 0.5 for i in range(n_target)], stairs.target)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)
     if stairs.attention:
         shares = [[*row, *[0.0] * (n_source - len(row))] for row in stairs.attention]
         mesh = axes.pcolormesh(shares, cmap="Blues", vmin=0)
@@ -133,7 +151,10 @@ def draw(stairs: Staircase, picture: Path) -> None:
     )
     axes.set_title("source words read when each target word was written")
     partial = picture.with_suffix(f".partial{picture.suffix}")
-    figure.savefig(partial, dpi=120)
+    with warnings.catch_warnings():
+        # A box stands for what the font lacks, which whoever looks at the picture sees.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        figure.savefig(partial, dpi=120)
     os.replace(partial, picture)
 
 
@@ -161,7 +182,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Translate one sentence and show how; return the exit code."""
+    """Translate one sentence and show how; return the exit code.
+
+    Raises:
+        SimulError: for options, models or texts that will not do.
+    """
+    if not args.text.split():
+        raise InvalidOptionError(f"there are no words to inspect in {args.text!r}.")
+    if args.picture is not None:
+        require_drawable(args.picture)
     policy: Any = parse_policy(args.policy)
     if args.attention:
         policy = Shown(policy)
@@ -169,10 +198,17 @@ def run(args: argparse.Namespace) -> int:
 
     import mlx_simul.before_mlx
 
+    from mlx_simul.archs import streaming_config
     from mlx_simul.loading import load
+    from mlx_simul.needs import HEADS_KEY
     from mlx_simul.session import SimulSession
 
     model, tokenizer = load(args.model)
+    if args.attention and not policy.needs.heads and HEADS_KEY not in streaming_config(model):
+        raise InvalidOptionError(
+            "--attention shows where the heads look that follow the source, and the checkpoint "
+            "does not say which do: run `mlx-simul calibrate` on it once, or leave --attention out."
+        )
     session = SimulSession(
         model,
         tokenizer,

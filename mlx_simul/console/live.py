@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_simul.errors import SimulError
-from mlx_simul.events import Event, Read, Write
+from mlx_simul.events import Event, Finished, Read, Write
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -24,6 +24,9 @@ READ_BYTES = 4096
 
 MAX_AHEAD_CHARS = 16_384
 """Source text taken in before it is asked for; beyond it, a fast producer has to wait."""
+
+# A session ended so had more to say, perhaps.
+_CUT = ("max_words", "max_tokens", "max_target_source_ratio", "stop_limit")
 
 # What comes from a pipe or a model must not steer the terminal.
 _HARMLESS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0))}
@@ -193,6 +196,8 @@ def run_session(session: SimulSession, source: Source, view: View) -> None:
             view.show(event)
             if isinstance(event, Read):
                 ahead_chars -= len(event.text)
+            if isinstance(event, Finished) and event.reason in _CUT:
+                view.note(f"the translation was cut off by a limit, {event.reason}.")
             if is_open and not session.finished and ahead_chars < MAX_AHEAD_CHARS:
                 text = source.read(wait=False)
                 if text != "":

@@ -13,6 +13,7 @@ import json
 import signal
 import socketserver
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -29,8 +30,8 @@ DEFAULT_PORT = 12321
 MAX_BODY_BYTES = 65_536
 """A segment is a word; this leaves room for sixteen times the longest one, escaped."""
 
-MAX_SOURCE_CHARS = 100_000
-"""Of one source, so that a client that never resets cannot fill the memory."""
+MAX_SOURCE_CHARS = 20_000
+"""Of one source, so that a client that never resets fills no memory and holds up no others."""
 
 IDLE_S = 30.0
 """Seconds that a client may keep silent within one request."""
@@ -151,7 +152,8 @@ class Service:
                 "another.",
             )
         self._words.extend(words)
-        self._source_finished = finished
+        # What has ended has ended, whatever is said after it.
+        self._source_finished |= finished
 
 
 class Server(socketserver.TCPServer):
@@ -202,9 +204,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._send(HTTPStatus.OK, self.server.service.answer(self.command, path, self._body()))
         except Refusal as refusal:
-            self._send_error(refusal.status, refusal)
+            self.send_error(refusal.status, str(refusal))
         except SimulError as error:
-            self._send_error(HTTPStatus.INTERNAL_SERVER_ERROR, error)
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        except (ConnectionError, TimeoutError):
+            raise  # the client has left
+        except Exception as error:
+            # A mistake of ours: the client hears of it too, and the next request is served.
+            traceback.print_exc()
+            said = f"an unexpected {type(error).__name__}: {error}"
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, said)
 
     def _body(self) -> bytes:
         if "Transfer-Encoding" in self.headers:
@@ -231,18 +240,21 @@ class _Handler(BaseHTTPRequestHandler):
         while left and (piece := self.rfile.read(min(left, MAX_BODY_BYTES))):
             left -= len(piece)
 
-    def _send(self, status: HTTPStatus, answer: Mapping[str, Any]) -> None:
+    def _send(self, status: int, answer: Mapping[str, Any]) -> None:
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
-    def _send_error(self, status: HTTPStatus, error: Exception) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer in JSON what the standard library would refuse in HTML."""
         # SimulEval's client reads no status: it fails on the answer, so it is told here as well.
-        self.log_error("%s %s: %s", self.command, self.path, error)
-        self._send(status, {"error": str(error)})
+        said = message or HTTPStatus(code).phrase
+        self.log_error("%s: %s", self.requestline, said)
+        self._send(code, {"error": said})
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Says nothing: there are several requests for each word."""

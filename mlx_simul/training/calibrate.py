@@ -29,7 +29,7 @@ from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.loading import CONFIG_KEY, load
 from mlx_simul.needs import HEADS_KEY
 from mlx_simul.pairs import Pair, read_pairs
-from mlx_simul.policies.base import Head
+from mlx_simul.policies.base import Head, require_count
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.options import LayoutOptions
 from mlx_simul.training.word_alignment import align
@@ -79,8 +79,10 @@ def calibrate(
 
     Raises:
         DataError: if there are no pairs of two words and more.
-        InvalidOptionError: if the attention of no layer can be seen.
+        InvalidOptionError: if a number is below 1, or the attention of no layer can be seen.
     """
+    require_count("the number of heads", n_heads)
+    require_count("the number of pairs", n_pairs)
     trained = archs.streaming_config(model)
     options = LayoutOptions(
         instruction=trained.get("instruction"),

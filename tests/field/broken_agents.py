@@ -7,7 +7,8 @@ class Early(MLXSimulAgent):
     """Stays one word less behind than it was told."""
 
     def __init__(self, args):
-        args.wait_k -= 1
+        name, k = args.wait_k.split(":")
+        args.wait_k = f"{name}:{int(k) - 1}"
         super().__init__(args)
 
 

@@ -15,6 +15,10 @@ from streams import words_of
 from tiny_chat import write_chat_folder
 
 import mlx_simul
+from mlx_simul.evaluation.corpus import Item
+from mlx_simul.evaluation.figures import policy_figures
+from mlx_simul.evaluation.translate import Translator
+from mlx_simul.session import SessionOptions
 
 LIMIT_S = 120
 WAIT_K = 3
@@ -61,6 +65,24 @@ class Corpus:
             max_target_source_ratio=3.0,
         )
         return words_of(events)
+
+    def evaluate_ourselves(self, policy):
+        """What ``mlx-simul evaluate`` records of the sources with words, and its latency."""
+        options = SessionOptions(
+            source_language="English",
+            target_language="French",
+            max_tokens=24,
+            max_tokens_per_word=4,
+            max_target_source_ratio=3.0,
+        )
+        translate = Translator(*self._loaded, options)
+        items = [
+            Item(" ".join(source.split()), (f"a reference of {len(source)} words",))
+            for source in SOURCES
+            if source
+        ]
+        records = [translate(i, item.source, policy) for i, item in enumerate(items)]
+        return records, policy_figures(items, records, "word", 400)["latency"]
 
     def evaluate(self, name, *options):
         """Run ``simuleval``; its log as words with their delays, and its scores."""

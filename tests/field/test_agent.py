@@ -1,7 +1,9 @@
 """SimulEval's own command on our agent: the words, delays and scores of our own sessions."""
 
 import pytest
-from client import OPTIONS
+from client import METRICS, OPTIONS
+
+import mlx_simul
 
 pytestmark = pytest.mark.field
 
@@ -26,6 +28,19 @@ def test_words_and_delays_are_those_of_our_sessions(corpus, evaluated):
 def test_scores_are_those_of_our_delays(corpus, evaluated):
     expected = corpus.expected_scores()
     assert {name: evaluated[1][name] for name in expected} == expected
+
+
+def test_where_all_comes_at_once_it_is_what_evaluate_finds(corpus):
+    """Then nothing is written on to a word that was given before: SimulEval would part the two."""
+    words, scores = run(corpus, "mlx_simul.simuleval.MLXSimulAgent", "--wait-k", "100")
+    records, latency = corpus.evaluate_ourselves(mlx_simul.WaitK(100))
+    found = [[word for word, _ in each] for each in words if each]
+    assert found == [record.prediction.split() for record in records]
+    assert [[delay for _, delay in each] for each in words if each] == [
+        list(record.delays) for record in records
+    ]
+    for name in METRICS:
+        assert scores[name] == pytest.approx(latency[name.lower()], abs=0.00051)
 
 
 @pytest.mark.parametrize("broken", ["Early", "Late", "CutsWords", "NeverResets"])

@@ -53,7 +53,7 @@ class Echo:
 
     def feed(self, text):
         before, self._heard = self._heard, text.split()
-        return [Write(0, f"{word}{word}", True, 0, 0) for word in before]
+        return [Write(0, f" {word}{word}", True, 0, 0) for word in before]
 
     def finish(self):
         return [*self.feed(""), Finished("end_of_turn", (), "", (), 0)]
@@ -75,8 +75,10 @@ def agent():
 def test_our_server_answers_as_simulevals_own(agent, requests):
     service = Service(Interpreter(Echo))
     agent.reset()
+    ended = False  # SimulEval's takes an end back that a later segment does not repeat
     for request in [*requests, "output"]:
         if request == "reset":
+            ended = False
             agent.reset()
             service.answer("POST", "/reset", b"")
         elif request == "output":
@@ -88,6 +90,8 @@ def test_our_server_answers_as_simulevals_own(agent, requests):
         else:
             segment = EmptySegment(finished=True)
             if request != "empty":
-                segment = TextSegment(content=request[0], finished=request[1], tgt_lang=None)
+                finished = ended or request[1]
+                segment = TextSegment(content=request[0], finished=finished, tgt_lang=None)
+            ended |= segment.finished
             agent.push(segment_from_json_string(segment.json()))
             assert service.answer("PUT", "/input", segment.json().encode()) == {}

@@ -84,6 +84,16 @@ def test_the_command_stores_what_policies_read(folder, tmp_path, capsys):
     assert "+".join(f"{layer}-{head}" for layer, head in heads) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--heads", "--pairs"])
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_no_heads_and_no_pairs_are_refused(folder, tmp_path, option, number, capsys):
+    data = tmp_path / "pairs.tsv"
+    data.write_text("".join(f"{s}\t{' '.join(translated(s))}\n" for s in SENTENCES), "utf-8")
+    args = ["calibrate", str(folder), "--data", str(data), "--to", "French", "--dry-run"]
+    assert cli.main([*args, option, number]) == cli.EXIT_USAGE
+    assert f"at least 1, got {number}" in capsys.readouterr().err
+
+
 def test_storing_keeps_what_else_is_told(tmp_path):
     (tmp_path / "config.json").write_text('{"a": 1, "mlx_simul": {"target_start": 64}}')
     store(tmp_path, [(1, 2)])
