@@ -241,8 +241,15 @@ def test_a_pass_feeds_a_part_of_what_is_long(model):
 def test_words_that_come_one_by_one_are_read_several_at_a_time(model, tokenizer):
     """What was predicted before is rolled back by a pass that only reads."""
     words = [word + " " for word in TEXT.split()]
-    plan = (words, 0, {"policy": ReadNWriteM(3, 2), "max_tokens": 24}, None)
-    assert together(model, tokenizer, [plan]) == [alone(model, tokenizer, plan)]
+    options = {"policy": ReadNWriteM(3, 2), "max_tokens_per_word": 2, "max_tokens": 24}
+    batch = BatchedSessions(model, tokenizer)
+    session, said = batch.add(**options), []
+    for word in words:
+        session.push(word)
+        said += [event for _, event in batch.events()]
+    session.close()
+    said += [event for _, event in batch.events()]
+    assert said == run(model, tokenizer, words, **options)
 
 
 # Who comes and goes
