@@ -58,6 +58,10 @@ class NGramDrafter:
         if not request.target_ids:
             return
         written = request.written
+        if len(written) < self._n_written:
+            # What was proposed was taken back.
+            self._n_written = len(written)
+            self._target.go_on_from(written[-self._lengths[0] :])
         self._target.add(written[self._n_written :])
         self._n_written = len(written)
         self._newest = self._cut((*written[-self._lengths[0] :], *request.draft_ids))
@@ -92,6 +96,10 @@ class _Continuations:
                 if length <= len(self._newest):
                     self._next[self._newest[-length:]] = token
             self._newest = (*self._newest, token)[-longest:]
+
+    def go_on_from(self, newest: Sequence[int]) -> None:
+        """What is added next follows these; what was known stays known."""
+        self._newest = tuple(newest)
 
     def after(self, ngram: tuple[int, ...]) -> int | None:
         return self._next.get(ngram)

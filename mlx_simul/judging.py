@@ -74,8 +74,8 @@ class JudgingLoop(SimulLoop):
         self._lookahead_words = needs.lookahead_words
         self._wait_ids = wait_ids
         self._memory: object = None
-        # Since a sentence of the target ended.
-        self._source_ended_sentence = False
+        # Sentences that the source has ended, and the target not yet.
+        self._n_open_ends = 0
         self._doubted_at: int | None = None
         wanted = Wanted(needs.probabilities, heads if needs.attention else ())
         self._wanted = None if wanted == Wanted() else wanted
@@ -85,7 +85,7 @@ class JudgingLoop(SimulLoop):
 
     def _write(self) -> WordSteps:
         """What the policy lets stand of what is proposed; once the source is read, all."""
-        if self.state.source_exhausted():
+        if self.state.source_exhausted() or self._lookahead_words == 0:
             return (yield from self._write_word())
         proposal = yield from self._propose()
         if not proposal.words:
@@ -109,22 +109,25 @@ class JudgingLoop(SimulLoop):
                 f"{self.policy!r} judged that {n_words!r} of {len(proposal.words)} proposed words "
                 "stand; it must be a number from 0 to as many."
             )
-        for i, word in enumerate(proposal.words[:n_words]):
-            if self._boundary.ends_sentence(word.tokens) and not self._believes_end():
-                return i
-        return n_words
+        words = enumerate(proposal.words[:n_words])
+        ends = [i for i, word in words if self._boundary.ends_sentence(word.tokens)]
+        return next(iter(self._doubted(ends)), n_words)
 
-    def _believes_end(self) -> bool:
-        """Whether a sentence of the target may end: the source has ended one, or is long past it.
+    def _doubted(self, ends: Sequence[int]) -> Sequence[int]:
+        """Of words that end sentences, those beyond what the source has ended.
 
-        A model that sees half a sentence likes to close it, and would then go on with another.
+        A model that sees half a sentence likes to close it, and would then go on with another. If
+        the source goes on for long and ends none, the first is believed.
         """
-        if self._source_ended_sentence:
-            return True
+        doubted = ends[self._n_open_ends :]
+        if not doubted:
+            self._doubted_at = None
+            return ()
         n_read = self.state.source_words_read
         if self._doubted_at is None:
             self._doubted_at = n_read
-        return n_read - self._doubted_at >= MAX_DOUBTED_WORDS
+        is_believed = n_read - self._doubted_at >= MAX_DOUBTED_WORDS
+        return doubted[is_believed:]
 
     # Proposals
 
@@ -152,7 +155,7 @@ class JudgingLoop(SimulLoop):
 
     def _most_words(self) -> int:
         """Words of a proposal, as far as they might be written."""
-        most = self._lookahead_words or MAX_HYPOTHESIS_WORDS
+        most = MAX_HYPOTHESIS_WORDS if self._lookahead_words is None else self._lookahead_words
         n_written = self.state.target_words_generated
         if self.state.max_target_words is not None:
             most = min(most, self.state.max_target_words - n_written)
@@ -169,7 +172,7 @@ class JudgingLoop(SimulLoop):
             (),
             (self._predicted[-1],),
             n_hidden=self._source.n_hidden,
-            written=(*self._written, *list(self._predicted)[:-1]),
+            written=(*self._written, *self._predicted),
         )
         reply = yield from self._run(request)
         self._predicted.extend(reply.token_ids)
@@ -220,7 +223,7 @@ class JudgingLoop(SimulLoop):
 
     def _mark_read(self, n_tokens: int) -> Read:
         read = super()._mark_read(n_tokens)
-        self._source_ended_sentence |= ends_sentence(read.text)
+        self._n_open_ends += ends_sentence(read.text)
         return read
 
     def _complete_word(self, lagging: int | None = None) -> Steps:
@@ -228,5 +231,5 @@ class JudgingLoop(SimulLoop):
             self.observer(self._word_of(self._word, self._word_evidence))
             self._word_evidence.clear()
         if self._boundary.ends_sentence(self._word):
-            self._source_ended_sentence, self._doubted_at = False, None
+            self._n_open_ends, self._doubted_at = max(0, self._n_open_ends - 1), None
         yield from super()._complete_word(lagging)

@@ -47,7 +47,8 @@ class Pass:
         n_rewind: target tokens, the newest, to forget before.
         draft_ids: what may come after ``target_ids``; kept as far as the predictions agree.
         n_hidden: source tokens, the newest, that the target must not see yet.
-        written: the target ids up to ``target_ids``, header excluded, for logits processors.
+        written: the target ids up to and including ``target_ids``, header excluded, for logits
+            processors.
         n_passes: how often the model ran for what was fed of it already, if it was fed in parts.
         forbidden_ids: tokens that cannot be predicted.
         wanted: what else to tell of each prediction; ``None`` for nothing.

@@ -20,12 +20,13 @@ from mlx_simul.engine import batch as batch_module
 from mlx_simul.engine.batch import Part
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.passes import Pass
-from mlx_simul.policies import AlignAtt, Confidence, HoldN, LocalAgreement
+from mlx_simul.policies import AlignAtt, Confidence, HoldN, LocalAgreement, ReadNWriteM
 
 quick = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 JUDGING = [HoldN(1), LocalAgreement(2), Confidence(0.02), AlignAtt(1, heads=((0, 0),))]
+OTHERS = [*JUDGING, ReadNWriteM(3, 2)]
 
 
 class Dice:
@@ -65,7 +66,7 @@ def plans(draw):
     gpe_compat = draw(st.booleans())
     policies = st.integers(1, 6).map(WaitK)
     options = {
-        "policy": draw(policies if gpe_compat else st.one_of(policies, st.sampled_from(JUDGING))),
+        "policy": draw(policies if gpe_compat else st.one_of(policies, st.sampled_from(OTHERS))),
         "drafter": draw(st.sampled_from([None, "ngram"])),
         "target_start": draw(st.sampled_from([0, 64, "follow", FollowStart(2)])),
         "max_tokens": draw(st.integers(1, 20)),
@@ -232,6 +233,23 @@ def test_a_pass_feeds_a_part_of_what_is_long(model):
     assert batch_module._length_of_pass([long], False) == 15
     header = Part(Reader(), Pass((), (1, 2, 3, 4)))
     assert batch_module._length_of_pass([*short, header], False) == 4
+    # What a target feeds at once cannot be fed in parts, however much it is.
+    long_header = Part(Reader(), Pass((), (1,) * 600))
+    assert batch_module._length_of_pass([*short, long_header], False) == 600
+
+
+def test_words_that_come_one_by_one_are_read_several_at_a_time(model, tokenizer):
+    """What was predicted before is rolled back by a pass that only reads."""
+    words = [word + " " for word in TEXT.split()]
+    options = {"policy": ReadNWriteM(3, 2), "max_tokens_per_word": 2, "max_tokens": 24}
+    batch = BatchedSessions(model, tokenizer)
+    session, said = batch.add(**options), []
+    for word in words:
+        session.push(word)
+        said += [event for _, event in batch.events()]
+    session.close()
+    said += [event for _, event in batch.events()]
+    assert said == run(model, tokenizer, words, **options)
 
 
 # Who comes and goes

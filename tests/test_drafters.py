@@ -216,6 +216,12 @@ def test_a_short_match_may_be_too_little():
     assert fed(NGramDrafter(3, 2), Pass((4, 5, 6)), after([4, 5])) == [6]
 
 
+def test_what_was_taken_back_has_no_part_in_what_follows():
+    proposed = after([4, 5, 6]), after([4])
+    assert fed(NGramDrafter(), *proposed, after([4, 7, 4]))[0] == 7
+    assert fed(NGramDrafter(), *proposed, after([4, 7, 8, 6])) == []
+
+
 @given(st.lists(st.integers(0, 3), max_size=30), st.lists(st.integers(0, 3), max_size=9), seeds)
 def test_in_pieces_it_remembers_the_same(source, written, cuts):
     at_once, in_pieces, rng = NGramDrafter(), NGramDrafter(), random.Random(cuts)

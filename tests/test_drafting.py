@@ -15,13 +15,13 @@ from streams import TEXT, run
 from tiny_models import first_of, tiny_model
 from tiny_tokenizers import sentencepiece_bpe
 
-from mlx_simul import InvalidOptionError, SimulSession, WaitK, archs
+from mlx_simul import InvalidOptionError, SimulSession, SimulWarning, WaitK, archs
 from mlx_simul.drafts import NGramDrafter
-from mlx_simul.engine import make_engine
+from mlx_simul.engine import StreamingEngine, make_engine
 from mlx_simul.engine.base import Engine
 from mlx_simul.engine.drafting import ModelDrafter
 from mlx_simul.passes import Pass
-from mlx_simul.policies import Action
+from mlx_simul.policies import Action, LocalAgreement, WholeSource
 
 FAMILIES = ("gemma2", "gemma3_text", "internlm2", "llama", "mistral", "olmo2", "phi3", "qwen3")
 MODELS = [first_of(name, vocab_size=1024) for name in FAMILIES]
@@ -31,6 +31,7 @@ STREAMS = [
     for mode in archs.find(variation.model_type).modes
 ]
 HYBRID = first_of("lfm2", vocab_size=1024)
+LEARNED_POSITIONS = first_of("gpt2", vocab_size=1024)
 
 
 class Random:
@@ -70,7 +71,7 @@ def drafter_of(kind, model, seed=1):
 @given(
     kind=st.sampled_from(["ngram", "smaller", "itself", "random"]),
     n=st.integers(1, 6),
-    policy=st.builds(WaitK, st.integers(1, 7)) | st.just(Leaping()),
+    policy=st.builds(WaitK, st.integers(1, 7)) | st.sampled_from([Leaping(), LocalAgreement(2)]),
     per_word=st.sampled_from([1, 2, 50]),
     cuts=st.lists(st.integers(0, len(TEXT)), max_size=9),
     early_eos=st.sampled_from(["read", "stop"]),
@@ -117,6 +118,15 @@ def test_a_model_that_drafts_for_itself_is_always_right(model, tokenizer, compat
     assert drafted[-1].n_passes < 0.7 * plain[-1].n_passes
 
 
+def test_it_is_right_of_what_was_proposed_and_taken_back_too(model, tokenizer):
+    options = {"policy": LocalAgreement(2), "target_start": 0, "max_tokens_per_word": 4}
+    plain = run(model, tokenizer, TEXT, **options)
+    itself = ModelDrafter(make_engine(model, target_start=0))
+    drafted = run(model, tokenizer, TEXT, **options, drafter=itself, num_draft_tokens=6)
+    assert drafted == plain
+    assert drafted[-1].n_passes < 0.5 * plain[-1].n_passes
+
+
 def test_looking_up_pays_where_the_target_repeats_itself(model, tokenizer):
     plain = run(model, tokenizer, TEXT, max_tokens=200, policy=WaitK(30))
     drafted = run(model, tokenizer, TEXT, max_tokens=200, policy=WaitK(30), drafter="ngram")
@@ -143,6 +153,31 @@ def test_the_smaller_model_is_fed_what_is_written_and_nothing_twice(model, token
     assert itself._engine.target_tokens == len(itself._fed)
 
 
+@pytest.mark.parametrize(
+    ("policy", "setting"),
+    [
+        pytest.param(WholeSource(), {"target_start": 0}, id="learned positions end"),
+        pytest.param(WaitK(3), {"mode": "interleaved"}, id="another mode"),
+    ],
+)
+def test_a_drafter_that_cannot_follow_lets_the_stream_go_on(model, tokenizer, policy, setting):
+    text = " ".join([TEXT] * 12)
+    options = {"policy": policy, "max_tokens": 8}
+    smaller = ModelDrafter(make_engine(tiny_model(LEARNED_POSITIONS), **setting))
+    with pytest.warns(SimulWarning, match="guesses no more"):
+        drafted = run(model, tokenizer, text, **options, drafter=smaller)
+    assert drafted == run(model, tokenizer, text, **options)
+
+
+def test_a_draft_model_streams_in_groups_however_it_was_trained(model, tokenizer, monkeypatch):
+    smaller = tiny_model(first_of("llama", vocab_size=1024))
+    monkeypatch.setattr(
+        archs, "streaming_config", lambda of: {"mode": "interleaved"} if of is smaller else {}
+    )
+    session = SimulSession(model, tokenizer, draft_model=(smaller, tokenizer))
+    assert isinstance(session._loop.drafter._engine, StreamingEngine)
+
+
 # What is refused
 
 
@@ -151,7 +186,7 @@ def test_what_cannot_draft_is_refused(model, tokenizer):
     plain, hybrid = tiny_model(MODELS[0]), tiny_model(HYBRID)
     for options, complaint in (
         ({"draft_model": (plain, other)}, "another tokenizer than the model: .* is token"),
-        ({"draft_model": (hybrid, tokenizer)}, "draft_model is a 'lfm2'.*rolled back"),
+        ({"draft_model": (hybrid, tokenizer)}, "draft_model is a 'lfm2'.*mode 'group'"),
         ({"draft_model": plain}, "as mlx_simul.load gives them"),
         ({"draft_model": (plain, tokenizer), "drafter": "ngram"}, "one of them"),
         ({"drafter": "bigram"}, "'ngram' or an object with follow and guess, got 'bigram'"),

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import mlx_simul.before_mlx
 
+import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,6 +75,20 @@ def test_shown_beside_it_a_policy_decides_as_alone(tokenizer):
         assert run(model, tokenizer, TEXT, policy=Shown(policy, HEADS), **SHORT) == alone
 
 
+def never_again(tokens, logits):
+    """A logits processor that forbids the newest token."""
+    newest = tokens[-1:].tolist()
+    return mx.where(mx.arange(logits.shape[-1]) == newest[0], -mx.inf, logits) if newest else logits
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_logits_processors_see_the_newest_token(policy, tokenizer):
+    options = {"max_tokens": 24, "policy": policy, "logits_processors": [never_again]}
+    tokens = run(tiny_model(GROUPS), tokenizer, TEXT, **options)[-1].token_ids
+    assert len(tokens) == 24
+    assert all(a != b for a, b in pairwise(tokens))
+
+
 def test_each_written_word_can_be_observed(tokenizer):
     seen = []
     session = SimulSession(tiny_model(GROUPS), tokenizer, policy=Shown(WaitK(2), HEADS), **SHORT)
@@ -134,7 +149,7 @@ def test_a_judgement_that_is_none_is_refused(tokenizer, judged):
 
 def test_what_a_policy_needs_is_checked():
     with pytest.raises(InvalidOptionError, match="lookahead_words"):
-        Needs(lookahead_words=0)
+        Needs(lookahead_words=-1)
 
 
 def test_reference_mode_has_no_such_policy(tokenizer):

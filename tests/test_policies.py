@@ -183,6 +183,29 @@ def test_a_sentence_ends_no_sooner_than_its_source():
     assert ends == {"no end": [5], "end": [2], "recognised speech": [7]}
 
 
+def sentence_ends(policy, says, source):
+    return [n_read for text, n_read in writes(run(policy, says, source)) if text == "."]
+
+
+def test_a_sentence_of_the_source_allows_for_one_of_the_target():
+    says = [[], *[[" a", ".", " b", "."]] * 12]
+    one_end, two_ends = [12, *[11] * 8], [12, 12, *[11] * 8]
+    for policy in (HoldN(0), Confidence(0.0, max_lag=1), HoldN(0, min_words=2)):
+        # The second is believed after six words more.
+        first, second = sentence_ends(policy, says, one_end)
+        assert first == policy.min_words and second >= first + 6
+        assert sentence_ends(policy, says, two_ends)[1] <= 2
+    # Of two that come without a reason one is believed at a time.
+    assert sentence_ends(HoldN(0), says, [11] * 20) == [7, 14]
+
+
+def test_a_doubt_does_not_outlast_what_was_doubted():
+    doubted, other = [" a", "."], [" a", " b"]
+    says = [[], doubted, *[other] * 6, *[[*other, "."]] * 12]
+    (end,) = sentence_ends(HoldN(0), says, [11] * 20)
+    assert end == 14
+
+
 def test_a_model_that_waits_is_read_to_and_its_token_never_written():
     wait = PIECES[WAIT]
     says = [[], [wait], [" a", wait], [" a", "c", wait], [" a", "c", " b"], [" a", "c", " b"]]
@@ -218,6 +241,38 @@ def test_drafts_change_nothing_but_the_number_of_passes(seed):
             streams.append(stream.events)
         assert streams[0] == streams[1]
         assert streams[0][-1].n_passes <= streams[1][-1].n_passes
+
+
+class Noting(ScriptedStream):
+    """Minds what a pass says is written."""
+
+    def _answer(self, request):
+        fed = [*self.target[: len(self.target) - request.n_rewind], *request.target_ids]
+        n_header = 2
+        if request.target_ids:
+            assert list(request.written) == fed[n_header:]
+        return super()._answer(request)
+
+
+@given(st.integers(0, 500))
+def test_what_is_said_to_be_written_is_what_the_target_holds(seed):
+    for policy in (WaitK(2), LocalAgreement(2), HoldN(1), Confidence(0.5), Shown(WaitK(2))):
+        stream = Noting(seed, policy)
+        stream.loop.add_segment([100])
+        stream.feed([[i] for i in range(10, 18)], suffix=[200])
+        assert stream.finished
+
+
+@given(st.integers(0, 500), st.none() | st.floats(0.5, 2.0))
+def test_a_policy_decides_as_it_does_alone_when_it_is_shown_more(seed, ratio):
+    for policy in (WaitK(2), ReadNWriteM(2, 3), LocalAgreement(2), Confidence(0.5), WaitToken()):
+        streams = []
+        for shown in (policy, Shown(policy)):
+            stream = ScriptedStream(seed, shown, max_target_source_ratio=ratio)
+            stream.loop.add_segment([100])
+            stream.feed([[i] for i in range(10, 20)], suffix=[200])
+            streams.append(stream.events)
+        assert streams[0] == streams[1]
 
 
 # Names
@@ -289,5 +344,5 @@ def test_policies_are_values_under_their_protocols():
         assert hash(policy) == hash(parse_policy(spec_of(policy)))
         assert isinstance(policy, Policy)
     assert not isinstance(WaitK(1), JudgingPolicy)
-    assert Shown(WaitK(1)).needs == Needs(1, True, True)
+    assert Shown(WaitK(1)).needs == Needs(0, True, True)
     assert Shown(LocalAgreement()).needs.lookahead_words is None

@@ -61,11 +61,11 @@ class Part:
         """What a pass of so many tokens takes: all but some drafts, or a part of the source."""
         engine, request = self.engine, self.request
         n_free = n_tokens - len(request.source_ids) - len(request.target_ids)
-        source_ids, target_ids, drafts, n_rewind = request.source_ids[:n_tokens], (), (), 0
+        source_ids, target_ids, drafts = request.source_ids[:n_tokens], (), ()
         if n_free >= 0 and request.target_ids and not is_reading:
-            drafts, n_rewind = request.draft_ids[:n_free], request.n_rewind
+            drafts = request.draft_ids[:n_free]
             target_ids = (*request.target_ids, *drafts)
-        engine.prepare(source_ids, target_ids, n_rewind, request.n_hidden)
+        engine.prepare(source_ids, target_ids, request.n_rewind, request.n_hidden)
         self.n_source, self.n_target = len(source_ids), len(target_ids)
         self.n_drafts = len(drafts)
         return [*source_ids, *target_ids, *[0] * (n_tokens - len(source_ids) - len(target_ids))]
@@ -95,7 +95,9 @@ class Part:
         for cache in _plain(self.engine):
             cache.grow(self.n_source, self.n_target)
         rest = request.source_ids[self.n_source :]
-        self.request = replace(request, source_ids=rest, n_passes=request.n_passes + 1)
+        n_passes = request.n_passes + 1
+        # The first part has rolled the target back.
+        self.request = replace(request, source_ids=rest, n_rewind=0, n_passes=n_passes)
         if not rest and not request.target_ids:
             self._is_answered(())
 
@@ -263,7 +265,7 @@ def _length_of_pass(parts: Sequence[Part], is_reading: bool) -> int:
     lengths = [part.n_tokens(is_reading) for part in parts]
     targets = [0 if is_reading else len(part.request.target_ids) for part in parts]
     shortest = max(1, *targets)
-    longest = min(max(shortest, *lengths), MAX_SOURCE_TOKENS_PER_PASS)
+    longest = max(shortest, min(max(lengths), MAX_SOURCE_TOKENS_PER_PASS))
 
     def worth(n_tokens: int) -> float:
         n_fed = sum(min(length, n_tokens) for length in lengths)

@@ -5,6 +5,9 @@ Shape legend: V vocabulary.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import mlx_simul.before_mlx
@@ -16,7 +19,7 @@ from mlx_simul.archs.base import vocab_size_of
 from mlx_simul.drafts import Drafter, NGramDrafter
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.base import Engine, Sampler
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.passes import Pass
 
 
@@ -28,6 +31,9 @@ class ModelDrafter:
     that will verify it. That draw stays what it is, so its distribution is the sampler's, whatever
     that does; but like distributions draw like tokens from like dice, at least (1 - d) / (1 + d) of
     the time for a total variation d (Daliri et al. 2024, "Coupling without Communication").
+
+    Where it cannot follow any further, as beyond its last learned position, it warns and guesses no
+    more; the stream goes on.
 
     Args:
         engine: of the smaller model, fresh; it does not draw.
@@ -48,13 +54,21 @@ class ModelDrafter:
         self._row: mx.array | None = None
         self._unfed: int | None = None
         self._dice = 0
+        self._is_over = False
 
     def follow(self, request: Pass) -> None:
         """Feed what the pass is about to feed, but for what is fed already."""
         self._row = self._unfed = None
+        if not self._is_over:
+            with self._as_far_as_it_goes():
+                self._follow(request)
+
+    def _follow(self, request: Pass) -> None:
         self._header = self._header or request.target_ids
         # Without target tokens the newest written is still to come, behind what is read.
         n_before = len(self._header) + len(request.written) - max(len(request.target_ids), 1)
+        # What was sure while it was proposed may be taken back.
+        self._n_sure = max(0, min(self._n_sure, n_before))
         while self._n_sure < min(n_before, len(self._fed)):
             if self._fed[self._n_sure] != self._id(self._n_sure, request):
                 break
@@ -79,12 +93,21 @@ class ModelDrafter:
     def guess(self) -> int | None:
         """What the smaller model writes next."""
         if self._unfed is not None:
-            self._row = self._engine.write([self._unfed])[0, -1:]
-            self._fed.append(self._unfed)
+            with self._as_far_as_it_goes():
+                self._row = self._engine.write([self._unfed])[0, -1:]
+                self._fed.append(self._unfed)
         if self._row is None:
             return None
         self._unfed = self._draw(self._row)
         return self._unfed
+
+    @contextmanager
+    def _as_far_as_it_goes(self) -> Iterator[None]:
+        try:
+            yield
+        except InvalidOptionError as error:
+            self._row, self._is_over = None, True
+            warnings.warn(f"the draft model guesses no more: {error}", SimulWarning, stacklevel=2)
 
     def _id(self, i: int, request: Pass) -> int:
         """Token i of the target, header included."""
@@ -127,7 +150,8 @@ def make_drafter(
 
     Raises:
         InvalidOptionError: if both are given, or the tokenizers differ, or there are to be no
-            guesses, or rolling one of the models back would cost a pass.
+            guesses, or rolling the model back would cost a pass, or the smaller one has no mode
+            ``"group"``.
         UnknownArchitectureError: if the smaller model's type is not registered.
     """
     if isinstance(num_draft_tokens, bool) or not (
@@ -139,7 +163,12 @@ def make_drafter(
         )
     if drafter is None and draft_model is None:
         return None
-    _require_drafts(engine, "the model")
+    if not engine.takes_drafts:
+        raise InvalidOptionError(
+            f"the model is a {archs.of(engine.model).model_type!r}, whose state cannot be rolled "
+            "back without a pass: drafts would cost more than they save. Leave the drafter out, or "
+            "take a model with plain attention."
+        )
     if draft_model is None:
         if drafter == "ngram":
             return NGramDrafter()
@@ -159,18 +188,14 @@ def make_drafter(
         )
     smaller, its_tokenizer = draft_model
     _require_same(its_tokenizer, tokenizer)
-    its_engine = make_engine(smaller)
-    _require_drafts(its_engine, "draft_model")
-    return ModelDrafter(its_engine, sampler, vocab_size_of(engine.model))
-
-
-def _require_drafts(engine: Engine, what: str) -> None:
-    if not engine.takes_drafts:
+    architecture = archs.of(smaller)
+    if "group" not in architecture.modes:
         raise InvalidOptionError(
-            f"{what} is a {archs.of(engine.model).model_type!r}, whose state cannot be rolled back "
-            "without a pass: drafts would cost more than they save. Leave the drafter out, or take "
-            "a model with plain attention."
+            f"draft_model is a {architecture.model_type!r}, which cannot keep source and target "
+            "apart (mode 'group'), as a model that guesses must. Take one with plain attention, or "
+            "drafter='ngram'."
         )
+    return ModelDrafter(make_engine(smaller, mode="group"), sampler, vocab_size_of(engine.model))
 
 
 def _require_same(given: Any, wanted: Any) -> None:

@@ -66,7 +66,7 @@ class Needs:
 
     Attributes:
         lookahead_words: how many words are proposed at a time; ``None`` for a hypothesis to its
-            end.
+            end; 0 for none: nothing is judged, and evidence is there to be observed only.
         probabilities: the model's probabilities of the proposed tokens.
         attention: how its attention falls on the source words.
         heads: the heads whose attention that is; ``None`` for those the checkpoint was calibrated
@@ -82,7 +82,7 @@ class Needs:
 
     def __post_init__(self) -> None:
         if self.lookahead_words is not None:
-            require_count("lookahead_words", self.lookahead_words)
+            require_count("lookahead_words", self.lookahead_words, least=0)
 
 
 @dataclass(frozen=True)

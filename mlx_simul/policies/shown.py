@@ -23,7 +23,7 @@ class Shown:
     @property
     def needs(self) -> Needs:
         """What the policy needs, and attention."""
-        own = self.policy.needs if isinstance(self.policy, JudgingPolicy) else Needs()
+        own = self.policy.needs if isinstance(self.policy, JudgingPolicy) else Needs(0)
         heads = self.heads or own.heads
         return Needs(own.lookahead_words, True, True, heads, own.wait_token)
 
@@ -32,7 +32,7 @@ class Shown:
         return self.policy.decide(progress)
 
     def judge(self, progress: Progress, proposal: Proposal, memory: Any) -> tuple[int, Any]:
-        """What the policy judges; all stands with one that only counts."""
+        """What the policy judges; one that only counts is not asked, and all stands."""
         if isinstance(self.policy, JudgingPolicy):
             return self.policy.judge(progress, proposal, memory)
         return len(proposal.words), memory

@@ -65,7 +65,7 @@ def _requests(stream: Stream, i: int) -> Iterator[Pass]:
         source = segment[: 1 + (i * j) % len(segment)]
         yield Pass(source, (target[j % len(target)],), j % 2, (draft,), written=written[:j])
         if j % 3 == i:
-            yield Pass(segment)
+            yield Pass(segment, n_rewind=1)
 
 
 def _run_together(trial: Trial) -> list[list[mx.array]]:

@@ -1,5 +1,7 @@
 """What the law of a batch is there to reject: passes that mix streams up, on purpose."""
 
+from dataclasses import replace
+
 import mlx_simul.before_mlx
 
 import mlx.core as mx
@@ -8,6 +10,7 @@ from tiny_models import VARIATIONS, first_of, tiny_model
 
 from mlx_simul.cache.batched import RaggedPass
 from mlx_simul.cache.buffer import Storage
+from mlx_simul.engine.batch import Part
 from mlx_simul.positions import BatchPositions
 from mlx_simul.testing import shared_passes_equal_ones_alone
 
@@ -67,4 +70,16 @@ def test_passes_that_mix_streams_up_are_rejected(monkeypatch, kind, model):
 
 def test_rows_that_are_not_moved_are_rejected(monkeypatch):
     monkeypatch.setattr(Storage, "move_rows", lambda self, moved, to: None)
+    assert broken()
+
+
+def test_what_a_read_does_not_roll_back_is_rejected(monkeypatch):
+    take = Part.take
+
+    def keep(self, n_tokens, is_reading):
+        if not self.request.target_ids:
+            self.request = replace(self.request, n_rewind=0)
+        return take(self, n_tokens, is_reading)
+
+    monkeypatch.setattr(Part, "take", keep)
     assert broken()
