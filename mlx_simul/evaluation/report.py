@@ -168,8 +168,8 @@ def _beside_offline(results: Mapping[str, Any]) -> Iterator[str]:
         return
     laal, spec = min(as_good)
     yield (
-        f"The fastest policy whose BLEU is not significantly worse than that of the whole source "
-        f"({offline:.1f}; p < {SIGNIFICANT} would be) is `{spec}`: "
+        f"The fastest policy whose BLEU is not worse than that of the whole source "
+        f"({offline:.1f}), or not significantly (p ≥ {SIGNIFICANT}), is `{spec}`: "
         f"{rows[spec]['bleu']['score']:.1f} at {laal:.2f} words behind."
     )
 
