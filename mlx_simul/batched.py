@@ -55,9 +55,10 @@ class BatchedSessions:
     def __init__(
         self, model: nn.Module, tokenizer: Any, **defaults: Unpack[SessionOptions]
     ) -> None:
-        if defaults.get("drafter") not in (None, "ngram"):
+        drafter = defaults.get("drafter")
+        if drafter not in (None, "ngram"):
             raise InvalidOptionError(
-                f"drafter={defaults['drafter']!r} serves one session, not all of a batch: give it "
+                f"drafter={drafter!r} serves one session, not all of a batch: give it "
                 "to add(), or give drafter='ngram' or a draft_model to all."
             )
         processors = defaults.get("logits_processors")
