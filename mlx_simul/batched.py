@@ -47,11 +47,24 @@ class BatchedSessions:
         model: from :func:`mlx_simul.load`.
         tokenizer: likewise.
         **defaults: options of :class:`SimulSession` for all sessions that do not say otherwise.
+
+    Raises:
+        InvalidOptionError: if a drafter is among them that serves one session only.
     """
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, **defaults: Unpack[SessionOptions]
     ) -> None:
+        drafter = defaults.get("drafter")
+        if drafter not in (None, "ngram"):
+            raise InvalidOptionError(
+                f"drafter={drafter!r} serves one session, not all of a batch: give it "
+                "to add(), or give drafter='ngram' or a draft_model to all."
+            )
+        processors = defaults.get("logits_processors")
+        if processors is not None:
+            # An iterator would be used up by the first session.
+            defaults["logits_processors"] = tuple(processors)
         self._model, self._tokenizer, self._defaults = model, tokenizer, defaults
         self._batch = Batch(model)
         self._engines: dict[SimulSession, Engine] = {}

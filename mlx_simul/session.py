@@ -260,11 +260,17 @@ class SimulSession:
 
         Raises:
             InvalidOptionError: if this session's policy judges nothing.
+            SessionClosedError: once the target has begun; what is predicted already has none.
         """
         if not isinstance(self._loop, JudgingLoop):
             raise InvalidOptionError(
                 f"there is no evidence to observe: {self._loop.policy!r} goes by counts. "
                 "mlx_simul.policies.Shown(policy) has the attention shown beside."
+            )
+        if self._asked is not None or self._engine.target_tokens:
+            raise SessionClosedError(
+                "this session's target has begun, and there is no evidence of what is predicted "
+                "already; observe a new one, before feeding."
             )
         self._loop.observer = observer
 

@@ -16,6 +16,7 @@ from tiny_models import first_of, tiny_model
 import mlx_simul
 from mlx_simul import BatchedSessions, Finished, FollowStart, SimulSession, WaitK, archs
 from mlx_simul.cache.batched import RaggedPass
+from mlx_simul.drafts import NGramDrafter
 from mlx_simul.engine import batch as batch_module
 from mlx_simul.engine.batch import Part
 from mlx_simul.engine.group import StreamingEngine
@@ -342,6 +343,26 @@ def test_options_of_all_are_those_of_each_that_says_nothing_else(model, tokenize
         session.close()
     ends = {s: e for s, e in batch.events() if isinstance(e, Finished)}
     assert [len(ends[s].token_ids) for s in sessions] == [3, 5]
+
+
+def test_a_row_of_processors_serves_all_sessions(model, tokenizer):
+    def always_five(tokens, logits):
+        return (mx.arange(logits.shape[-1]) == 5)[None].astype(mx.float32)
+
+    batch = BatchedSessions(model, tokenizer, logits_processors=iter([always_five]), max_tokens=3)
+    for session in [batch.add(), batch.add()]:
+        session.push(TEXT)
+        session.close()
+    ends = [event.token_ids for _, event in batch.events() if isinstance(event, Finished)]
+    assert ends == [(5, 5, 5)] * 2
+
+
+def test_a_drafter_is_not_for_all(model, tokenizer):
+    with pytest.raises(mlx_simul.InvalidOptionError, match="serves one session"):
+        BatchedSessions(model, tokenizer, drafter=NGramDrafter())
+    batch = BatchedSessions(model, tokenizer, drafter="ngram")
+    first, second = batch.add(), batch.add(drafter=NGramDrafter())
+    assert first._loop.drafter is not second._loop.drafter
 
 
 def test_sessions_begin_with_a_prefix_that_was_encoded_before(model, tokenizer, monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streams import TEXT, run, writes
 from tiny_models import first_of, tiny_model
 
-from mlx_simul import InvalidOptionError, SimulSession, WaitK, archs
+from mlx_simul import InvalidOptionError, SessionClosedError, SimulSession, WaitK, Write, archs
 from mlx_simul.loop import SimulLoop
 from mlx_simul.policies import (
     AlignAtt,
@@ -103,6 +103,20 @@ def test_each_written_word_can_be_observed(tokenizer):
         assert len(word.attention) == delay
         assert 0 < sum(word.attention) < 1
         assert len(word.probabilities) == len(word.margins) == len(word.tokens)
+
+
+def test_who_observes_does_so_from_the_beginning(tokenizer):
+    session = SimulSession(tiny_model(GROUPS), tokenizer, policy=Shown(WaitK(2), HEADS), **SHORT)
+    session.encode_prefix()
+    session.observe(print)
+    session.push(TEXT)
+    session.observe(lambda word: None)
+    for event in session.events():
+        if isinstance(event, Write):
+            break
+    with pytest.raises(SessionClosedError, match="before feeding"):
+        session.observe(print)
+    assert session.finish()[-1].text
 
 
 def test_a_policy_that_goes_by_counts_has_nothing_to_observe(tokenizer):

@@ -170,6 +170,12 @@ def test_the_end_of_a_turn_is_no_end_while_source_is_left():
         assert events[-1].token_ids == (1, 2)
 
 
+def test_hypotheses_are_in_a_row_though_a_read_between_them_gave_none():
+    some, none = [" a", " b"], []
+    events = run(LocalAgreement(2), [none, some, none, some, some], [11, 13, 15, 17])
+    assert [n_read for _, n_read in writes(events)][:2] == [3, 3]
+
+
 def test_a_sentence_ends_no_sooner_than_its_source():
     says = [[], *[[" a", "."]] * 9]
     ends = {

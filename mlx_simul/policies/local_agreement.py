@@ -21,7 +21,8 @@ class LocalAgreement:
     What is written is forced upon every later hypothesis, so hypotheses are compared behind it: of
     "the cat" and then "the cat sat" both "the" and "cat" stand. (Liu et al. 2020, "Low-latency
     sequence-to-sequence speech recognition and translation by partial hypothesis selection";
-    Polák et al. 2022.)
+    Polák et al. 2022.) A read after which the model would write nothing makes no hypothesis: those
+    before it and after it are in a row.
 
     Args:
         n: hypotheses that must agree, at least 2.
