@@ -123,7 +123,8 @@ def any_chunking_gives_the_same_events(policy: Policy, make_stream: MakeStream) 
 def never_writes_before_it_may(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
     """While source is left, a word is written only if the policy, asked then, let it stand."""
     for seed in range(N_STREAMS):
-        noted = _NotedJudge(policy) if isinstance(policy, JudgingPolicy) else _Noted(policy)
+        judges = isinstance(policy, JudgingPolicy) and policy.needs.lookahead_words != 0
+        noted = _NotedJudge(policy) if judges else _Noted(policy)
         for event in _whole(noted, seed, make_stream).events:
             if isinstance(event, Read) and event.source_finished:
                 break
