@@ -7,13 +7,13 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mlx_simul.console.live import emit, harmless
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.extras import require
 from mlx_simul.policies import JudgingPolicy, Shown, parse_policy, policy_names, usage
 
 # From no attention to half of what falls on the source, in equal steps.
@@ -107,12 +107,7 @@ def require_drawable(picture: Path) -> None:
             f"no picture can be written into {picture.parent}; give a folder that is there and "
             "may be written."
         )
-    try:
-        import_module("matplotlib")
-    except ImportError as error:
-        raise InvalidOptionError(
-            "--picture draws with matplotlib: pip install mlx-simul[eval], or leave it out."
-        ) from error
+    require("matplotlib", "eval", "leave --picture out")
 
 
 def draw(stairs: Staircase, picture: Path) -> None:

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies import WHOLE, name_in
-
-
-def require_matplotlib() -> None:
-    """Pass if plots can be drawn.
-
-    Raises:
-        InvalidOptionError: if matplotlib is not installed.
-    """
-    try:
-        import_module("matplotlib")
-    except ImportError as error:
-        raise InvalidOptionError(
-            "the plot is drawn by matplotlib: pip install mlx-simul[eval], or leave it out "
-            "(--no-plot)."
-        ) from error
 
 
 def draw_curve(results: Mapping[str, Any], path: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.extras import require
 
 METRICS = ("bleu", "chrf")
 
@@ -41,22 +42,6 @@ class Confidence:
     mean: float
     ci: float
     p: float | None
-
-
-def require_sacrebleu() -> Any:
-    """The package sacrebleu.
-
-    Raises:
-        InvalidOptionError: if it is not installed.
-    """
-    try:
-        import sacrebleu
-    except ImportError as error:
-        raise InvalidOptionError(
-            "BLEU and chrF are measured by sacrebleu: pip install mlx-simul[eval], or leave them "
-            "out (--no-quality; while training, run.bleu_sources = 0)."
-        ) from error
-    return sacrebleu
 
 
 def require_tokenizer(name: str) -> None:
@@ -136,7 +121,11 @@ def paired_bootstrap(
 
 
 def _metrics(tokenizer: str) -> dict[str, Any]:
-    sacrebleu = require_sacrebleu()
+    sacrebleu: Any = require(
+        "sacrebleu",
+        "eval",
+        "do without BLEU and chrF (--no-quality; while training, run.bleu_sources = 0)",
+    )
     known = sacrebleu.metrics.METRICS["BLEU"].TOKENIZERS
     if tokenizer not in known:
         raise InvalidOptionError(

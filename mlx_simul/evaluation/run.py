@@ -26,10 +26,11 @@ from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.folder import ResultFolder, files_digest, write_whole
 from mlx_simul.evaluation.logs import write_logs
 from mlx_simul.evaluation.options import EvaluationOptions
-from mlx_simul.evaluation.plot import draw_curve, require_matplotlib
+from mlx_simul.evaluation.plot import draw_curve
 from mlx_simul.evaluation.quality import paired_bootstrap, require_tokenizer, text_quality
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Translator
+from mlx_simul.extras import require
 from mlx_simul.loading import DEFAULT_MODEL, find_folder, load
 from mlx_simul.pairs import PairKeys
 from mlx_simul.policies import parse_policy
@@ -87,7 +88,7 @@ def evaluate(
     if options.quality:
         require_tokenizer(options.bleu_tokenizer)
     if options.plot:
-        require_matplotlib()
+        require("matplotlib", "eval", "leave the plot out (--no-plot)")
     keys = PairKeys(options.source_key, options.target_key)
     items = read_corpus(options.corpus, options.references, keys, options.split, options.n_sources)
     folder = ResultFolder(Path(options.folder), _setting(options, items))

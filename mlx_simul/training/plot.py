@@ -3,25 +3,9 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from pathlib import Path
 
-from mlx_simul.errors import InvalidOptionError
 from mlx_simul.training.log import read_log
-
-
-def require_matplotlib() -> None:
-    """Pass if plots can be drawn.
-
-    Raises:
-        InvalidOptionError: if matplotlib is not installed.
-    """
-    try:
-        import_module("matplotlib")
-    except ImportError as error:
-        raise InvalidOptionError(
-            "run.plot draws with matplotlib: pip install mlx-simul[train], or leave it out."
-        ) from error
 
 
 def draw_losses(log: Path, picture: Path) -> None:

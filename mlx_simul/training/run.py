@@ -20,13 +20,14 @@ import mlx.nn as nn
 
 from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.extras import require
 from mlx_simul.pairs import Pair, PairKeys, corpus_digest, read_pairs
 from mlx_simul.training.batches import Batches
 from mlx_simul.training.config import WHOLE, as_tables, make_options
 from mlx_simul.training.layout import StreamingLayout
 from mlx_simul.training.log import RunLog
 from mlx_simul.training.options import TrainOptions
-from mlx_simul.training.plot import draw_losses, require_matplotlib
+from mlx_simul.training.plot import draw_losses
 from mlx_simul.training.prepare import prepare
 from mlx_simul.training.quality import mean_loss, translation_quality
 from mlx_simul.training.snapshot import read_state, write_state
@@ -77,7 +78,7 @@ class Run:
         self.folder = Path(options.run.folder)
         self._report = report or (lambda step: None)
         if options.run.plot:
-            require_matplotlib()
+            require("matplotlib", "train", "leave run.plot out")
         data = options.data
         pairs = list(self._pairs(data.train, data.train_split))
         self._check_same_run(corpus_digest(pairs))
