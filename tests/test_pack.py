@@ -139,7 +139,8 @@ def test_the_command_line_takes_it(default, capsys):
         said.append(capsys.readouterr())
     assert said[0].out.strip()
     assert len({each.out for each in said}) == 1
-    assert {each.err for each in said} == {""}
+    cut_off = "mlx-simul: warning: the translation was cut off by a limit, max_tokens.\n"
+    assert {each.err for each in said} == {cut_off}
     assert cli.main(["translate", "--to", "German", *short]) == cli.EXIT_USAGE
     assert "target_language='German'" in capsys.readouterr().err
 

@@ -97,4 +97,4 @@ def test_every_option_that_the_page_names_exists(here, capsys):
         data = ["--data", "none.jsonl", "--folder", "other", "--model", REPOSITORY]
         code = cli.main(["train", "examples/fine_tune.toml", *data, *shlex.split(option)])
         # The options are judged first, and the data that are not there after them.
-        assert (code, "none.jsonl" in capsys.readouterr().err) == (cli.EXIT_FAILED, True), option
+        assert (code, "none.jsonl" in capsys.readouterr().err) == (cli.EXIT_USAGE, True), option
