@@ -183,3 +183,8 @@ def test_the_page_is_written_from_what_is_recorded(tool, results, tmp_path, monk
     (docs / "results.md").write_text(text.replace("30.0", "31.0"), "utf-8")
     assert tool.main() == 1
     assert "is not what was recorded" in capsys.readouterr().err
+
+
+def test_the_page_in_the_documents_is_up_to_date(tool, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["results.py", "--check"])
+    assert tool.main() == 0
