@@ -298,7 +298,7 @@ def test_options_may_come_as_a_table(options):
 
 def test_quality_without_sacrebleu_is_refused_before_anything_is_done(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(InvalidOptionError, match=r"pip install mlx-simul\[eval\]"):
+    with pytest.raises(InvalidOptionError, match=r"pip install 'mlx-simul\[eval\]'"):
         evaluate(options)
     assert not Path(options.folder).exists()
 
