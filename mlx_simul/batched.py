@@ -193,16 +193,12 @@ class BatchedSessions:
 
     def _run(self, asked: Sequence[tuple[SimulSession, Pass]]) -> list[Reply | Pass | Exception]:
         engines = [(self._engines[session], request) for session, request in asked]
-        shared = [self._shares(*each) for each in engines]
+        shared = [engine in self._batch for engine, _ in engines]
         outcomes = iter(self._batch.run(compress(engines, shared)))  # pyright: ignore
         return [
             next(outcomes) if is_shared else _run_alone(*each)
             for each, is_shared in zip(engines, shared, strict=True)
         ]
-
-    def _shares(self, engine: Engine, request: Pass) -> bool:
-        """What a policy wants to be told beside the tokens takes a pass of its own."""
-        return engine in self._batch and request.wanted is None and not request.forbidden_ids
 
     def _fail(self, session: SimulSession, error: Exception) -> None:
         session.break_off()

@@ -18,10 +18,24 @@ from mlx_simul import BatchedSessions, Finished, FollowStart, SimulSession, Wait
 from mlx_simul.cache.batched import RaggedPass
 from mlx_simul.drafts import NGramDrafter
 from mlx_simul.engine import batch as batch_module
+from mlx_simul.engine import drawing
 from mlx_simul.engine.batch import Part
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.passes import Pass
-from mlx_simul.policies import AlignAtt, Confidence, HoldN, LocalAgreement, ReadNWriteM
+from mlx_simul.policies import (
+    AlignAtt,
+    Confidence,
+    HoldN,
+    LocalAgreement,
+    ReadNWriteM,
+    Shown,
+    WaitKCatchUp,
+    WaitToken,
+    WholeSource,
+    name_in,
+    policy_names,
+    spec_of,
+)
 
 quick = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -192,6 +206,79 @@ def test_passes_are_shared(model, tokenizer, monkeypatch):
     calls.clear()
     together(model, tokenizer, THREE)
     assert len(calls) < 0.6 * n_alone
+
+
+EVERY_POLICY = [
+    *OTHERS,
+    WaitK(2),
+    WaitKCatchUp(2),
+    WholeSource(),
+    WaitToken("<|endoftext|>"),
+    Shown(WaitK(2), heads=((0, 0), (1, 1))),
+]
+
+
+def test_these_are_all_policies_that_have_a_name():
+    tried = {spec_of(policy) for policy in EVERY_POLICY if not isinstance(policy, Shown)}
+    assert set(map(name_in, tried)) == set(policy_names())
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda policy: type(policy).__name__)
+def test_every_policy_shares_passes(model, tokenizer, monkeypatch, policy):
+    plans = [([TEXT[i:]], 0, {"policy": policy, "max_tokens": 12}, None) for i in (0, 9, 20)]
+    calls = counted(model, monkeypatch)
+    wanted = [alone(model, tokenizer, plan) for plan in plans]
+    n_alone = len(calls)
+    calls.clear()
+    assert together(model, tokenizer, plans) == wanted
+    assert len(calls) < 0.7 * n_alone
+
+
+@pytest.mark.parametrize(
+    ("policy", "broken"),
+    [
+        (Confidence(0.05), "_odds"),
+        (AlignAtt(1, heads=((0, 0),)), "_shares"),
+    ],
+)
+def test_evidence_of_another_stream_writes_something_else(
+    model, tokenizer, monkeypatch, policy, broken
+):
+    """Negative control of the law above."""
+    plans = [([TEXT[i:]], 0, {"policy": policy, "max_tokens": 12}, None) for i in (0, 9, 20)]
+    wanted = [alone(model, tokenizer, plan) for plan in plans]
+    assert together(model, tokenizer, plans) == wanted
+    sound = getattr(drawing, broken)
+
+    def odds_of_the_last_stream(parts):
+        return list(sound([(rows, tokens) for rows, tokens in reversed(parts)]))
+
+    def shares_from_the_far_end(one, n_tokens, recorded):
+        return [share[::-1] for share in sound(one, n_tokens, recorded)]
+
+    mixed = odds_of_the_last_stream if broken == "_odds" else shares_from_the_far_end
+    monkeypatch.setattr(drawing, broken, mixed)
+    assert together(model, tokenizer, plans) != wanted
+
+
+def test_a_head_that_is_not_there_fails_its_own_session_only(model, tokenizer):
+    batch = BatchedSessions(model, tokenizer, max_tokens=20)
+    failing = batch.add(policy=AlignAtt(1, heads=((0, 99),)))
+    whole = batch.add(policy=AlignAtt(1, heads=((0, 0),)))
+    for session in (failing, whole):
+        session.push(TEXT)
+        session.close()
+    said, errors = [], []
+    while len(batch):
+        try:
+            for session, event in batch.events():
+                said += [event] if session is whole else []
+        except mlx_simul.SessionFailedError as error:
+            errors.append(error)
+    assert [error.session for error in errors] == [failing]
+    assert "numbered from 0" in str(errors[0].__cause__)
+    policy = AlignAtt(1, heads=((0, 0),))
+    assert said == run(model, tokenizer, TEXT, policy=policy, max_tokens=20)
 
 
 @pytest.mark.parametrize(

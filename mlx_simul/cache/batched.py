@@ -58,6 +58,7 @@ class RaggedPass:
 
     def __init__(self, lanes: Sequence[Lane], n_tokens: int) -> None:
         self.n_rows = len(lanes)
+        self._lanes = tuple(lanes)
         self.left = max(lane.n_source + lane.n_new_source for lane in lanes)
         self.right = max(lane.n_target + lane.n_new_target for lane in lanes)
         self.right_with_filling = n_tokens + max(
@@ -85,6 +86,12 @@ class RaggedPass:
         self._is_filling = place >= n_real
         self._is_bound = is_source | (each(*(lane.windows_target for lane in lanes)) > 0)
         self._masks: dict[int | None, mx.array] = {}
+
+    def source_columns(self, row: int) -> range:
+        """Where the source tokens that a stream's target sees lie among the C, in order of arrival."""
+        lane = self._lanes[row]
+        n_visible = lane.n_source + lane.n_new_source - lane.n_hidden
+        return range(self.left - 1, self.left - 1 - n_visible, -1)
 
     def mask(self, window: int | None) -> mx.array:
         """Who sees whom, in the order ``[source | target]`` as each stream has it.

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -28,6 +29,26 @@ from mlx_simul.policies.base import Head
 _NAME = "scaled_dot_product_attention"
 
 
+@dataclass(frozen=True)
+class View:
+    """Whose attention is recorded in a pass.
+
+    Attributes:
+        heads: (layer, head) pairs, from 0.
+        rows: the tokens of the pass that look, as a slice of its L.
+        stream: the row of the batch that they are in.
+    """
+
+    heads: tuple[Head, ...]
+    rows: slice
+    stream: int = 0
+
+    @classmethod
+    def of_newest(cls, heads: Iterable[Head], n_rows: int) -> View:
+        """The newest tokens of a pass of one stream."""
+        return cls(tuple(heads), slice(-n_rows, None))
+
+
 class Recording:
     """The attention of some heads in one pass, or in the last of several.
 
@@ -35,71 +56,77 @@ class Recording:
         n_heads: how many heads each layer has in which some were recorded.
 
     Args:
-        heads: (layer, head) pairs.
-        n_rows: newest rows of the pass that matter.
+        views: which heads are recorded, and for which tokens of which stream.
     """
 
-    def __init__(self, heads: Iterable[Head], n_rows: int) -> None:
-        self.heads = tuple(heads)
+    def __init__(self, views: Iterable[View]) -> None:
+        self.views = tuple(views)
         self.n_heads: dict[int, int] = {}
-        self._n_rows = n_rows
-        self._weights: dict[Head, mx.array] = {}
+        self._weights: dict[tuple[int, Head], mx.array] = {}
 
-    @property
-    def weights(self) -> mx.array:
-        """(number of heads, rows, N), in the order of the heads; each row sums to 1.
+    def weights(self, i: int = 0) -> mx.array:
+        """The attention of view i.
+
+        Returns:
+            (number of heads, rows, N), in the order of the heads; each row sums to 1.
 
         Raises:
-            InvalidOptionError: if a head was not watched.
+            InvalidOptionError: if there is no such head, or its layer is not watched.
         """
-        missing = [head for head in self.heads if head not in self._weights]
-        if missing:
-            raise InvalidOptionError(
-                f"no attention was recorded for {missing}: their layers are not watched."
-            )
-        return mx.stack([self._weights[head] for head in self.heads])
+        heads = self.views[i].heads
+        for layer, head in heads:
+            if (i, (layer, head)) in self._weights:
+                continue
+            if layer in self.n_heads:
+                raise InvalidOptionError(
+                    f"layer {layer} has {self.n_heads[layer]} attention heads, numbered from 0; "
+                    f"head {head} is not one of them."
+                )
+            raise InvalidOptionError(f"the attention of layer {layer} was not recorded: watch it.")
+        return mx.stack([self._weights[i, head] for head in heads])
 
     def note(
         self, layer: int, queries: Any, keys: Any, cache: Any, scale: Any, mask: Any, sinks: Any
     ) -> None:
         """Keep the weights of the heads of one layer."""
-        chosen = [head for of_layer, head in self.heads if of_layer == layer]
+        chosen = [
+            (i, head) for i, view in enumerate(self.views) for head in view.heads if head[0] == layer
+        ]
         if not chosen:
             return
         self.n_heads[layer] = n_heads = queries.shape[1]
-        if not all(0 <= head < n_heads for head in chosen):
-            raise InvalidOptionError(
-                f"there is no attention head {max(chosen)} in layer {layer}; it has {n_heads}, "
-                "from 0 on."
-            )
         # A quantised cache gives words, scales and biases.
         if not isinstance(keys, mx.array):
             keys = mx.dequantize(*keys, group_size=cache.group_size, bits=cache.bits)
         per_kv_head = n_heads // keys.shape[1]
-        for head in chosen:
-            query = queries[0, head, -self._n_rows :].astype(mx.float32)
-            key = keys[0, head // per_kv_head].astype(mx.float32)
-            scores = _masked(scale * query @ key.T, mask, head)
+        for i, (_, head) in chosen:
+            if not 0 <= head < n_heads:
+                # Raised by `weights`, so that only the stream that named this head fails.
+                continue
+            view = self.views[i]
+            query = queries[view.stream, head, view.rows].astype(mx.float32)
+            key = keys[view.stream, head // per_kv_head].astype(mx.float32)
+            seen = _seen(mask, queries.shape[2], key.shape[0], view, head)
+            scores = _masked(scale * query @ key.T, seen)
             if sinks is not None:
                 sink = mx.broadcast_to(sinks[head].astype(mx.float32), (scores.shape[0], 1))
                 scores = mx.concatenate([scores, sink], axis=-1)
             weights = mx.softmax(scores, axis=-1, precise=True)
-            self._weights[layer, head] = weights[:, : key.shape[0]]
+            self._weights[i, (layer, head)] = weights[:, : key.shape[0]]
 
 
 _current: ContextVar[Recording | None] = ContextVar("recording", default=None)
 
 
 @contextmanager
-def recording(heads: Iterable[Head], n_rows: int) -> Iterator[Recording]:
-    """Record the attention of some heads in the passes run meanwhile; the last one stands.
+def recording(views: Iterable[View]) -> Iterator[Recording]:
+    """Record attention in the passes that run meanwhile; the last one stands.
 
     Args:
-        heads: (layer, head) pairs; without any, nothing is computed.
-        n_rows: newest rows of a pass that matter.
+        views: which heads to record; without any, nothing is computed.
     """
-    recorder = Recording(heads, n_rows)
-    token = _current.set(recorder if recorder.heads else None)
+    recorder = Recording(views)
+    token = _current.set(recorder if recorder.views else None)
     try:
         yield recorder
     finally:
@@ -117,7 +144,8 @@ def watch(model: Any, heads: Iterable[Head]) -> None:
     for layer in sorted({layer for layer, _ in heads}):
         if not 0 <= layer < len(layers):
             raise InvalidOptionError(
-                f"there is no attention layer {layer}; this model has {len(layers)}, from 0 on."
+                f"this model has {len(layers)} attention layers, numbered from 0; layer {layer} is "
+                "not one of them."
             )
         if len(layers[layer]) != 1:
             raise InvalidOptionError(
@@ -175,17 +203,23 @@ def _watched(kind: type[nn.Module], layer: int) -> type[nn.Module]:
     return type(f"Watched{kind.__name__}", (Watched, kind), {"__call__": twin})
 
 
-def _masked(scores: mx.array, mask: Any, head: int) -> mx.array:
-    """Scores (rows, N) of the newest rows of a pass, what they do not see at -inf."""
+def _seen(mask: Any, n_new: int, n_keys: int, view: View, head: int) -> mx.array | None:
+    """The rows of a pass's mask that belong to a view, (rows, N); None if they see all."""
     if mask is None:
-        return scores
-    n_rows, n_seen = scores.shape
+        return None
     if isinstance(mask, str):  # "causal"
-        mask = mx.arange(n_seen) <= mx.arange(n_seen - n_rows, n_seen)[:, None]
-    else:
-        while mask.ndim < 4:
-            mask = mask[None]
-        mask = mask[0, head if mask.shape[1] > 1 else 0, -n_rows:]
-    if mask.dtype == mx.bool_:
-        return mx.where(mask, scores, -mx.inf)
-    return scores + mask.astype(mx.float32)
+        rows = mx.arange(n_keys - n_new, n_keys)[view.rows]
+        return mx.arange(n_keys) <= rows[:, None]
+    while mask.ndim < 4:
+        mask = mask[None]
+    of_stream = view.stream if mask.shape[0] > 1 else 0
+    return mask[of_stream, head if mask.shape[1] > 1 else 0, view.rows]
+
+
+def _masked(scores: mx.array, seen: mx.array | None) -> mx.array:
+    """Scores (rows, N), what the rows do not see at -inf."""
+    if seen is None:
+        return scores
+    if seen.dtype == mx.bool_:
+        return mx.where(seen, scores, -mx.inf)
+    return scores + seen.astype(mx.float32)

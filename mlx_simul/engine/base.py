@@ -18,10 +18,10 @@ import mlx.core as mx
 
 from mlx_simul import archs
 from mlx_simul.archs.base import max_positions_of, vocab_size_of
-from mlx_simul.engine.attention import recording, watch
-from mlx_simul.engine.evidence import evidence_of
+from mlx_simul.engine.attention import View, recording, watch
+from mlx_simul.engine.drawing import Drawing, draw_all, likeliest
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
-from mlx_simul.passes import Evidence, Pass, Reply
+from mlx_simul.passes import Pass, Reply
 from mlx_simul.policies.base import Head
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]
@@ -147,28 +147,24 @@ class Engine(ABC):
             ValidationError: if the logits are not numbers.
         """
         n_before = self.n_passes - request.n_passes
-        drawn: list[int] = []
-        evidence: tuple[Evidence, ...] = ()
         if not request.target_ids:
             self._rewind_and_read(request.n_rewind, request.source_ids)
-        else:
-            drafts = request.draft_ids if self.takes_drafts else ()
-            target_ids = (*request.target_ids, *drafts)
-            heads = request.wanted.heads if request.wanted else ()
-            with recording(heads, n_rows=1 + len(drafts)) as attention:
-                logits = self.read_and_write(
-                    request.source_ids, target_ids, request.n_rewind, request.n_hidden
-                )
-            logits = logits[0, -1 - len(drafts) :]
-            if request.forbidden_ids:
-                logits[:, list(request.forbidden_ids)] = -math.inf
-            drawn = self.draw(logits, request.written, drafts)
-            if request.wanted is not None:
-                weights = attention.weights if heads else None
-                columns = self.source_columns(request.n_hidden) if heads else ()
-                odds_of = logits if request.wanted.probabilities else None
-                evidence = evidence_of(odds_of, drawn, weights, columns)
-        return Reply(tuple(drawn), self.n_passes - n_before, evidence)
+            return Reply((), self.n_passes - n_before)
+        drafts = request.draft_ids if self.takes_drafts else ()
+        target_ids = (*request.target_ids, *drafts)
+        heads = request.wanted.heads if request.wanted else ()
+        view = View.of_newest(heads, 1 + len(drafts)) if heads else None
+        with recording([view] if view else []) as recorded:
+            logits = self.read_and_write(
+                request.source_ids, target_ids, request.n_rewind, request.n_hidden
+            )
+        columns = self.source_columns(request.n_hidden) if view else ()
+        logits = logits[0, -1 - len(drafts) :]
+        drawing = Drawing(self, request, logits, drafts, view, columns)
+        (drawn,) = draw_all([drawing], recorded)
+        if isinstance(drawn, Exception):
+            raise drawn
+        return Reply(drawn.token_ids, self.n_passes - n_before, drawn.evidence)
 
     def watch(self, heads: Iterable[Head]) -> None:
         """Let passes ask for the attention of these heads.
@@ -301,13 +297,6 @@ def state_of(value: Any, kind: type[State]) -> State:
             "was saved in another mode."
         )
     return value
-
-
-def likeliest(logits: mx.array) -> list[tuple[float, int]]:
-    """Of each row of (L, V) logits, the largest, and the token that it belongs to."""
-    peaks, tokens = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
-    mx.eval(peaks, tokens)
-    return list(zip(peaks.tolist(), tokens.tolist(), strict=True))  # pyright: ignore
 
 
 def _refuse_unless_finite(values: Iterable[float]) -> None:

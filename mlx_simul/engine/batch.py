@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -19,10 +18,12 @@ from mlx_simul import archs
 from mlx_simul.cache import DualStreamingCache, QuantizedStreamingCache
 from mlx_simul.cache.batched import Lane, RaggedPass, batched_cache
 from mlx_simul.cache.buffer import Place, Storage
-from mlx_simul.engine.base import MAX_SOURCE_TOKENS_PER_PASS, Engine, likeliest
+from mlx_simul.engine.attention import View, recording
+from mlx_simul.engine.base import MAX_SOURCE_TOKENS_PER_PASS, Engine
+from mlx_simul.engine.drawing import Drawing, Drawn, draw_all
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.passes import Pass, Reply
+from mlx_simul.passes import Evidence, Pass, Reply
 
 # What a pass costs beside its tokens, in tokens: measured on a CPU, see docs/speed.md.
 PASS_OVERHEAD_TOKENS = 32
@@ -83,10 +84,16 @@ class Part:
             engine.caches[0].windows_target,
         )
 
-    def rows_to_draw_from(self, logits: mx.array) -> mx.array:
-        """(1 + number of drafts, V) of (L, V) logits."""
+    @property
+    def predicting(self) -> slice:
+        """The tokens of the pass behind which it predicts: its last, and its drafts."""
         end = self.n_source + self.n_target
-        return logits[end - 1 - self.n_drafts : end]
+        return slice(end - 1 - self.n_drafts, end)
+
+    def view(self, row: int) -> View | None:
+        """Whose attention is to be recorded for it, if any is asked for."""
+        heads = self.request.wanted.heads if self.request.wanted and self.n_target else ()
+        return View(heads, self.predicting, row) if heads else None
 
     def has_fed(self) -> None:
         """Count what the pass took."""
@@ -101,15 +108,12 @@ class Part:
         if not rest and not request.target_ids:
             self._is_answered(())
 
-    def draw(self, logits: mx.array, found: Iterator[tuple[float, int]]) -> None:
-        """Draw from rows of logits, or take what was found in them already."""
-        engine, request = self.engine, self.request
-        drafts = request.draft_ids[: self.n_drafts]
-        if engine.is_greedy:
-            drawn = engine.agree(list(islice(found, 1 + self.n_drafts)), drafts)
+    def take_drawn(self, drawn: Drawn | Exception) -> None:
+        """Get what was drawn for it."""
+        if isinstance(drawn, Exception):
+            self.outcome = drawn
         else:
-            drawn = engine.draw(logits, request.written, drafts)
-        self._is_answered(drawn)
+            self._is_answered(drawn.token_ids, drawn.evidence)
 
     @contextmanager
     def failing_alone(self) -> Iterator[None]:
@@ -119,8 +123,10 @@ class Part:
         except Exception as error:
             self.outcome = error
 
-    def _is_answered(self, token_ids: Sequence[int]) -> None:
-        self.outcome = Reply(tuple(token_ids), self.request.n_passes)
+    def _is_answered(
+        self, token_ids: tuple[int, ...], evidence: tuple[Evidence, ...] = ()
+    ) -> None:
+        self.outcome = Reply(token_ids, self.request.n_passes, evidence)
 
 
 class Batch:
@@ -214,36 +220,45 @@ class Batch:
         parts = self._to_the_front(rows)
         if not parts:
             return
+        views = {part: view for i, part in enumerate(parts) if (view := part.view(i))}
         try:
-            logits = self._feed(parts, [rows[part] for part in parts])
+            with recording(views.values()) as recorded:
+                ragged, logits = self._feed(parts, [rows[part] for part in parts])
             draws = any(part.n_target for part in parts)
             mx.eval([storage.planes for storage in self._storages], [logits] if draws else [])
         except Exception as error:
             for part in parts:
                 part.outcome = error
             return
-        drawing = [
-            (part, part.rows_to_draw_from(logits[i]))
-            for i, part in enumerate(parts)
-            if part.n_target
-        ]
-        greedy = [rows for part, rows in drawing if part.engine.is_greedy]
-        found = iter(likeliest(mx.concatenate(greedy)) if greedy else ())
-        for part in parts:
+        drawing: dict[Part, Drawing] = {}
+        for i, part in enumerate(parts):
             part.has_fed()
-        for part, logits in drawing:
-            with part.failing_alone():
-                part.draw(logits, found)
+            if part.n_target:
+                drafts = part.request.draft_ids[: part.n_drafts]
+                columns = ragged.source_columns(i) if part in views else ()
+                drawing[part] = Drawing(
+                    part.engine,
+                    part.request,
+                    logits[i, part.predicting],
+                    drafts,
+                    views.get(part),
+                    columns,
+                )
+        outcomes = draw_all(list(drawing.values()), recorded)
+        for part, drawn in zip(drawing, outcomes, strict=True):
+            part.take_drawn(drawn)
 
-    def _feed(self, parts: Sequence[Part], rows: list[list[int]]) -> mx.array:
-        """One pass over the model; (B, L, V) logits."""
+    def _feed(
+        self, parts: Sequence[Part], rows: list[list[int]]
+    ) -> tuple[RaggedPass, mx.array]:
+        """One pass over the model; where its tokens lie, and (B, L, V) logits."""
         ragged = RaggedPass([part.lane() for part in parts], len(rows[0]))
         own = _plain(parts[0].engine)
         caches = [
             batched_cache(storage, cache, ragged)
             for storage, cache in zip(self._storages, own, strict=True)
         ]
-        return self._model(mx.array(rows, mx.int32), cache=caches)
+        return ragged, self._model(mx.array(rows, mx.int32), cache=caches)
 
     def _to_the_front(self, parts: Iterable[Part]) -> list[Part]:
         """Let these have the first rows, so that a pass over them is one over slices."""

@@ -24,7 +24,7 @@ import numpy as np
 from mlx_simul import archs
 from mlx_simul.console.live import emit
 from mlx_simul.engine import make_engine
-from mlx_simul.engine.attention import recording, watchable_layers
+from mlx_simul.engine.attention import View, recording, watchable_layers
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.loading import CONFIG_KEY, load
 from mlx_simul.needs import HEADS_KEY
@@ -162,7 +162,7 @@ def _all_heads(model: Any, example: Example) -> list[Head]:
         )
     engine, first_heads = make_engine(model), [(layer, 0) for layer in layers]
     engine.watch(first_heads)
-    with recording(first_heads, n_rows=1) as recorded:
+    with recording([View.of_newest(first_heads, 1)]) as recorded:
         engine.write(example.target_ids[:1])
     return [(layer, head) for layer, n in sorted(recorded.n_heads.items()) for head in range(n)]
 
@@ -173,9 +173,9 @@ def _attention(model: Any, example: Example, heads: Sequence[Head]) -> np.ndarra
     engine.watch(heads)
     engine.read(example.source_ids)
     target_ids = example.target_ids
-    with recording(heads, n_rows=len(target_ids)) as recorded:
+    with recording([View.of_newest(heads, len(target_ids))]) as recorded:
         mx.eval(engine.write(target_ids))
-        weights = recorded.weights[..., mx.array(list(engine.source_columns(0)))]
+        weights = recorded.weights()[..., mx.array(list(engine.source_columns(0)))]
     # The row before a token predicts it.
     rows = [(start - 1, end - 1) for start, end in _spans(example.target)[1:-1]]
     columns = _spans(example.source)[1:-1]

@@ -10,7 +10,7 @@ from golden_cases import GOLDEN
 
 import mlx_simul
 from mlx_simul.engine import make_engine
-from mlx_simul.engine.attention import recording
+from mlx_simul.engine.attention import View, recording
 
 pytestmark = pytest.mark.parity
 
@@ -63,10 +63,10 @@ def test_attention_over_the_source_is_that_of_transformers(checkpoint, mode):
     engine = make_engine(model, mode=mode, **start)
     engine.watch(HEADS)
     engine.read(TOKENS[:N_SOURCE])
-    with recording(HEADS, n_rows=12) as recorded:
+    with recording([View.of_newest(HEADS, 12)]) as recorded:
         engine.write(TOKENS[N_SOURCE:])
     columns = list(engine.source_columns(0))
-    got = np.array(recorded.weights)
+    got = np.array(recorded.weights())
     assert got.shape == (12, 12, 32)
     assert np.abs(got.sum(axis=-1) - 1).max() < 1e-5
     assert np.abs(got[..., columns] - wanted[:, N_SOURCE:, :N_SOURCE]).max() < 1e-5
