@@ -21,8 +21,8 @@ from mlx_lm.models import llama
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors
 
-from mlx_simul.archs.base import flat
 from mlx_simul.engine import StreamingEngine, make_engine
+from mlx_simul.engine.group import StreamState
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.generate import stream_generate
 from mlx_simul.passes import Pass
@@ -289,12 +289,8 @@ def _filled(model: Any, n_tokens: int) -> StreamingEngine:
     """An engine with so many source and target tokens of noise."""
     engine = StreamingEngine(model, FollowStart())
     engine.run(Pass((3, 4), (5,)))
-    for cache in flat(engine.caches):
-        for is_reading in (True, False):
-            cache.is_reading = is_reading
-            cache.update_and_fetch(*_noise(cache.state[:2], n_tokens))
-    # φ goes where it would be by now.
-    engine.run(Pass((), (6,)))
+    layers = tuple(tuple(_noise(layer, 2 * n_tokens)) for layer in engine.state.layers)
+    engine.state = StreamState(n_tokens, n_tokens, n_tokens, layers)
     return engine
 
 

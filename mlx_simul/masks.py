@@ -1,9 +1,10 @@
-"""Who may see whom, for a source pass, a target pass and a training batch.
+"""Who sees whom: one formula, with three callers: a live pass, a shared pass, a training batch.
 
-Shape legend: L new tokens, S source tokens, T target tokens, the new ones included in their group.
+Shape legend: B rows of a batch, L tokens that look, S source tokens, T target tokens.
 
-In the cache the source lies mirrored, newest token first, so that it can grow away from the target
-(see :mod:`mlx_simul.cache`). Columns here follow that order: ``[source mirrored | target]``.
+A token stands in the row ``[source | target]`` of its own stream, as that row was when the token was
+written: source token j at j, target token j behind the source that it sees. It sees what stands
+before it there, within its window, and itself (SPEC section 1).
 """
 
 from __future__ import annotations
@@ -17,89 +18,67 @@ import mlx.core as mx
 
 from mlx_simul.errors import InvalidOptionError
 
-
-def source_mask(
-    n_new: int, n_source: int, window: int | None = None, chunk: int | None = None
-) -> mx.array | None:
-    """Mask of a source pass: each token sees earlier source tokens and itself (SPEC section 1).
-
-    Args:
-        n_new: L, tokens of this pass.
-        n_source: S, source tokens once they are cached.
-        window: source tokens a row may look back on, itself included; ``None`` for all.
-        chunk: tokens in each of the chunks across which nothing is seen; ``None`` for no chunks.
-
-    Returns:
-        Boolean (L, S), True = may see; ``None`` if everything may be seen.
-    """
-    if n_new == 1 and _reaches_all(n_source, window, chunk):
-        return None
-    rows = mx.arange(n_source - n_new, n_source)[:, None]
-    columns = mx.arange(n_source - 1, -1, -1)[None]
-    return _look_back(rows, columns, window, chunk)
+_UNSEEN = 2**30
 
 
-def target_mask(
-    n_new: int,
-    n_source: int,
-    n_target: int,
-    window: int | None = None,
-    chunk: int | None = None,
-    as_array: bool = False,
-) -> mx.array | str | None:
-    """Mask of a target pass: the source read so far, and earlier target tokens (SPEC section 1).
-
-    Windows and chunks are measured in the order ``[source | target]`` as it stands at this moment.
-
-    Args:
-        n_new: L, tokens of this pass.
-        n_source: S, source tokens cached.
-        n_target: T, target tokens once these are cached.
-        window: tokens a row may look back on, itself included; ``None`` for all.
-        chunk: tokens in each of the chunks across which nothing is seen; ``None`` for no chunks.
-        as_array: never answer with the name ``"causal"``.
-
-    Returns:
-        Boolean (L, S + T), True = may see; ``"causal"`` or ``None`` where MLX knows a shorter form.
-    """
-    total = n_source + n_target
-    if _reaches_all(total, window, chunk):
-        if n_new == 1:
-            return None
-        if not as_array:
-            return "causal"
-    rows = mx.arange(total - n_new, total)[:, None]
-    source = mx.arange(n_source - 1, -1, -1)
-    columns = mx.concatenate([source, mx.arange(n_source, total)])[None]
-    return _look_back(rows, columns, window, chunk)
-
-
-def fused_mask(
-    source_rows: mx.array | None,
-    target_rows: mx.array | str | None,
-    n_new_source: int,
-    n_new_target: int,
-    n_source: int,
-    n_target: int,
+def who_sees_whom(
+    order: mx.array,
+    n_visible: mx.array | int,
+    source: mx.array,
+    target: mx.array,
+    window: mx.array | int | None = None,
+    chunk: mx.array | int | None = None,
 ) -> mx.array:
-    """Mask of a pass to both groups, the source's rows first: each row sees what it sees alone.
+    """The mask of tokens that look at ``[source | target]``.
 
     Args:
-        source_rows: what :func:`source_mask` gives for the source's rows.
-        target_rows: what :func:`target_mask` gives, as an array, for the target's.
-        n_new_source: source tokens of this pass.
-        n_new_target: target tokens of this pass.
-        n_source: S.
-        n_target: T.
+        order: (..., L), where each token stands in that row.
+        n_visible: (..., L) or one number, the source tokens that each of them sees. A source token
+            may be given more than it sees: what stands behind it is hidden by its order.
+        source: (S,), the numbers of the source tokens in the order in which they lie.
+        target: (T,), the same of the target tokens.
+        window: tokens that one may look back on, itself included, for all or (..., L) for each.
+        chunk: tokens in each of the chunks across which nothing is seen, for all or for each.
 
     Returns:
-        Boolean (L, S + T), True = may see.
+        Boolean (..., L, S + T), True = may see.
     """
-    if source_rows is None:
-        source_rows = mx.ones((n_new_source, n_source), mx.bool_)
-    if not isinstance(target_rows, mx.array):
-        target_rows = mx.ones((n_new_target, n_source + n_target), mx.bool_)
-    return mx.concatenate([mx.pad(source_rows, [(0, 0), (0, n_target)]), target_rows])
+    row, n_visible = order[..., None], _column(n_visible)
+    # The numbers of unread source tokens are those of the target tokens that took their places.
+    ahead = mx.where(source < n_visible, source, _UNSEEN)
+    columns = mx.concatenate(
+        [_for_each(row, ahead), _for_each(row, n_visible + target)], axis=-1
+    )
+    seen = columns <= row
+    if window is not None:
+        seen = seen & (row - columns < _column(window))
+    if chunk is not None:
+        chunk = _column(chunk)
+        seen = seen & (row // chunk == columns // chunk)
+    return seen
+
+
+def _for_each(row: mx.array, columns: mx.array) -> mx.array:
+    return mx.broadcast_to(columns, (*row.shape[:-1], columns.shape[-1]))
+
+
+def _column(values: mx.array | int) -> mx.array | int:
+    return values[..., None] if isinstance(values, mx.array) else values
+
+
+def teacher_forced_mask(visible: mx.array, n_source: int, window: int | None = None) -> mx.array:
+    """Mask of whole targets, each token with the source it had when it was written (SPEC 5).
+
+    Args:
+        visible: (B, T) source tokens that each row sees.
+        n_source: S, padding included.
+        window: tokens a row may look back on, itself included; ``None`` for all.
+
+    Returns:
+        Boolean (B, T, S + T), True = may see; both groups in order of arrival.
+    """
+    target = mx.arange(visible.shape[-1])
+    return who_sees_whom(visible + target, visible, mx.arange(n_source), target, window)
 
 
 def create_streaming_attention_mask(
@@ -131,11 +110,14 @@ def create_streaming_attention_mask(
             f"{n_source} source and {n_target} target tokens do not fit into total_len={total_len}."
         )
     visible = visible_source_tokens(source_seg_len, target_seg_len, wait_tokens_list)
-    source = mx.tri(n_source, total_len, dtype=mx.bool_)
-    target = teacher_forced_mask(mx.array([visible], mx.int32), n_source)[0]
-    n_padding = total_len - n_source - n_target
-    target = mx.pad(target.reshape(n_target, n_source + n_target), [(0, n_padding)] * 2)
-    return mx.concatenate([source, target])
+    order = [*range(n_source), *(v + i for i, v in enumerate(visible))]
+    mask = who_sees_whom(
+        mx.array(order, mx.int32),
+        mx.array([n_source] * n_source + visible, mx.int32),
+        mx.arange(n_source),
+        mx.arange(n_target),
+    )
+    return mx.pad(mask, [(0, total_len - n_source - n_target)] * 2)
 
 
 def visible_source_tokens(
@@ -169,41 +151,3 @@ def visible_source_tokens(
         for _ in range(n_tokens)
     ]
     return visible[1:] + visible[-1:]
-
-
-def teacher_forced_mask(visible: mx.array, n_source: int, window: int | None = None) -> mx.array:
-    """Mask of whole targets, each row with the source it had when it was written (SPEC section 5).
-
-    Columns are ``[source | target]``, both in order of arrival. A window is measured in that order
-    as it stood when the row was written.
-
-    Args:
-        visible: (B, T) source tokens that each row sees.
-        n_source: S, padding included.
-        window: tokens a row may look back on, itself included; ``None`` for all.
-
-    Returns:
-        Boolean (B, T, S + T), True = may see.
-    """
-    B, T = visible.shape
-    index, visible = mx.arange(T), visible[..., None]
-    to_source = mx.arange(n_source)[None, None]
-    sees_source = to_source < visible
-    if window is not None:
-        sees_source = sees_source & (visible + index[None, :, None] - to_source < window)
-    sees_target = _look_back(index[:, None], index[None], window)
-    return mx.concatenate([sees_source, mx.broadcast_to(sees_target, (B, T, T))], axis=-1)
-
-
-def _reaches_all(n_tokens: int, window: int | None, chunk: int | None) -> bool:
-    return n_tokens <= min(n for n in (window, chunk, n_tokens) if n is not None)
-
-
-def _look_back(
-    rows: mx.array, columns: mx.array, window: int | None, chunk: int | None = None
-) -> mx.array:
-    """Columns at or before a row, and within its window or chunk, in the order of their numbers."""
-    seen = columns <= rows
-    if window is not None:
-        seen = seen & (rows - columns < window)
-    return seen if chunk is None else seen & (rows // chunk == columns // chunk)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import mlx_simul.before_mlx
@@ -28,40 +28,24 @@ MAX_POSITION = 2**24
 _COMPOSES_WITHIN = 0.25
 
 
-@dataclass(frozen=True)
-class FusedPositions:
-    """Where the rows of a pass to both groups stand; what a cache answers as its ``offset`` then.
+class TokenPositions:
+    """Where each token of a pass stands; what a cache answers as its ``offset`` if that differs.
 
-    It is no number, so that code that would count on from it fails instead of going astray.
+    It is not a number, so that code that would count on from it fails instead of going astray.
 
-    Attributes:
-        n_source: rows that feed the source; they come first, the others feed the target.
-        source: position of the first of them.
-        target: position of the first target row.
+    Args:
+        positions: (B, L); (1, L) if it is the same for all rows of a batch.
     """
 
-    n_source: int
-    source: int
-    target: int
+    def __init__(self, positions: mx.array) -> None:
+        self.positions = positions
+        self._flat = positions.flatten()
 
-    def of_tokens(self, n_batch: int, n_rows: int) -> mx.array:
+    def of_tokens(self, n_batch: int, n_tokens: int) -> mx.array:
         """(B * L,) positions."""
-        return _row_positions(self, n_batch, n_rows)
-
-
-@dataclass(frozen=True, eq=False)
-class BatchPositions:
-    """Where each token of a pass of several streams stands; no number either.
-
-    Attributes:
-        positions: (B, L).
-    """
-
-    positions: mx.array
-
-    def of_tokens(self, n_batch: int, n_rows: int) -> mx.array:
-        """(B * L,) positions."""
-        return self.positions.reshape(n_batch * n_rows)
+        if self._flat.size == n_batch * n_tokens:
+            return self._flat
+        return mx.broadcast_to(self.positions, (n_batch, n_tokens)).flatten()
 
 
 class FusedRope:
@@ -69,7 +53,7 @@ class FusedRope:
 
     def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
         """Turn (B, K, L, D), from a position on, or each row or token as the offset says."""
-        if not isinstance(offset, FusedPositions | BatchPositions):
+        if not isinstance(offset, TokenPositions):
             return super().__call__(x, offset)  # pyright: ignore[reportAttributeAccessIssue]
         B, K, L, D = x.shape
         # One token per row of a batch: a row has an offset of its own.
@@ -103,16 +87,6 @@ def let_fuse(model: nn.Module, ropes: Collection[Rope | None]) -> None:
 @cache
 def _fused_rope(kind: type[nn.Module]) -> type[nn.Module]:
     return type(f"Fused{kind.__name__}", (FusedRope, kind), {})
-
-
-# All layers ask for the same few in turn.
-@lru_cache(maxsize=16)
-def _row_positions(fused: FusedPositions, n_batch: int, n_rows: int) -> mx.array:
-    """(B * L,) positions."""
-    n_target = n_rows - fused.n_source
-    source = range(fused.source, fused.source + fused.n_source)
-    target = range(fused.target, fused.target + n_target)
-    return mx.array([*source, *target] * n_batch, mx.int32)
 
 
 @runtime_checkable

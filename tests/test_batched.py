@@ -1,6 +1,7 @@
 """Many sessions in shared passes: each writes what it would write alone."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from tiny_models import first_of, tiny_model
 
 import mlx_simul
 from mlx_simul import BatchedSessions, Finished, FollowStart, SimulSession, WaitK, archs
-from mlx_simul.cache.batched import RaggedPass
+from mlx_simul.cache.layout import Layout
 from mlx_simul.drafts import NGramDrafter
-from mlx_simul.engine import batch as batch_module
 from mlx_simul.engine import drawing
-from mlx_simul.engine.batch import Part
+from mlx_simul.engine import runner as passes_of
+from mlx_simul.engine.runner import Part
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.passes import Pass
 from mlx_simul.policies import (
@@ -148,17 +149,22 @@ THREE = [
 ]
 
 
-class HiddenIsSeen(RaggedPass):
-    def __init__(self, lanes, n_tokens):
-        super().__init__(lanes, n_tokens)
-        self._visible = mx.maximum(self._visible, mx.max(self._visible, axis=0, keepdims=True))
+class HiddenIsSeen(Layout):
+    """Lets every target see what is hidden, and what lies beside shorter sources."""
+
+    def __init__(self, plan):
+        most = max(lane.n_source_after for lane in plan.lanes)
+        hidden = [lane.n_source_after - most for lane in plan.lanes]
+        pairs = zip(plan.lanes, hidden, strict=True)
+        lanes = tuple(replace(lane, n_hidden=n) for lane, n in pairs)
+        super().__init__(replace(plan, lanes=lanes))
 
 
 def test_passes_that_mix_sessions_up_write_something_else(model, tokenizer, monkeypatch):
     """Negative control of the law above."""
     wanted = [alone(model, tokenizer, plan) for plan in THREE]
     assert together(model, tokenizer, THREE) == wanted
-    monkeypatch.setattr("mlx_simul.engine.batch.RaggedPass", HiddenIsSeen)
+    monkeypatch.setattr("mlx_simul.cache.layout.Layout", HiddenIsSeen)
     assert together(model, tokenizer, THREE) != wanted
 
 
@@ -317,13 +323,13 @@ def test_a_pass_feeds_a_part_of_what_is_long(model):
 
     short = [Part(Reader(), Pass((), (5,), draft_ids=(6,))) for _ in range(15)]
     long = Part(Reader(), Pass((7,) * 14, (5,)))
-    assert batch_module._length_of_pass([*short, long], False) == 2
-    assert batch_module._length_of_pass([long], False) == 15
+    assert passes_of._length_of_pass([*short, long], False) == 2
+    assert passes_of._length_of_pass([long], False) == 15
     header = Part(Reader(), Pass((), (1, 2, 3, 4)))
-    assert batch_module._length_of_pass([*short, header], False) == 4
+    assert passes_of._length_of_pass([*short, header], False) == 4
     # What a target feeds at once cannot be fed in parts, however much it is.
     long_header = Part(Reader(), Pass((), (1,) * 600))
-    assert batch_module._length_of_pass([*short, long_header], False) == 600
+    assert passes_of._length_of_pass([*short, long_header], False) == 600
 
 
 def test_words_that_come_one_by_one_are_read_several_at_a_time(model, tokenizer):
@@ -419,7 +425,7 @@ def test_options_that_are_refused_leave_nothing_behind(model, tokenizer):
     with pytest.raises(mlx_simul.InvalidOptionError):
         batch.add(max_tokens=0)
     assert len(batch) == 0 and batch.step() is None
-    assert not batch._batch._places
+    assert batch._batch._runner is None
 
 
 def test_options_of_all_are_those_of_each_that_says_nothing_else(model, tokenizer):
@@ -486,6 +492,6 @@ def test_memory_is_given_back_with_the_last(model, tokenizer):
     session.push(TEXT)
     session.close()
     list(batch.events())
-    assert not batch._batch._storages
-    assert all(cache.nbytes == 0 for cache in session._engine.caches)
+    assert batch._batch._runner is None
+    assert not session._engine.caches
     assert isinstance(session._engine, StreamingEngine)

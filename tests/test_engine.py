@@ -1,5 +1,7 @@
 """The engine's own part: what a state that does not fit leaves behind."""
 
+from dataclasses import replace
+
 import mlx_simul.before_mlx
 
 import numpy as np
@@ -17,12 +19,16 @@ def fed(model):
 
 
 def misfit(state):
-    """A last layer whose counts do not fit its keys."""
-    keys, values, n_source, n_target, start = state[-1]
-    return [*state[:-1], (keys, values, n_source + 1, n_target, start)]
+    """A last layer that holds fewer tokens than there are."""
+    keys, values = state.layers[-1]
+    return replace(state, layers=(*state.layers[:-1], (keys[..., 1:, :], values[..., 1:, :])))
 
 
-@pytest.mark.parametrize("spoil", [misfit, lambda state: state[:-1]], ids=["layer", "too few"])
+def too_few(state):
+    return replace(state, layers=state.layers[:-1])
+
+
+@pytest.mark.parametrize("spoil", [misfit, too_few])
 def test_a_state_that_does_not_fit_changes_nothing(model, spoil):
     other = StreamingEngine(model, FixedStart(3))
     other.read([50, 60])

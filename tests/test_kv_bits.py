@@ -14,7 +14,7 @@ from without_metal import replace_kernels
 
 from mlx_simul import DualStreamingCache, FixedStart, FollowStart, InvalidOptionError, archs
 from mlx_simul.archs.base import KVBits
-from mlx_simul.cache import QuantizedStreamingCache
+from mlx_simul.cache import LayerCache, QuantizedLayerCache
 from mlx_simul.engine import StreamingEngine, make_engine
 from mlx_simul.testing import LAWS, engine_with, relative_error
 
@@ -81,7 +81,7 @@ def widened(config, model_type):
     return config
 
 
-class RoundTrip(DualStreamingCache):
+class RoundTrip(LayerCache):
     """Holds in full what quantising leaves of keys and values."""
 
     def update_and_fetch(self, keys, values):
@@ -99,7 +99,7 @@ def test_a_family_that_can_read_them_reads_what_was_quantised(model_type, monkey
     mx.random.seed(3)
     model = fresh_model(model_type, widened(config, model_type))
     logits = []
-    for engine_of in (quantized(8), engine_with(RoundTrip), engine_with(DualStreamingCache)):
+    for engine_of in (quantized(8), engine_with(RoundTrip), engine_with(LayerCache)):
         engine = engine_of(model, FixedStart(20))
         for start in (0, 7, 12):
             engine.read(list(range(10 + start, 17 + start)))
@@ -128,12 +128,12 @@ def test_many_moves_lose_no_more_than_one():
     errors = {}
     for bits in (8, 4):
         for n_moves in (1, 300):
-            cache = QuantizedStreamingCache(bits, 32)
+            cache = DualStreamingCache(QuantizedLayerCache(bits, 32))
             cache.is_reading = False
             cache.update_and_fetch(turn(keys, 0), values)
             for _ in range(n_moves):
                 cache.rotate_target(turn, 8)
-            (words, scales, biases), _ = cache.keys_and_values()
+            (words, scales, biases), *_ = cache.state
             held = mx.dequantize(words, scales, biases, group_size=32, bits=bits)
             errors[bits, n_moves] = relative_error(held, turn(keys, 8 * n_moves))
     assert errors[8, 300] < 2 * errors[8, 1]
@@ -153,7 +153,7 @@ def test_many_moves_lose_no_more_than_one():
     )
 )
 def test_any_history_leaves_what_the_plain_cache_holds_but_for_the_bits(history):
-    plain, small = DualStreamingCache(), QuantizedStreamingCache(8, 32)
+    plain, small = DualStreamingCache(), DualStreamingCache(QuantizedLayerCache(8, 32))
     for i, (action, n) in enumerate(history):
         for cache in (plain, small):
             cache.is_reading = action == "source"
@@ -174,14 +174,14 @@ def test_any_history_leaves_what_the_plain_cache_holds_but_for_the_bits(history)
 
 def test_it_takes_less_memory():
     sizes = {}
-    for name, cache in (("plain", DualStreamingCache()), (8, QuantizedStreamingCache(8, 64))):
+    for name, cache in (("plain", DualStreamingCache()), (8, DualStreamingCache(QuantizedLayerCache(8, 64)))):
         cache.update_and_fetch(*mx.random.normal((2, 1, 2, 512, 64)))
         sizes[name] = cache.nbytes
     assert sizes[8] < 0.3 * sizes["plain"]
 
 
 def test_heads_that_no_group_fits_are_refused():
-    cache = QuantizedStreamingCache(8, 64)
+    cache = DualStreamingCache(QuantizedLayerCache(8, 64))
     with pytest.raises(InvalidOptionError, match="heads of 48 numbers"):
         cache.update_and_fetch(*mx.zeros((2, 1, 2, 3, 48)))
 
@@ -191,5 +191,5 @@ def test_a_session_runs_on_them(tokenizer):
     events = run(model, tokenizer, TEXT, kv_bits=8, kv_group_size=32)
     assert writes(events)
     engine = make_engine(model, kv_bits=8, kv_group_size=32)
-    assert all(isinstance(cache, QuantizedStreamingCache) for cache in engine.caches)
+    assert all(isinstance(cache, QuantizedLayerCache) for cache in engine.caches)
     assert isinstance(engine._target_start, FollowStart)

@@ -232,7 +232,6 @@ def test_follow_stays_just_behind_the_source(model, tokenizer):
         if engine.start is not None:
             starts.add(engine.start)
             assert engine.source_tokens <= engine.start + 2
-            assert {cache.target_start for cache in engine.caches} == {engine.start}
     assert len(starts) > 2
 
 

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from mlx_simul import testing
 from mlx_simul.archs.base import Architecture
-from mlx_simul.cache import DualStreamingCache
+from mlx_simul.cache import LayerCache
 from mlx_simul.checkpoints import validate as module
 from mlx_simul.checkpoints.validate import run, validate
 from mlx_simul.loading import load_folder
@@ -345,14 +345,14 @@ def test_words_that_a_tokenizer_joins_are_noted(folder, monkeypatch):
 
 
 def test_broken_law_fails(folder, capsys, monkeypatch):
-    class NeverRollsBack(DualStreamingCache):
-        def trim_target(self, n_tokens):
-            pass
+    class MovesNoKeys(LayerCache):
+        def move_target(self, rope, delta, row, n_target, lost):
+            return ()
 
-    monkeypatch.setattr(Architecture, "make_cache", lambda *_: [NeverRollsBack() for _ in range(3)])
+    monkeypatch.setattr(Architecture, "make_cache", lambda *_: [MovesNoKeys() for _ in range(3)])
     rows = {row.check: row for row in validate(folder)}
     assert rows["any chunking"].verdict == "ok"
-    assert rows["roll back equals never written"].verdict == "FAILED"
+    assert rows["moved target equals written there"].verdict == "FAILED"
     assert run(argparse.Namespace(folder=folder)) == 1
     assert "is broken (" in capsys.readouterr().out
 

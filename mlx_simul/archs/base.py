@@ -21,7 +21,7 @@ from mlx_lm.models.cache import (
 )
 
 from mlx_simul.archs import rewrites
-from mlx_simul.cache import DualStreamingCache, QuantizedStreamingCache, SourceTargetCache
+from mlx_simul.cache import LayerCache, QuantizedLayerCache, SourceTargetCache
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.positions import Rope
 
@@ -163,8 +163,8 @@ class Architecture:
                 "target cannot be kept apart; stream it with mode='reencode'."
             )
         if kv is None:
-            return DualStreamingCache(self.rotates)
-        return QuantizedStreamingCache(kv.bits, kv.group_size)
+            return LayerCache(self.rotates)
+        return QuantizedLayerCache(kv.bits, kv.group_size)
 
 
 def flat(caches: Iterable[Any]) -> Iterator[SourceTargetCache]:

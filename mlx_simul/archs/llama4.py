@@ -12,10 +12,10 @@ from mlx_lm.models.cache import ChunkedKVCache
 
 from mlx_simul.archs.base import TEMPERATURE, Architecture, KVBits
 from mlx_simul.archs.stock import rope_if_used
-from mlx_simul.cache import DualStreamingCache
+from mlx_simul.cache import LayerCache
 
 
-class ChunkedStreamingCache(DualStreamingCache):
+class ChunkedStreamingCache(LayerCache):
     """A cache for layers with chunks; what is out of reach is masked, not dropped."""
 
     start_position = 0

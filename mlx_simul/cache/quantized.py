@@ -7,15 +7,15 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 
 from mlx_simul.cache.base import KeysValues
-from mlx_simul.cache.buffer import Planes
-from mlx_simul.cache.dual import DualStreamingCache, halves_of
+from mlx_simul.cache.layer import LayerCache, halves_of
+from mlx_simul.cache.storage import Planes
 from mlx_simul.errors import InvalidOptionError
 
 LOST_BITS = 8
 """For what quantising took from a moved key; in 4 bits it would add up again."""
 
 
-class QuantizedStreamingCache(DualStreamingCache):
+class QuantizedLayerCache(LayerCache):
     """A :class:`SourceTargetCache` whose keys and values are quantised, as mlx-lm quantises them.
 
     Only attention that goes through mlx-lm's ``scaled_dot_product_attention``, and has no sinks,

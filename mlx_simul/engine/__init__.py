@@ -12,7 +12,7 @@ from typing import Any
 import mlx_simul.before_mlx
 
 from mlx_simul import archs
-from mlx_simul.archs.base import KVBits, Mode, flat
+from mlx_simul.archs.base import KVBits, Mode
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.engine.interleaved import InterleavedEngine
@@ -71,9 +71,7 @@ def make_engine(
         start = make_target_start(target_start, trained.get("target_start"))
         kv = None if kv_bits is None else KVBits(kv_bits, kv_group_size)
         caches = architecture.make_cache(model, kv)
-        for cache in flat(caches):
-            cache.windows_target = not gpe_compat
-        return StreamingEngine(model, start, sampler, logits_processors, caches)
+        return StreamingEngine(model, start, sampler, logits_processors, caches, not gpe_compat)
     if gpe_compat:
         raise InvalidOptionError(
             "gpe_compat=True reproduces a reference that keeps two groups, and this stream runs in "

@@ -20,6 +20,7 @@ from mlx_simul import archs
 from mlx_simul.archs.base import max_positions_of, vocab_size_of
 from mlx_simul.engine.attention import View, recording, watch
 from mlx_simul.engine.drawing import Drawing, draw_all, likeliest
+from mlx_simul.engine.runner import MAX_SOURCE_TOKENS_PER_PASS
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
 from mlx_simul.passes import Pass, Reply
 from mlx_simul.policies.base import Head
@@ -28,9 +29,6 @@ Sampler: TypeAlias = Callable[[mx.array], mx.array]
 LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
 
 State = TypeVar("State")
-
-# Bounds the mask of one source pass: 512 x S booleans.
-MAX_SOURCE_TOKENS_PER_PASS = 512
 
 
 class Engine(ABC):

@@ -1,132 +1,81 @@
-"""Passes of several streams at once, to each as if it were alone.
-
-Shape legend: B streams in a pass, L tokens of the longest, V vocabulary.
-"""
+"""Streams over one model that share its passes: who lies in which row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from typing import Any
 
 import mlx_simul.before_mlx
 
-import mlx.core as mx
-
 from mlx_simul import archs
-from mlx_simul.cache import DualStreamingCache, QuantizedStreamingCache
-from mlx_simul.cache.batched import Lane, RaggedPass, batched_cache
-from mlx_simul.cache.buffer import Place, Storage
-from mlx_simul.engine.attention import View, recording
-from mlx_simul.engine.base import MAX_SOURCE_TOKENS_PER_PASS, Engine
-from mlx_simul.engine.drawing import Drawing, Drawn, draw_all
+from mlx_simul.cache import LayerCache, QuantizedLayerCache
+from mlx_simul.cache.storage import Storage
+from mlx_simul.engine.base import Engine
 from mlx_simul.engine.group import StreamingEngine
+from mlx_simul.engine.runner import Part, Runner
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.passes import Evidence, Pass, Reply
+from mlx_simul.passes import Pass, Reply
 
-# What a pass costs beside its tokens, in tokens: measured on a CPU, see docs/speed.md.
-PASS_OVERHEAD_TOKENS = 32
+# A batch gives memory back once it holds so many times what its streams need.
+MOST_TO_SPARE = 4
 
 
-@dataclass(eq=False)
-class Part:
-    """One stream's part in a pass of a batch.
+class SharedRunner(Runner):
+    """A runner whose caches hold a row for each of several streams."""
 
-    Attributes:
-        engine: of the stream.
-        request: what it asked for, as far as it is not fed yet.
-        outcome: what it gets, once that is known.
-    """
+    def __init__(self, model: Any, caches: Iterable[Any]) -> None:
+        super().__init__(model, list(caches))
+        self.streams: dict[int, StreamingEngine] = {}
+        self._n_rows = 0
+        for cache in self.caches:
+            cache.storage = Storage(0)
 
-    engine: StreamingEngine
-    request: Pass
-    outcome: Reply | Exception | None = None
-    # What the next pass takes of it: how many source and target tokens, drafts among those.
-    n_source: int = 0
-    n_target: int = 0
-    n_drafts: int = 0
+    def add(self, engine: StreamingEngine) -> None:
+        """Give a stream that has not begun yet a row."""
+        if len(self.streams) == self._n_rows:
+            n_more = max(1, self._n_rows)
+            for cache in self.caches:
+                cache.storage.add_rows(n_more)
+            self._n_rows += n_more
+        row = next(row for row in range(self._n_rows) if row not in self.streams)
+        self.streams[row] = engine
+        for cache in self.caches:
+            cache.storage.clear(row)
+        engine.live_in(self, row)
 
-    @property
-    def only_reads(self) -> bool:
-        """Whether its source takes a pass without the target."""
-        return self.engine.reads_alone(self.request.source_ids, self.request.n_hidden)
+    def remove(self, engine: StreamingEngine) -> None:
+        """Take a stream's row; memory comes back once much more is held than is needed."""
+        row = next(row for row, other in self.streams.items() if other is engine)
+        del self.streams[row]
+        engine.live_in(None, None)
+        n_streams = len(self.streams)
+        if n_streams and self._n_rows >= MOST_TO_SPARE * n_streams:
+            self._to_the_front([*self.streams.values()])
+            left = max(other.source_tokens for other in self.streams.values())
+            right = max(other.target_tokens for other in self.streams.values())
+            for cache in self.caches:
+                cache.storage.keep(n_streams, left, right)
+            self._n_rows = n_streams
 
-    def n_tokens(self, is_reading: bool) -> int:
-        """What is still to be fed."""
-        request = self.request
-        n_target = 0 if is_reading else len(request.target_ids) + len(request.draft_ids)
-        return len(request.source_ids) + n_target
+    def _in_order(self, parts: list[Part]) -> list[Part]:
+        if len(parts) < 2:
+            return parts
+        self._to_the_front([part.engine for part in parts])
+        return sorted(parts, key=lambda part: part.engine.row or 0)
 
-    def take(self, n_tokens: int, is_reading: bool) -> list[int]:
-        """What a pass of so many tokens takes: all but some drafts, or a part of the source."""
-        engine, request = self.engine, self.request
-        n_free = n_tokens - len(request.source_ids) - len(request.target_ids)
-        source_ids, target_ids, drafts = request.source_ids[:n_tokens], (), ()
-        if n_free >= 0 and request.target_ids and not is_reading:
-            drafts = request.draft_ids[:n_free]
-            target_ids = (*request.target_ids, *drafts)
-        engine.prepare(source_ids, target_ids, request.n_rewind, request.n_hidden)
-        self.n_source, self.n_target = len(source_ids), len(target_ids)
-        self.n_drafts = len(drafts)
-        return [*source_ids, *target_ids, *[0] * (n_tokens - len(source_ids) - len(target_ids))]
-
-    def lane(self) -> Lane:
-        """The same for the caches."""
-        engine = self.engine
-        return Lane(
-            self.n_source,
-            self.n_target,
-            engine.source_tokens,
-            engine.target_tokens,
-            self.request.n_hidden if self.n_target else 0,
-            engine.start or 0,
-            engine.caches[0].windows_target,
-        )
-
-    @property
-    def predicting(self) -> slice:
-        """The tokens of the pass behind which it predicts: its last, and its drafts."""
-        end = self.n_source + self.n_target
-        return slice(end - 1 - self.n_drafts, end)
-
-    def view(self, row: int) -> View | None:
-        """Whose attention is to be recorded for it, if any is asked for."""
-        heads = self.request.wanted.heads if self.request.wanted and self.n_target else ()
-        return View(heads, self.predicting, row) if heads else None
-
-    def has_fed(self) -> None:
-        """Count what the pass took."""
-        request = self.request
-        self.engine.count_pass()
-        for cache in _plain(self.engine):
-            cache.grow(self.n_source, self.n_target)
-        rest = request.source_ids[self.n_source :]
-        n_passes = request.n_passes + 1
-        # The first part has rolled the target back.
-        self.request = replace(request, source_ids=rest, n_rewind=0, n_passes=n_passes)
-        if not rest and not request.target_ids:
-            self._is_answered(())
-
-    def take_drawn(self, drawn: Drawn | Exception) -> None:
-        """Get what was drawn for it."""
-        if isinstance(drawn, Exception):
-            self.outcome = drawn
-        else:
-            self._is_answered(drawn.token_ids, drawn.evidence)
-
-    @contextmanager
-    def failing_alone(self) -> Iterator[None]:
-        """What goes wrong is this stream's own."""
-        try:
-            yield
-        except Exception as error:
-            self.outcome = error
-
-    def _is_answered(
-        self, token_ids: tuple[int, ...], evidence: tuple[Evidence, ...] = ()
-    ) -> None:
-        self.outcome = Reply(token_ids, self.request.n_passes, evidence)
+    def _to_the_front(self, engines: list[StreamingEngine]) -> None:
+        """Let these have the first rows, so that a pass over them is one over slices."""
+        rows = {engine.row or 0 for engine in engines}
+        free = [row for row in range(len(rows)) if row not in rows]
+        behind = sorted(row for row in rows if row >= len(rows))
+        if not free:
+            return
+        swapped = dict(zip([*behind, *free], [*free, *behind], strict=True))
+        for cache in self.caches:
+            cache.storage.move_rows(list(swapped), list(swapped.values()))
+        self.streams = {swapped.get(row, row): engine for row, engine in self.streams.items()}
+        for row, engine in self.streams.items():
+            engine.row = row
 
 
 class Batch:
@@ -141,17 +90,16 @@ class Batch:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._fuses = archs.of(model).fuses_in(model)
-        self._storages: list[Storage] = []
-        self._n_rows = 0
-        self._places: dict[StreamingEngine, Place] = {}
-        self._findings: dict[str, str | None] = {}
+        self._runner: SharedRunner | None = None
+        self._storing = ""
 
     def __contains__(self, engine: Any) -> bool:
-        return engine in self._places
+        return self._runner is not None and engine in self._runner.streams.values()
 
     def takes(self, engine: StreamingEngine) -> bool:
         """Whether a stream can share passes: its family fuses, and its caches are plain ones."""
-        return self._fuses and len(_plain(engine)) == len(engine.caches)
+        kinds = (LayerCache, QuantizedLayerCache)
+        return self._fuses and all(type(cache) in kinds for cache in engine.caches)
 
     def join(self, engine: StreamingEngine) -> None:
         """Give a stream that has not begun yet a row.
@@ -159,144 +107,33 @@ class Batch:
         Raises:
             InvalidOptionError: if it stores keys and values in another way than those here.
         """
-        other = next(iter(self._places), engine)
-        if _storing(engine) != _storing(other):
+        storing = _storing(engine)
+        if self._runner is None:
+            self._runner, self._storing = SharedRunner(self._model, engine.model_caches), storing
+        if storing != self._storing:
             raise InvalidOptionError(
-                f"a session that keeps keys and values in {_storing(engine)} cannot join a batch "
-                f"that keeps them in {_storing(other)}; give all of them the same kv_bits and "
-                "kv_group_size."
+                f"a session that keeps keys and values in {storing} cannot join a batch that keeps "
+                f"them in {self._storing}; give all of them the same kv_bits and kv_group_size."
             )
-        if not self._storages:
-            self._storages = [Storage(0) for _ in engine.caches]
-        taken = {place.row for place in self._places.values()}
-        if len(taken) == self._n_rows:
-            n_more = max(1, self._n_rows)
-            for storage in self._storages:
-                storage.add_rows(n_more)
-            self._n_rows += n_more
-        place = Place(next(row for row in range(self._n_rows) if row not in taken))
-        for cache, storage in zip(_plain(engine), self._storages, strict=True):
-            cache.live_in(storage, place)
-        engine.findings = self._findings
-        self._places[engine] = place
+        self._runner.add(engine)
 
     def leave(self, engine: Engine) -> None:
         """Take a stream's row, if it has one; what it read and wrote is gone."""
-        if not isinstance(engine, StreamingEngine) or self._places.pop(engine, None) is None:
+        if self._runner is None or not isinstance(engine, StreamingEngine) or engine not in self:
             return
-        for cache in _plain(engine):
-            cache.live_in(Storage())
-        if not self._places:
-            self._storages, self._n_rows = [], 0
+        self._runner.remove(engine)
+        if not self._runner.streams:
+            self._runner = None
 
     def run(
         self, requests: Iterable[tuple[StreamingEngine, Pass]]
     ) -> list[Reply | Pass | Exception]:
-        """Run one pass for all, and before it one for those that have much source to read.
-
-        A stream that has more to feed than is worth the others' waiting feeds a part of its source.
-
-        Args:
-            requests: streams that have joined, and what each asks for.
-
-        Returns:
-            What a stream alone would have got, or what it would have raised; a Pass if that is
-            left to be run of its own.
-        """
-        parts = [Part(engine, request) for engine, request in requests]
-        self._share([part for part in parts if part.only_reads], is_reading=True)
-        self._share([part for part in parts if part.outcome is None and not part.only_reads])
-        return [part.outcome or part.request for part in parts]
-
-    def _share(self, parts: Sequence[Part], is_reading: bool = False) -> None:
-        """Run one pass, of source tokens only or of both groups."""
-        if not parts:
-            return
-        n_tokens = _length_of_pass(parts, is_reading)
-        rows: dict[Part, list[int]] = {}
-        for part in parts:
-            with part.failing_alone():
-                rows[part] = part.take(n_tokens, is_reading)
-        parts = self._to_the_front(rows)
-        if not parts:
-            return
-        views = {part: view for i, part in enumerate(parts) if (view := part.view(i))}
-        try:
-            with recording(views.values()) as recorded:
-                ragged, logits = self._feed(parts, [rows[part] for part in parts])
-            draws = any(part.n_target for part in parts)
-            mx.eval([storage.planes for storage in self._storages], [logits] if draws else [])
-        except Exception as error:
-            for part in parts:
-                part.outcome = error
-            return
-        drawing: dict[Part, Drawing] = {}
-        for i, part in enumerate(parts):
-            part.has_fed()
-            if part.n_target:
-                drafts = part.request.draft_ids[: part.n_drafts]
-                columns = ragged.source_columns(i) if part in views else ()
-                drawing[part] = Drawing(
-                    part.engine,
-                    part.request,
-                    logits[i, part.predicting],
-                    drafts,
-                    views.get(part),
-                    columns,
-                )
-        outcomes = draw_all(list(drawing.values()), recorded)
-        for part, drawn in zip(drawing, outcomes, strict=True):
-            part.take_drawn(drawn)
-
-    def _feed(
-        self, parts: Sequence[Part], rows: list[list[int]]
-    ) -> tuple[RaggedPass, mx.array]:
-        """One pass over the model; where its tokens lie, and (B, L, V) logits."""
-        ragged = RaggedPass([part.lane() for part in parts], len(rows[0]))
-        own = _plain(parts[0].engine)
-        caches = [
-            batched_cache(storage, cache, ragged)
-            for storage, cache in zip(self._storages, own, strict=True)
-        ]
-        return ragged, self._model(mx.array(rows, mx.int32), cache=caches)
-
-    def _to_the_front(self, parts: Iterable[Part]) -> list[Part]:
-        """Let these have the first rows, so that a pass over them is one over slices."""
-        places = {part: self._places[part.engine] for part in parts}
-        rows = {place.row for place in places.values()}
-        free = [row for row in range(len(rows)) if row not in rows]
-        behind = sorted(row for row in rows if row >= len(rows))
-        if free:
-            swapped = dict(zip([*behind, *free], [*free, *behind], strict=True))
-            for storage in self._storages:
-                storage.move_rows(list(swapped), list(swapped.values()))
-            for place in self._places.values():
-                place.row = swapped.get(place.row, place.row)
-        return sorted(places, key=lambda part: places[part].row)
-
-
-def _length_of_pass(parts: Sequence[Part], is_reading: bool) -> int:
-    """Tokens for which a pass feeds most for what it costs; all targets, drafts excepted, fit."""
-    lengths = [part.n_tokens(is_reading) for part in parts]
-    targets = [0 if is_reading else len(part.request.target_ids) for part in parts]
-    shortest = max(1, *targets)
-    longest = max(shortest, min(max(lengths), MAX_SOURCE_TOKENS_PER_PASS))
-
-    def worth(n_tokens: int) -> float:
-        n_fed = sum(min(length, n_tokens) for length in lengths)
-        return n_fed / (PASS_OVERHEAD_TOKENS + len(parts) * n_tokens)
-
-    return max(range(shortest, longest + 1), key=worth)
-
-
-def _plain(engine: StreamingEngine) -> list[DualStreamingCache]:
-    """The caches of a stream that know how to live among others."""
-    kinds = (DualStreamingCache, QuantizedStreamingCache)
-    return [cache for cache in engine.caches if type(cache) in kinds]  # pyright: ignore
+        """As :meth:`Runner.run`, of streams that have joined."""
+        return [] if self._runner is None else self._runner.run(requests)
 
 
 def _storing(engine: StreamingEngine) -> str:
     cache = engine.caches[0]
-    if isinstance(cache, QuantizedStreamingCache):
+    if isinstance(cache, QuantizedLayerCache):
         return f"{cache.bits} bits in groups of {cache.group_size}"
     return "full precision"

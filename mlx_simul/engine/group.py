@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -14,10 +15,12 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 
 from mlx_simul import archs
-from mlx_simul.archs.base import flat
-from mlx_simul.cache import SourceTargetCache
+from mlx_simul.cache import Lane, SourceTargetCache
+from mlx_simul.cache.storage import Planes
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces, state_of
-from mlx_simul.errors import InvalidOptionError, SimulWarning
+from mlx_simul.engine.runner import Runner
+from mlx_simul.errors import CacheStateError, InvalidOptionError, SimulWarning
+from mlx_simul.passes import Pass, Reply
 from mlx_simul.positions import (
     FollowStart,
     StayStart,
@@ -33,6 +36,23 @@ MAX_FUSED_TOKENS = 16
 READ_AHEAD_TOKENS = 64
 
 
+@dataclass(frozen=True)
+class StreamState:
+    """A stream, to be restored as often as one likes.
+
+    Attributes:
+        n_source: S.
+        n_target: T.
+        start: φ, if there is a target.
+        layers: keys and values of each.
+    """
+
+    n_source: int
+    n_target: int
+    start: int | None
+    layers: tuple[Any, ...]
+
+
 class StreamingEngine(Engine):
     """One stream as two groups of tokens (SPEC section 1).
 
@@ -43,6 +63,11 @@ class StreamingEngine(Engine):
         logits_processors: mlx-lm's, called with the target ids written so far and (1, V) logits.
         caches: what the model is called with, built from :class:`SourceTargetCache`; by default
             what its architecture makes.
+        windows_target: whether sliding windows bind the target too.
+
+    Attributes:
+        row: which row of the caches is its own, if others have one too.
+        model_caches: as ``caches``.
 
     Raises:
         UnknownArchitectureError: if the model's type is not registered.
@@ -55,22 +80,27 @@ class StreamingEngine(Engine):
         sampler: Sampler | None = None,
         logits_processors: Iterable[LogitsProcessor] | None = None,
         caches: Sequence[Any] | None = None,
+        windows_target: bool = True,
     ) -> None:
         super().__init__(model, sampler, logits_processors)
         architecture = archs.of(model)
-        self._model_caches = list(architecture.make_cache(model) if caches is None else caches)
-        self.caches: list[SourceTargetCache] = list(flat(self._model_caches))
         self._ropes = architecture.ropes(model)
         self._fuses = architecture.fuses_in(model)
         if self._fuses:
             let_fuse(model, self._ropes)
-        self._n_passes = 0
         self._fixed_because = architecture.positions_fixed_because
+        self._windows_target = windows_target
+        self._n_passes = 0
+        self._n_source = 0
+        self._n_target = 0
         self._start: int | None = None
         self._target_start = target_start
         self._followable_known = False
-        self.findings: dict[str, str | None] = {}
-        """What was found out about the model; streams over one may share it."""
+        # Of each layer, what rounding took from the target's keys when they were last moved.
+        self._lost: list[Planes] = []
+        self.model_caches = list(architecture.make_cache(model) if caches is None else caches)
+        self._runner: Runner | None = Runner(model, self.model_caches)
+        self.row: int | None = None
 
     @property
     def n_passes(self) -> int:
@@ -80,26 +110,62 @@ class StreamingEngine(Engine):
     @property
     def source_tokens(self) -> int:
         """Source tokens read."""
-        return self.caches[0].source_tokens
+        return self._n_source
 
     @property
     def target_tokens(self) -> int:
         """Target tokens fed, the header included."""
-        return self.caches[0].target_tokens
+        return self._n_target
 
     @property
     def start(self) -> int | None:
         """φ, once the first target token has been fed."""
         return self._start
 
+    @property
+    def runner(self) -> Runner:
+        """What runs the passes.
+
+        Raises:
+            CacheStateError: once the stream has left the others that it shared passes with.
+        """
+        if self._runner is None:
+            raise CacheStateError("this stream has left its batch, and what it held is gone.")
+        return self._runner
+
+    @property
+    def caches(self) -> list[SourceTargetCache]:
+        """The cache of each layer."""
+        return [] if self._runner is None else self._runner.caches
+
+    def live_in(self, runner: Runner | None, row: int | None) -> None:
+        """Begin anew in a row of the caches of others, or nowhere."""
+        self._runner, self.row = runner, row
+        self._n_source = self._n_target = 0
+        self._lost = []
+
+    # Passes
+
+    def run(self, request: Pass) -> Reply:
+        """Feed what a pass asks for, and draw what comes after.
+
+        Raises:
+            ValidationError: if the logits are not numbers.
+        """
+        while True:
+            (outcome,) = self.runner.run([(self, request)])
+            if isinstance(outcome, Exception):
+                raise outcome
+            if isinstance(outcome, Reply):
+                return outcome
+            request = outcome
+
     def read(self, token_ids: Sequence[int]) -> None:
         """Feed source tokens, in bounded pieces."""
-        self._route(is_reading=True)
         for piece in pieces(token_ids):
-            self._check(piece, self.source_tokens)
-            self._run([piece])
-            # The logits are never asked for, so the head is never computed.
-            mx.eval([cache.state for cache in self.caches])
+            self.prepare(piece, ())
+            self._feed([piece], len(piece), 0)
+            self.runner.settle()
 
     def write(self, token_ids: Sequence[int]) -> mx.array:
         """Feed target tokens.
@@ -108,15 +174,6 @@ class StreamingEngine(Engine):
             (1, L, V) logits, row l for the token after ``token_ids[l]``.
         """
         return self.read_and_write((), token_ids)
-
-    def source_columns(self, n_hidden: int) -> Sequence[int]:
-        """The source lies in front of the target, mirrored."""
-        return range(self.source_tokens - n_hidden)[::-1]
-
-    @property
-    def read_ahead_tokens(self) -> int:
-        """Source tokens that are worth a pass before the target may see them."""
-        return READ_AHEAD_TOKENS
 
     def read_and_write(
         self,
@@ -130,18 +187,40 @@ class StreamingEngine(Engine):
             self.roll_back(n_rewind)
             self.read(source_ids)
             n_rewind, source_ids = 0, ()
-        n_fused = len(source_ids)
         self.prepare(source_ids, target_ids, n_rewind, n_hidden)
-        self._route(is_reading=False, n_fused=n_fused, n_hidden=n_hidden)
-        try:
-            return self._run([[*source_ids, *target_ids]])[:, n_fused:]
-        finally:
-            self._route(is_reading=False)
+        n_source = len(source_ids)
+        logits = self._feed([[*source_ids, *target_ids]], n_source, len(target_ids), n_hidden)
+        return logits[:, n_source:]
+
+    def forward(self, rows: Sequence[Sequence[int]], is_reading: bool) -> mx.array:
+        """Feed rows of tokens, which go in lockstep, to one group; φ stays where it is.
+
+        Returns:
+            (B, L, V) logits.
+        """
+        n_tokens = len(rows[0])
+        if not is_reading and self._start is None:
+            self._place_target(self._n_source)
+        return self._feed(rows, *((n_tokens, 0) if is_reading else (0, n_tokens)))
+
+    def _feed(
+        self, rows: Sequence[Sequence[int]], n_source: int, n_target: int, n_hidden: int = 0
+    ) -> mx.array:
+        _, logits = self.runner.feed(rows, [self.lane(n_source, n_target, n_hidden)])
+        self.count(n_source, n_target)
+        return logits
+
+    # What the runner asks
+
+    @property
+    def read_ahead_tokens(self) -> int:
+        """Source tokens that are worth a pass before the target may see them."""
+        return READ_AHEAD_TOKENS
 
     def reads_alone(self, source_ids: Sequence[int], n_hidden: int) -> bool:
         """Whether source tokens take a pass of their own before the target's."""
         # Before anything is cached it is not known yet whether the target can follow.
-        can_fuse = self._fuses and self.source_tokens and not n_hidden
+        can_fuse = self._fuses and self._n_source and not n_hidden
         return len(source_ids) > (MAX_FUSED_TOKENS if can_fuse else 0)
 
     def prepare(
@@ -157,63 +236,81 @@ class StreamingEngine(Engine):
             InvalidOptionError: for tokens that cannot be fed.
         """
         self.roll_back(n_rewind)
-        self._check(source_ids, self.source_tokens)
+        self._check(source_ids, self._n_source)
         if target_ids:
-            start = self._place_target(self.source_tokens + len(source_ids) - n_hidden)
-            self._check(target_ids, start + self.target_tokens)
+            start = self._place_target(self._n_source + len(source_ids) - n_hidden)
+            self._check(target_ids, start + self._n_target)
+
+    def lane(self, n_new_source: int, n_new_target: int, n_hidden: int = 0) -> Lane:
+        """This stream's part in a pass that feeds so many tokens."""
+        return Lane(
+            self._n_source,
+            self._n_target,
+            n_new_source,
+            n_new_target,
+            n_hidden,
+            self._start or 0,
+            self._windows_target,
+            self.row,
+        )
+
+    def count(self, n_source: int, n_target: int) -> None:
+        """A pass has fed so many tokens."""
+        self._n_passes += 1
+        self._n_source += n_source
+        self._n_target += n_target
 
     def roll_back(self, n_tokens: int) -> None:
         """Forget the newest target tokens, as if they had never been fed."""
-        for cache in self.caches:
-            cache.trim_target(n_tokens)
+        if not 0 <= n_tokens <= self._n_target:
+            raise InvalidOptionError(
+                f"cannot roll back {n_tokens} target tokens: {self._n_target} are cached."
+            )
+        if not n_tokens:
+            return
+        self._n_target -= n_tokens
+        self._lost = [
+            tuple(plane[..., : self._n_target, :] for plane in of_layer) for of_layer in self._lost
+        ]
+
+    # Saving
 
     @property
-    def state(self) -> list[Any]:
-        """All there is to save of this stream, a tuple per layer; assigning it restores it."""
-        state = [cache.state for cache in self.caches]
+    def state(self) -> StreamState:
+        """All there is to save of this stream; assigning it restores it.
+
+        What rounding took in half precision is not saved: a restored target starts from its keys as
+        they are.
+        """
+        counts = self._n_source, self._n_target
+        layers = tuple(cache.saved(self.row, *counts) for cache in self.runner.caches)
         # What is not computed yet could only be computed on this thread.
-        mx.eval(state)
-        return state
+        mx.eval(layers)
+        return StreamState(*counts, self._start if self._n_target else None, layers)
 
     @state.setter
-    def state(self, value: Sequence[Any]) -> None:
-        value = state_of(value, list)
-        if len(value) != len(self.caches):
+    def state(self, value: StreamState) -> None:
+        value = state_of(value, StreamState)
+        caches = self.runner.caches
+        if len(value.layers) != len(caches):
             raise InvalidOptionError(
-                f"a saved state of {len(value)} layers does not fit a model of {len(self.caches)}."
+                f"a saved state of {len(value.layers)} layers does not fit a model of "
+                f"{len(caches)}."
             )
         before = self.state
         try:
-            for cache, layer_state in zip(self.caches, value, strict=True):
-                cache.state = layer_state
+            self._restore(value)
         except InvalidOptionError:
-            for cache, layer_state in zip(self.caches, before, strict=True):
-                cache.state = layer_state
+            self._restore(before)
             raise
-        self._start = self.caches[0].target_start if self.target_tokens else None
 
-    def count_pass(self) -> None:
-        """The model has run for this stream among others."""
-        self._n_passes += 1
+    def _restore(self, value: StreamState) -> None:
+        for cache, saved in zip(self.runner.caches, value.layers, strict=True):
+            cache.restore(self.row, saved, value.n_source, value.n_target)
+        self._n_source, self._n_target = value.n_source, value.n_target
+        self._start, self._lost = value.start, []
 
-    def forward(self, rows: Sequence[Sequence[int]], is_reading: bool) -> mx.array:
-        """Feed rows of tokens, one per stream of a batch, to one group; φ stays where it is.
-
-        Returns:
-            (B, L, V) logits.
-        """
-        self._route(is_reading)
-        return self._run(rows)
-
-    def _run(self, rows: Sequence[Sequence[int]]) -> mx.array:
-        self._n_passes += 1
-        return self.model(mx.array([list(row) for row in rows], mx.int32), cache=self._model_caches)
-
-    def _route(self, is_reading: bool, n_fused: int = 0, n_hidden: int = 0) -> None:
-        for cache in self.caches:
-            cache.is_reading = is_reading
-            cache.n_fused_source = n_fused
-            cache.n_hidden_source = n_hidden
+    # Where the target stands
 
     def _place_target(self, n_source: int) -> int:
         """Let φ be where it should be for so much source, and say where (SPEC section 1)."""
@@ -221,22 +318,30 @@ class StreamingEngine(Engine):
             self._target_start = self._followable(self._target_start)
             self._followable_known = True
         start = self._target_start.position(n_source, self._start)
-        if start == self._start:
-            return start
-        for cache, rope in zip(self.caches, self._ropes, strict=True):
-            if rope is None or not cache.target_tokens:
-                cache.target_start = start
-            else:
-                cache.rotate_target(rope, start - cache.target_start)
+        if self._start is not None and start != self._start and self._n_target:
+            self._move_target(start - self._start)
         self._start = start
         return start
+
+    def _move_target(self, delta: int) -> None:
+        layers = zip(self.runner.caches, self._ropes, strict=True)
+        lost = self._lost or [()] * len(self.caches)
+        self._lost = [
+            () if rope is None else cache.move_target(rope, delta, self.row, self._n_target, took)
+            for (cache, rope), took in zip(layers, lost, strict=True)
+        ]
+
+    def source_columns(self, n_hidden: int) -> Sequence[int]:
+        """The source lies in front of the target, mirrored."""
+        return range(self._n_source - n_hidden)[::-1]
 
     def _followable(self, target_start: TargetStart) -> TargetStart:
         if not isinstance(target_start, FollowStart):
             return target_start
-        if "cannot follow" not in self.findings:
-            self.findings["cannot follow"] = self._why_not_follow()
-        because = self.findings["cannot follow"]
+        findings = self.runner.findings
+        if "cannot follow" not in findings:
+            findings["cannot follow"] = self._why_not_follow()
+        because = findings["cannot follow"]
         if because is None:
             return target_start
         stay = StayStart()

@@ -149,7 +149,7 @@ def moved_target_equals_written_there(trial: Trial) -> Iterator[Comparison]:
     moved = trial.engine(FollowStart(margin_tokens=2))
     moved.write(target[:3])
     _read_and_move(moved, segments, target[0])
-    place = moved.caches[0].target_start
+    place = moved.start
     there = trial.engine(FixedStart(place))
     there.write(target[:3])
     there.read(trial.stream.source)
@@ -183,8 +183,6 @@ def rows_of_a_batch_are_independent(trial: Trial) -> Iterator[Comparison]:
         engine = trial.engine(_FIXED)
         begin, later, target = zip(*rows, strict=True)
         logits = [engine.forward(begin, is_reading=True)]
-        for cache in engine.caches:
-            cache.target_start = _FIXED.start
         logits.append(engine.forward(target, is_reading=False))
         engine.roll_back(2)
         logits.append(engine.forward(later, is_reading=True))

@@ -18,7 +18,7 @@ from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import CacheList
 
 from mlx_simul import archs
-from mlx_simul.cache import DualStreamingCache
+from mlx_simul.cache import LayerCache
 from mlx_simul.cache.base import KeysValues
 from mlx_simul.errors import CacheStateError, InvalidOptionError
 from mlx_simul.masks import teacher_forced_mask
@@ -99,7 +99,7 @@ def make_training_caches(model: Any) -> list[Any]:
 def _training_cache(cache: Any, model: Any) -> Any:
     if isinstance(cache, CacheList):
         return CacheList(*(_training_cache(part, model) for part in cache.caches))
-    if type(cache) is not DualStreamingCache:
+    if type(cache) is not LayerCache:
         raise InvalidOptionError(
             f"model_type {model.model_type!r} streams with a {type(cache).__name__}, which has no "
             "counterpart in training; fine-tune it with mlx-lm as an ordinary language model."

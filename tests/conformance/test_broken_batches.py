@@ -8,45 +8,47 @@ import mlx.core as mx
 import pytest
 from tiny_models import VARIATIONS, first_of, tiny_model
 
-from mlx_simul.cache.batched import RaggedPass
-from mlx_simul.cache.buffer import Storage
-from mlx_simul.engine.batch import Part
-from mlx_simul.positions import BatchPositions
+from mlx_simul.cache.layout import Layout
+from mlx_simul.cache.storage import Storage
+from mlx_simul.engine.runner import Part
+from mlx_simul.positions import TokenPositions
 from mlx_simul.testing import shared_passes_equal_ones_alone
 
 FULL = first_of("qwen2")
 WINDOWED = next(v for v in VARIATIONS if str(v) == "llama-windowed")
 
 
-class FillingIsSeen(RaggedPass):
+class FillingIsSeen(Layout):
     """Who has less than others sees what lies beside it."""
 
-    def mask(self, window):
-        beside = mx.arange(-self.left, self.right) < -self._visible[..., None]
-        return super().mask(window) | beside[:, None]
+    def mask(self, window=None, chunk=None, as_array=True):
+        n_source = mx.array([lane.n_source_after for lane in self.plan.lanes])
+        beside = mx.arange(-self.left, self.right) < -n_source[:, None, None, None]
+        return super().mask(window, chunk) | beside
 
 
-class PositionsAreShared(RaggedPass):
-    def __init__(self, lanes, n_tokens):
-        super().__init__(lanes, n_tokens)
-        of_first = mx.broadcast_to(self.positions.positions[:1], (self.n_rows, n_tokens))
-        self.positions = BatchPositions(of_first)
+class PositionsAreShared(Layout):
+    @property
+    def offset(self):
+        positions = super().offset.positions
+        return TokenPositions(mx.broadcast_to(positions[:1], positions.shape))
 
 
-class LengthsAreShared(RaggedPass):
-    def __init__(self, lanes, n_tokens):
-        super().__init__(lanes, n_tokens)
-        self.columns = mx.broadcast_to(self.columns[:1], (self.n_rows, n_tokens))
+class LengthsAreShared(Layout):
+    @property
+    def _places(self):
+        places = super()._places
+        return mx.broadcast_to(places[:1], places.shape)
 
 
-class SourceSeesTarget(RaggedPass):
-    def mask(self, window):
+class SourceSeesTarget(Layout):
+    def mask(self, window=None, chunk=None, as_array=True):
         on_target = mx.arange(-self.left, self.right) >= 0
-        return super().mask(window) | on_target
+        return super().mask(window, chunk) | on_target
 
 
-class WindowsAreForgotten(RaggedPass):
-    def mask(self, window):
+class WindowsAreForgotten(Layout):
+    def mask(self, window=None, chunk=None, as_array=True):
         return super().mask(None)
 
 
@@ -64,7 +66,7 @@ def broken(model=FULL):
 )
 def test_passes_that_mix_streams_up_are_rejected(monkeypatch, kind, model):
     assert not broken(model)
-    monkeypatch.setattr("mlx_simul.engine.batch.RaggedPass", kind)
+    monkeypatch.setattr("mlx_simul.cache.layout.Layout", kind)
     assert broken(model)
 
 

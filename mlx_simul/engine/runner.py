@@ -1,0 +1,238 @@
+"""Passes over one model: for one stream, or for many at once, to each as if it were alone.
+
+Shape legend: B streams in a pass, L tokens of the longest, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import mlx_simul.before_mlx
+
+import mlx.core as mx
+
+from mlx_simul.archs.base import flat
+from mlx_simul.cache import Lane, Layout, PassPlan, SourceTargetCache, layout_of
+from mlx_simul.engine.attention import View, recording
+from mlx_simul.engine.drawing import Drawing, Drawn, draw_all
+from mlx_simul.passes import Evidence, Pass, Reply
+
+if TYPE_CHECKING:
+    from mlx_simul.engine.group import StreamingEngine
+
+# Bounds the mask of one source pass: 512 x S booleans.
+MAX_SOURCE_TOKENS_PER_PASS = 512
+
+# What a pass costs beside its tokens, in tokens: measured on a CPU, see docs/speed.md.
+PASS_OVERHEAD_TOKENS = 32
+
+
+class Runner:
+    """Runs passes over one model for the streams whose tokens lie in its caches.
+
+    Args:
+        model: an mlx-lm model.
+        caches: what the model is called with, built from :class:`SourceTargetCache`.
+    """
+
+    def __init__(self, model: Any, caches: Sequence[Any]) -> None:
+        self._model = model
+        self._model_caches = list(caches)
+        self.caches: list[SourceTargetCache] = list(flat(self._model_caches))
+        self.findings: dict[str, str | None] = {}
+        """What was found out about the model, for all streams."""
+
+    def feed(self, rows: Sequence[Sequence[int]], lanes: Sequence[Lane]) -> tuple[Layout, mx.array]:
+        """One pass over the model; the lanes' streams have not counted it yet.
+
+        Args:
+            rows: tokens, of equal number: one row for each lane, or any number that one lane holds
+                in lockstep.
+            lanes: what the tokens are.
+
+        Returns:
+            Where they lie, and (B, L, V) logits.
+        """
+        layout = layout_of(PassPlan(tuple(lanes), len(rows[0])))
+        for cache in self.caches:
+            cache.begin(layout)
+        tokens = mx.array([list(row) for row in rows], mx.int32)
+        return layout, self._model(tokens, cache=self._model_caches)
+
+    def settle(self) -> None:
+        """Compute what was fed; a pass whose logits nobody asks for is not computed by itself."""
+        mx.eval([cache.storage.planes for cache in self.caches])
+
+    def run(
+        self, requests: Iterable[tuple[StreamingEngine, Pass]]
+    ) -> list[Reply | Pass | Exception]:
+        """Run one pass for all, and before it one for those that have much source to read.
+
+        A stream that has more to feed than is worth the others' waiting feeds a part of its source.
+
+        Args:
+            requests: streams that live here, and what each asks for.
+
+        Returns:
+            What each stream gets, or the error that it would have raised alone; a Pass if that is
+            left to be run after this one.
+        """
+        parts = [Part(engine, request) for engine, request in requests]
+        self._share([part for part in parts if part.only_reads], is_reading=True)
+        self._share([part for part in parts if part.outcome is None and not part.only_reads])
+        return [part.outcome or part.request for part in parts]
+
+    def _share(self, parts: Sequence[Part], is_reading: bool = False) -> None:
+        """Run one pass, of source tokens only or of both groups."""
+        if not parts:
+            return
+        n_tokens = _length_of_pass(parts, is_reading)
+        rows: dict[Part, list[int]] = {}
+        for part in parts:
+            with part.failing_alone():
+                rows[part] = part.take(n_tokens, is_reading)
+        parts = self._in_order(list(rows))
+        if not parts:
+            return
+        try:
+            self._run_pass(parts, rows)
+        except Exception as error:
+            for part in parts:
+                part.outcome = error
+
+    def _run_pass(self, parts: Sequence[Part], rows: dict[Part, list[int]]) -> None:
+        views = {part: view for i, part in enumerate(parts) if (view := part.view(i))}
+        with recording(views.values()) as recorded:
+            layout, logits = self.feed(
+                [rows[part] for part in parts], [part.lane for part in parts]
+            )
+        drawings: dict[Part, Drawing] = {}
+        for i, part in enumerate(parts):
+            part.has_fed()
+            if part.n_target:
+                columns = layout.source_columns(i) if part in views else ()
+                drawings[part] = part.drawing(logits[i], views.get(part), columns)
+        if not drawings:
+            self.settle()
+            return
+        for part, drawn in zip(drawings, draw_all([*drawings.values()], recorded), strict=True):
+            part.take_drawn(drawn)
+
+    def _in_order(self, parts: list[Part]) -> list[Part]:
+        """Parts in the order of their rows, which are the first ones if there are several."""
+        return parts
+
+
+@dataclass(eq=False)
+class Part:
+    """One stream's part in a pass.
+
+    Attributes:
+        engine: of the stream.
+        request: what it asked for, as far as it is not fed yet.
+        outcome: what it gets, once that is known.
+    """
+
+    engine: StreamingEngine
+    request: Pass
+    outcome: Reply | Exception | None = None
+    # What the next pass takes of it: how many source and target tokens, drafts among those.
+    n_source: int = 0
+    n_target: int = 0
+    n_drafts: int = 0
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether its source takes a pass without the target."""
+        return self.engine.reads_alone(self.request.source_ids, self.request.n_hidden)
+
+    def n_tokens(self, is_reading: bool) -> int:
+        """What is still to be fed."""
+        request = self.request
+        n_target = 0 if is_reading else len(request.target_ids) + len(request.draft_ids)
+        return len(request.source_ids) + n_target
+
+    def take(self, n_tokens: int, is_reading: bool) -> list[int]:
+        """What a pass of so many tokens takes: all but some drafts, or a part of the source."""
+        engine, request = self.engine, self.request
+        n_free = n_tokens - len(request.source_ids) - len(request.target_ids)
+        source_ids, target_ids, drafts = request.source_ids[:n_tokens], (), ()
+        if n_free >= 0 and request.target_ids and not is_reading:
+            drafts = request.draft_ids[:n_free]
+            target_ids = (*request.target_ids, *drafts)
+        engine.prepare(source_ids, target_ids, request.n_rewind, request.n_hidden)
+        self.n_source, self.n_target = len(source_ids), len(target_ids)
+        self.n_drafts = len(drafts)
+        return [*source_ids, *target_ids, *[0] * (n_tokens - len(source_ids) - len(target_ids))]
+
+    @property
+    def lane(self) -> Lane:
+        """The same for the caches."""
+        n_hidden = self.request.n_hidden if self.n_target else 0
+        return self.engine.lane(self.n_source, self.n_target, n_hidden)
+
+    @property
+    def predicting(self) -> slice:
+        """The tokens of the pass behind which it predicts: its last, and its drafts."""
+        end = self.n_source + self.n_target
+        return slice(end - 1 - self.n_drafts, end)
+
+    def view(self, row: int) -> View | None:
+        """Whose attention is to be recorded for it, if any is asked for."""
+        heads = self.request.wanted.heads if self.request.wanted and self.n_target else ()
+        return View(heads, self.predicting, row) if heads else None
+
+    def has_fed(self) -> None:
+        """Count what the pass took."""
+        request = self.request
+        self.engine.count(self.n_source, self.n_target)
+        rest = request.source_ids[self.n_source :]
+        n_passes = request.n_passes + 1
+        # The first part has rolled the target back.
+        self.request = replace(request, source_ids=rest, n_rewind=0, n_passes=n_passes)
+        if not rest and not request.target_ids:
+            self._is_answered(())
+
+    def drawing(self, logits: mx.array, view: View | None, columns: Sequence[int]) -> Drawing:
+        """What it draws from, of (L, V) logits."""
+        drafts = self.request.draft_ids[: self.n_drafts]
+        return Drawing(self.engine, self.request, logits[self.predicting], drafts, view, columns)
+
+    def take_drawn(self, drawn: Drawn | Exception) -> None:
+        """Get what was drawn for it."""
+        if isinstance(drawn, Exception):
+            self.outcome = drawn
+        else:
+            self._is_answered(drawn.token_ids, drawn.evidence)
+
+    @contextmanager
+    def failing_alone(self) -> Iterator[None]:
+        """What goes wrong is this stream's own."""
+        try:
+            yield
+        except Exception as error:
+            self.outcome = error
+
+    def _is_answered(
+        self, token_ids: tuple[int, ...], evidence: tuple[Evidence, ...] = ()
+    ) -> None:
+        self.outcome = Reply(token_ids, self.request.n_passes, evidence)
+
+
+def _length_of_pass(parts: Sequence[Part], is_reading: bool) -> int:
+    """Tokens for which a pass feeds most for what it costs; all targets, drafts excepted, fit."""
+    lengths = [part.n_tokens(is_reading) for part in parts]
+    targets = [0 if is_reading else len(part.request.target_ids) for part in parts]
+    shortest = max(1, *targets)
+    longest = max(shortest, min(max(lengths), MAX_SOURCE_TOKENS_PER_PASS))
+    if len(parts) == 1:
+        return longest
+
+    def worth(n_tokens: int) -> float:
+        n_fed = sum(min(length, n_tokens) for length in lengths)
+        return n_fed / (PASS_OVERHEAD_TOKENS + len(parts) * n_tokens)
+
+    return max(range(shortest, longest + 1), key=worth)
