@@ -202,7 +202,7 @@ class BatchedSessions:
 
     def _shares(self, engine: Engine, request: Pass) -> bool:
         """What a policy wants to be told beside the tokens takes a pass of its own."""
-        return engine in self._batch and request.wanted is None and not request.forbidden_ids
+        return engine in self._batch and request.wanted is None
 
     def _fail(self, session: SimulSession, error: Exception) -> None:
         session.break_off()

@@ -159,9 +159,7 @@ class Engine(ABC):
                 logits = self.read_and_write(
                     request.source_ids, target_ids, request.n_rewind, request.n_hidden
                 )
-            logits = logits[0, -1 - len(drafts) :]
-            if request.forbidden_ids:
-                logits[:, list(request.forbidden_ids)] = -math.inf
+            logits = without(request.forbidden_ids, logits[0, -1 - len(drafts) :])
             drawn = self.draw(logits, request.written, drafts)
             if request.wanted is not None:
                 weights = attention.weights if heads else None
@@ -301,6 +299,15 @@ def state_of(value: Any, kind: type[State]) -> State:
             "was saved in another mode."
         )
     return value
+
+
+def without(forbidden_ids: Iterable[int], logits: mx.array) -> mx.array:
+    """(L, V) logits by which these tokens cannot be drawn."""
+    # A tokenizer may have tokens that the model has no row for.
+    ids = [token for token in forbidden_ids if token < logits.shape[-1]]
+    if ids:
+        logits[:, ids] = -math.inf
+    return logits
 
 
 def likeliest(logits: mx.array) -> list[tuple[float, int]]:

@@ -19,7 +19,7 @@ from mlx_simul import archs
 from mlx_simul.cache import DualStreamingCache, QuantizedStreamingCache
 from mlx_simul.cache.batched import Lane, RaggedPass, batched_cache
 from mlx_simul.cache.buffer import Place, Storage
-from mlx_simul.engine.base import MAX_SOURCE_TOKENS_PER_PASS, Engine, likeliest
+from mlx_simul.engine.base import MAX_SOURCE_TOKENS_PER_PASS, Engine, likeliest, without
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.passes import Pass, Reply
@@ -86,7 +86,7 @@ class Part:
     def rows_to_draw_from(self, logits: mx.array) -> mx.array:
         """(1 + number of drafts, V) of (L, V) logits."""
         end = self.n_source + self.n_target
-        return logits[end - 1 - self.n_drafts : end]
+        return without(self.request.forbidden_ids, logits[end - 1 - self.n_drafts : end])
 
     def has_fed(self) -> None:
         """Count what the pass took."""

@@ -88,7 +88,7 @@ class StreamingLayout:
         self._boundary = WordBoundaryStoppingCriteria(
             tokenizer, options.max_tokens_per_word, prompt.end_of_turn_ids
         )
-        self._end_of_turn = _closing_id(prompt, tokenizer)
+        self._end_of_turn = prompt.closing_id
         # After "French:" a translation begins with a space.
         self._lead = " " if prompt.header_text.endswith(":") else ""
 
@@ -123,10 +123,3 @@ class StreamingLayout:
         if word:
             words.append(tuple(word))
         return words
-
-
-def _closing_id(prompt: StreamingDataPreparator, tokenizer: Any) -> int:
-    """What ends a target: the template's end of a turn, else the tokenizer's end of text."""
-    candidates = (*prompt.suffix_ids[:1], tokenizer.eos_token_id)
-    named = [token for token in candidates if token in prompt.end_of_turn_ids]
-    return named[0] if named else min(prompt.end_of_turn_ids)
