@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date as Date
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -82,6 +83,7 @@ class StreamingLayout:
             source_language=options.source_language,
             target_language=options.target_language,
             frame=options.frame,
+            date=options.date and Date.fromisoformat(options.date),
         )
         self._encode_word = lru_cache(_MAX_CACHED_WORDS)(prompt.encode_word)
         self._encoder = PieceEncoder(tokenizer)
