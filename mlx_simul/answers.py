@@ -20,7 +20,7 @@ _THOUGHT = "mlxsimulthoughtsentinel"
 
 _TAG = re.compile(r"(<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\])")
 
-_THOUGHT_NAME = r"[\w:.-]*(?:think|thought|reason)[\w:.-]*"
+_THOUGHT_NAME = r"(?!no)[\w:.-]*(?:think|thought|reason)[\w:.-]*"
 
 # What opens a thought at the end of a header, and what closes it, for templates that show neither.
 _CLOSERS = [
@@ -35,7 +35,7 @@ _CLOSERS = [
     (re.compile(r"<\|open\|>(think)<\|sep\|>\s*\Z"), r"<|close|>\1<|sep|>"),
 ]
 _OPEN_THOUGHT = re.compile(
-    r"[<\[◁{](?![^<>\[\]◁▷{}]*(?:/|end|close|stop|suffix))"
+    r"[<\[◁{](?![^<>\[\]◁▷{}]*(?:/|no_?think|end|close|suffix))"
     r"[^<>\[\]◁▷{}]*(?:think|thought|reason|analysis|reflect)[^<>\[\]◁▷{}]*[>\]▷}]\s*\Z"
     r"|<\|channel\|>(?:analysis|commentary)(?:<\|message\|>)?\s*\Z",
     re.IGNORECASE,
