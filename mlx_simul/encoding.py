@@ -10,8 +10,15 @@ from typing import Any
 # breaks, drop them, or join letters.
 _ANCHORS = ("\n", "a", ".")
 
-# Added tokens that are not flagged special steer a model all the same ("<think>", "[/INST]").
-_CONTROL = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
+# Added tokens that are not flagged special steer a model all the same ("<think>", "[/INST]"), but
+# for tags of HTML, which Gemma has tokens for.
+_CONTROL = re.compile(r"[<\[{|◁].*[>\]}|▷]", re.DOTALL)
+_HTML = re.compile(
+    r"</?(?:a|b|blockquote|br|caption|code|em|h[1-6]|i|li|ol|p|pre|span|strong|sub|sup|t[dhr]|table"
+    r"|tbody|tfoot|thead|u|ul)>"
+)
+
+_THOUGHT = re.compile(r"think|thought|reason|inner_|channel", re.IGNORECASE)
 
 
 class PieceEncoder:
@@ -25,15 +32,18 @@ class PieceEncoder:
 
     Attributes:
         control_ids: Ids that a template may write and a user's text must not.
+        thought_ids: Those among them that open or close a thought, or a channel for one.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self.control_ids = frozenset(
-            token
+        control = {
+            token: added.content
             for token, added in tokenizer.added_tokens_decoder.items()
-            if added.special or _CONTROL.fullmatch(added.content)
-        )
+            if added.special or _is_control(added.content)
+        }
+        self.control_ids = frozenset(control)
+        self.thought_ids = frozenset(i for i, text in control.items() if _THOUGHT.search(text))
 
     def encode(self, text: str) -> list[int]:
         """Encodes a text alone; control tokens in it count."""
@@ -95,3 +105,7 @@ class PieceEncoder:
         """Gives the token that the tokenizer itself puts before a text, or nothing."""
         first = self._tokenizer.encode("a", add_special_tokens=True)[:1]
         return first if first == [self._tokenizer.bos_token_id] else []
+
+
+def _is_control(text: str) -> bool:
+    return bool(_CONTROL.fullmatch(text)) and not _HTML.fullmatch(text)

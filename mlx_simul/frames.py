@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
+from mlx_simul.answers import answer_frame, end_of_users_turn, opened_for_text
 from mlx_simul.errors import PromptError
+from mlx_simul.templates import SOFT_SWITCH, WAY_OUT, render, template_source
 
 MAX_PROMPT_CHARS = 32_768
 """The most characters that instruction, languages, context, glossary and examples have together."""
@@ -16,10 +19,7 @@ MAX_PROMPT_CHARS = 32_768
 _GUIDE = "mlxsimulguidesentinel"
 _SOURCE = "mlxsimulsourcesentinel"
 
-_WAY_OUT = 'give frame="few-shot", or another chat template'
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_OPEN_THOUGHT = re.compile(r"<(?P<name>\w*think\w*)>\s*$")
 
 # The same sentences in each language, so that every pair of these languages has examples.
 _SENTENCES = {
@@ -61,6 +61,7 @@ class PromptParts:
         between: Template text up to the source.
         suffix: From the source to the end of the user's turn.
         header: The start of the answer; never empty.
+        closing: What follows an answer, where a template shows it.
     """
 
     before: str
@@ -68,6 +69,7 @@ class PromptParts:
     between: str
     suffix: str
     header: str
+    closing: str = ""
 
 
 def check_texts(texts: Iterable[object]) -> None:
@@ -123,47 +125,72 @@ def guide_text(
     return "\n\n".join(part for part in parts if part)
 
 
-def chat_frame(tokenizer: Any, guide: str) -> PromptParts:
-    """Renders the chat template around sentinels, thinking switched off.
+def chat_frame(tokenizer: Any, guide: str, today: date) -> PromptParts:
+    """Renders the chat template around sentinels, so that a text is what the header asks for.
 
     The guide is the system message or, where the template refuses, drops or misplaces one, comes
-    first in the user's turn.
+    first in the user's turn. Thoughts are switched off or closed, and channels opened, as the
+    template's family does it.
 
     Args:
         tokenizer: One with a chat template.
         guide: The instruction; may be empty.
+        today: What the template takes for the date.
 
     Returns:
-        The parts. The suffix is empty if the start of an answer adds nothing of its own, or changes
-        how the user's turn ends: all that follows the source is header then.
+        The parts. The suffix is empty if the start of an answer changes how the user's turn ends:
+        all that follows the source is header then.
 
     Raises:
         PromptError: The template fails, or does not show the user's text exactly once, or writes
-            nothing after it.
+            nothing after it, or leaves a thought open.
     """
+    *attempts, last = _arrangements(guide, SOFT_SWITCH in template_source(tokenizer))
+    for messages in attempts:
+        try:
+            return _rendered(tokenizer, messages, guide, today)
+        except PromptError:
+            continue
+    return _rendered(tokenizer, last, guide, today)
+
+
+def _arrangements(guide: str, has_soft_switch: bool) -> list[list[dict[str, str]]]:
+    """Where the guide may stand, best first."""
     user = {"role": "user", "content": _SOURCE}
-    if not guide:
-        return _rendered(tokenizer, [user], guide)
-    try:
-        return _rendered(tokenizer, [{"role": "system", "content": _GUIDE}, user], guide)
-    except PromptError:
-        in_user_turn = {"role": "user", "content": f"{_GUIDE}\n\n{_SOURCE}"}
-        return _rendered(tokenizer, [in_user_turn], guide)
+    in_system_turn = {"role": "system", "content": _GUIDE}
+    in_user_turn = {"role": "user", "content": f"{_GUIDE}\n\n{_SOURCE}"}
+    found = [[in_system_turn, user], [in_user_turn]] if guide else [[user]]
+    if has_soft_switch:
+        switch = {"role": "system", "content": f"{_GUIDE if guide else ''}{SOFT_SWITCH}"}
+        found.insert(0, [switch, user])
+    return found
 
 
-def _rendered(tokenizer: Any, messages: list[dict[str, str]], guide: str) -> PromptParts:
-    prefix, after = _around(_SOURCE, _render(tokenizer, messages, starts_answer=True))
+def _rendered(
+    tokenizer: Any, messages: list[dict[str, str]], guide: str, today: date
+) -> PromptParts:
+    text = render(tokenizer, messages, today, starts_answer=True)
+    prefix, asked = _around(_SOURCE, text)
+    if SOFT_SWITCH in text and SOFT_SWITCH in messages[0]["content"]:
+        raise PromptError(f"the chat template does not take {SOFT_SWITCH!r} out; {WAY_OUT}.")
     before, between = _around(_GUIDE, prefix) if guide else ("", prefix)
-    _, suffix = _around(_SOURCE, _render(tokenizer, messages, starts_answer=False))
-    if suffix == after or not after.startswith(suffix):
-        suffix = ""
+    frame = answer_frame(
+        lambda answer: render(tokenizer, [*messages, answer], today),
+        lambda answer: render(tokenizer, [*messages, answer], today, switches_off=False),
+        _SOURCE,
+        asked,
+    )
+    after = opened_for_text(asked, frame)
+    _, suffix = _around(_SOURCE, render(tokenizer, messages, today))
+    if suffix == asked or not after.startswith(suffix):
+        suffix = end_of_users_turn(asked, frame)
     header = after.removeprefix(suffix)
     if not header:
         raise PromptError(
             "the chat template writes nothing after the user's text, so no token could start the "
-            f"translation; {_WAY_OUT}."
+            f"translation; {WAY_OUT}."
         )
-    return PromptParts(before, guide, between, suffix, header + _end_of_thinking(header))
+    return PromptParts(before, guide, between, suffix, header, frame.closing)
 
 
 def _around(sentinel: str, text: str) -> tuple[str, str]:
@@ -172,30 +199,9 @@ def _around(sentinel: str, text: str) -> tuple[str, str]:
         what = "the instruction" if sentinel == _GUIDE else "the user's text"
         raise PromptError(
             f"the chat template shows {what} {len(parts) - 1} times where it must do so once; "
-            f"{_WAY_OUT}."
+            f"{WAY_OUT}."
         )
     return parts[0], parts[1]
-
-
-def _render(tokenizer: Any, messages: list[dict[str, str]], starts_answer: bool) -> str:
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=starts_answer, enable_thinking=False
-        )
-    except Exception as error:  # a template is a program, and can fail in any way
-        roles = " and ".join(message["role"] for message in messages)
-        raise PromptError(
-            f"the chat template cannot render a {roles} message: {error}; {_WAY_OUT}."
-        ) from error
-
-
-def _end_of_thinking(header: str) -> str:
-    # Some templates open the thought themselves and know no switch.
-    opened = _OPEN_THOUGHT.search(header)
-    if opened is None:
-        return ""
-    line_break = "" if header.endswith("\n") else "\n"
-    return f"{line_break}</{opened['name']}>\n\n"
 
 
 def built_in_examples(source_language: str, target_language: str) -> list[tuple[str, str]]:

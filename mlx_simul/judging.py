@@ -201,7 +201,8 @@ class JudgingLoop(SimulLoop):
         if request.target_ids and (not is_last_part or self.observer is not None):
             request = replace(request, wanted=self._wanted)
         if is_last_part:
-            request = replace(request, forbidden_ids=self._wait_ids)
+            forbidden_ids = (*request.forbidden_ids, *self._wait_ids)
+            request = replace(request, forbidden_ids=forbidden_ids)
         reply = yield from super()._run(request)
         # Behind a prediction that stood stand those of this reply.
         del self._evidence[: len(self._evidence) - len(self._predicted)]

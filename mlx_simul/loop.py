@@ -95,6 +95,7 @@ class SimulLoop:
         drafter: guesses what follows those predictions, and changes as little; None for no guesses.
         num_draft_tokens: at most so many drafts go along with a pass. Fewer do after guesses that
             were wrong, and none beyond a word that is to be followed by a read.
+        forbidden_ids: tokens that are never predicted.
 
     Args:
         policy: when to read and when to write.
@@ -111,6 +112,7 @@ class SimulLoop:
     read_ahead_tokens = 0
     drafter: Drafter | None = None
     num_draft_tokens = 0
+    forbidden_ids: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -311,6 +313,7 @@ class SimulLoop:
                 self._drafts,
                 self._source.n_hidden,
                 self._written,
+                forbidden_ids=self.forbidden_ids,
             )
             reply = yield from self._run(request)
             self._n_rewind, self._drafts = 0, ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date as Date
 from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
@@ -19,12 +20,14 @@ class EncodedPrefix:
         model: that encoded it.
         setting: how its engine keeps what it reads.
         state: of that engine.
+        date: what a template that prints the date took for today.
     """
 
     token_ids: tuple[int, ...]
     model: Any = field(repr=False)
     setting: tuple[Any, ...]
     state: Any = field(repr=False)
+    date: Date | None = None
 
     def require(self, token_ids: tuple[int, ...], model: Any, setting: tuple[Any, ...]) -> None:
         """Pass if a session that begins so can go on from here.
@@ -42,5 +45,5 @@ class EncodedPrefix:
             raise InvalidOptionError(
                 f"prefix= holds {len(self.token_ids)} tokens that are not the {len(token_ids)} "
                 "with which this session begins. To share one, sessions need the same "
-                "instruction, languages, context, glossary and frame."
+                "instruction, languages, context, glossary, frame and date."
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date as Date
 from difflib import SequenceMatcher
 from itertools import chain
 from typing import Any, Literal
@@ -74,9 +75,14 @@ class StreamingDataPreparator:
     """Renders a prompt once and tokenises sources into it, whole or word by word.
 
     **Chat.** The instruction is the system message, the source the user's. A template that refuses
-    or drops a system message gets the instruction before the source, in the user's turn. Thinking
-    is ended in the header, so that the target is the translation. Where the start of an answer
+    or drops a system message gets the instruction before the source, in the user's turn. The header
+    ends where a plain answer begins, as the template's family writes one: thoughts are closed and
+    channels opened in it, so that the target is the translation. Where the start of an answer
     writes nothing of its own (``[INST] … [/INST]``), all that follows the source is header.
+
+    The target ends where the template ends an answer, and at the tokenizer's eos_token. Any other
+    control token ends it too, but for those of a thought: a model whose header has closed its
+    thought may open another, so these are forbidden.
 
     **Few-shot**, for base models: a tokenizer without a template, or on request::
 
@@ -103,12 +109,17 @@ class StreamingDataPreparator:
         frame: "chat", "few-shot", or "auto": chat where the tokenizer has a template.
         split: Segmenter for scripts without spaces, see ``SourceSegmenter``.
         examples: Pairs (source, translation) for the few-shot frame.
+        date: What a template that prints the date takes for today; by default it is today.
 
     Attributes:
         prefix_text, prefix_ids: All before the source, but for a last space: it goes to word one.
         suffix_text, suffix_ids: From the end of the source to the end of the user's turn.
         header_text, header_ids: The start of the answer.
         end_of_turn_ids: Tokens that end the target.
+        closing_id: The one among them that a target is trained to end with.
+        control_ids: Tokens that end it too, though no answer of this family ends so.
+        forbidden_ids: Tokens that must not be predicted.
+        date: As above.
 
     Raises:
         PromptError: The template cannot carry the source, the options contradict each other, or
@@ -127,6 +138,7 @@ class StreamingDataPreparator:
         frame: Frame = "auto",
         split: Callable[[str], Sequence[str]] | None = None,
         examples: Sequence[tuple[str, str]] | None = None,
+        date: Date | None = None,
     ) -> None:
         if glossary is not None and not isinstance(glossary, Mapping):
             raise PromptError(
@@ -154,8 +166,9 @@ class StreamingDataPreparator:
             instruction = f"Translate the following {source}paragraph to {target_language}"
         guide = guide_text(instruction, glossary, context)
 
+        self.date = date or Date.today()
         if is_chat:
-            parts = chat_frame(tokenizer, guide)
+            parts = chat_frame(tokenizer, guide, self.date)
         else:
             labels = source_language or "Source", target_language or "Target"
             parts = few_shot_frame(guide, examples, *labels, self._line_end())
@@ -174,16 +187,23 @@ class StreamingDataPreparator:
         else:
             ids = encoder.opening(self.prefix_text, self._lead + "a")
         self.prefix_ids = (*self._bos, *ids)
-        self.suffix_ids = tuple(encoder.continuation(parts.suffix, "a"))
-        self.header_ids = tuple(encoder.continuation(parts.header, parts.suffix or "a"))
-        if is_chat:
-            ends = encoder.control_ids.intersection(self.suffix_ids[:1])
-        else:
-            ends = {i for i, piece in enumerate(piece_texts(tokenizer)) if "\n" in piece}
-        self.end_of_turn_ids = end_of_turn_ids_of(tokenizer) | ends
-        if not self.header_ids or not self.end_of_turn_ids:
+        # In the few-shot frame all text is the user's.
+        encode = encoder.continuation if is_chat else encoder.literal
+        self.suffix_ids = tuple(encode(parts.suffix, "a"))
+        self.header_ids = tuple(encode(parts.header, parts.suffix or "a"))
+        named, known = end_of_turn_ids_of(tokenizer), encoder.control_ids
+        closing = [i for i in encoder.continuation(parts.closing) if i in named | known][:1]
+        ends = named.union(closing, known.intersection(self.suffix_ids[:1]))
+        if not is_chat or (not closing and parts.closing.startswith("\n")):
+            ends |= {i for i, piece in enumerate(piece_texts(tokenizer)) if "\n" in piece}
+        if not self.header_ids or not ends:
             what = "end a target: it has no eos_token" if self.header_ids else "start a target"
             raise PromptError(f"this tokenizer has no token to {what}; complete its configuration.")
+        self.end_of_turn_ids = ends
+        usual = (*closing, *self.suffix_ids[:1], tokenizer.eos_token_id, *sorted(ends))
+        self.closing_id = next(token for token in usual if token in ends)
+        self.forbidden_ids = tuple(sorted(encoder.thought_ids - ends))
+        self.control_ids = known.difference(ends, self.forbidden_ids, [tokenizer.unk_token_id])
 
     def segmenter(self) -> SourceSegmenter:
         """Starts a segmenter whose words suit ``encode_word``."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date as Date
 from typing import Any, Literal, TypedDict
 
 import mlx_simul.before_mlx
@@ -45,6 +46,7 @@ class SessionOptions(TypedDict, total=False):
     glossary: Mapping[str, str] | None
     frame: Frame
     examples: Sequence[tuple[str, str]] | None
+    date: Date | str | None
     split: Callable[[str], Sequence[str]] | None
     mode: Literal["auto", "group", "reencode", "interleaved"]
     target_start: int | str | TargetStart
@@ -82,6 +84,8 @@ class SimulSession:
         glossary: source term to target term, in the prefix.
         frame: ``"chat"``, ``"few-shot"``, or ``"auto"``: chat where the tokenizer has a template.
         examples: source and target pairs for the few-shot frame.
+        date: what a chat template that prints the date takes for today, or "2026-07-30". By default
+            that of ``prefix``, else today, so sessions that share a prefix have one date.
         split: cuts a run of a script without spaces into words; grapheme clusters by default.
         mode: ``"group"`` keeps source and target apart (SPEC 1), ``"reencode"`` runs the target
             again after each read, ``"interleaved"`` takes tokens in order of arrival; ``"auto"`` is
@@ -130,6 +134,7 @@ class SimulSession:
         glossary: Mapping[str, str] | None = None,
         frame: Frame = "auto",
         examples: Sequence[tuple[str, str]] | None = None,
+        date: Date | str | None = None,
         split: Callable[[str], Sequence[str]] | None = None,
         mode: Literal["auto", "group", "reencode", "interleaved"] = "auto",
         target_start: int | str | TargetStart = "auto",
@@ -165,6 +170,7 @@ class SimulSession:
         )
         self._prompt: StreamingDataPreparator | None = None
         self._segmenter = SourceSegmenter(split)
+        date = _date(date) or (prefix.date if prefix is not None else None)
         if source is None:
             trained = archs.streaming_config(model)
             instruction, source_language, target_language = told(
@@ -187,9 +193,13 @@ class SimulSession:
                 frame=trained.get("frame", frame) if frame == "auto" else frame,
                 examples=examples,
                 split=split,
+                date=date,
             )
+            date = prompt.date
             prefix_ids, header = prompt.prefix_ids, prompt.header_ids
             end_of_turn_ids = prompt.end_of_turn_ids
+            if not gpe_compat:
+                end_of_turn_ids |= prompt.control_ids
         else:
             prefix_ids, header = source.segments[0], source.header
             end_of_turn_ids = end_of_turn_ids_of(tokenizer)
@@ -220,6 +230,8 @@ class SimulSession:
             stop_early = early_eos == "stop"
             self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
         self._loop.read_ahead_tokens = self._engine.read_ahead_tokens
+        if self._prompt is not None and not gpe_compat:
+            self._loop.forbidden_ids = self._prompt.forbidden_ids
         self._loop.num_draft_tokens = num_draft_tokens
         self._loop.drafter = make_drafter(
             self._engine,
@@ -236,7 +248,7 @@ class SimulSession:
         self._is_broken = False
         self._n_words = 0
         setting = type(self._engine).__name__, kv_bits, kv_bits and kv_group_size
-        self._prefix = EncodedPrefix(tuple(prefix_ids), model, setting, None)
+        self._prefix = EncodedPrefix(tuple(prefix_ids), model, setting, None, date)
         if prefix is not None:
             prefix.require(self._prefix.token_ids, model, setting)
             self._engine.state = prefix.state
@@ -399,6 +411,17 @@ class SimulSession:
         for word in words:
             self._loop.add_segment(self._prompt.encode_word(word, self._n_words == 0), word)
             self._n_words += 1
+
+
+def _date(given: Date | str | None) -> Date | None:
+    if not isinstance(given, str):
+        return given
+    try:
+        return Date.fromisoformat(given)
+    except ValueError as error:
+        raise InvalidOptionError(
+            f"date must be a day as in '2026-07-30', got {given!r}: {error}."
+        ) from error
 
 
 def _checked_policy(policy: Policy | None) -> Policy:

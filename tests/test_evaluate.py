@@ -1,5 +1,6 @@
 """An evaluation: real sessions recorded, scored as the records say, stopped and gone on with."""
 
+import datetime
 import json
 import math
 import os
@@ -361,3 +362,62 @@ def test_the_command_shows_a_table_and_goes_on(options, capsys):
 def test_wrong_usage_is_told(options, capsys, more, says):
     assert cli.main(command(options, *more)) == cli.EXIT_USAGE
     assert says in capsys.readouterr().err
+
+
+# The date
+
+
+@pytest.fixture
+def dated(options):
+    """The same of a model whose template prints the date."""
+    path = Path(options.model) / "chat_template.jinja"
+    before = path.read_text("utf-8")
+    path.write_text("{{ strftime_now('%d %b %Y') }}\n" + before, "utf-8")
+    yield replace(options, policies=("wait-k:1",), plot=False, quality=False)
+    path.write_text(before, "utf-8")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock(datetime.date):
+        shows = datetime.date(2026, 7, 30)
+
+        @classmethod
+        def today(cls):
+            return cls.shows
+
+    for module in ("evaluation.folder", "prompts"):
+        monkeypatch.setattr(f"mlx_simul.{module}.Date", Clock)
+    return Clock
+
+
+def test_an_evaluation_keeps_its_date_in_its_folder(dated, clock):
+    whole = evaluate(replace(dated, folder=dated.folder + "-whole"))
+    evaluate(replace(dated, n_sources=None, folder=dated.folder))
+    records = Path(dated.folder) / "wait-k_1" / "records.jsonl"
+    lines = records.read_text("utf-8").splitlines(keepends=True)
+    records.write_text("".join(lines[:2]), "utf-8")
+    clock.shows += datetime.timedelta(days=1)
+    resumed = evaluate(dated)
+    assert resumed["options"]["session"]["date"] == "2026-07-30"
+    again = [json.loads(line)["prediction"] for line in records.read_text("utf-8").splitlines()]
+    assert again == [json.loads(line)["prediction"] for line in lines]
+    assert whole["options"]["session"]["date"] == "2026-07-30"
+
+
+def test_an_evaluation_takes_the_date_that_it_is_given(dated, clock):
+    given = replace(dated, session={**SESSION, "date": "2020-01-01"})
+    assert evaluate(given)["options"]["session"]["date"] == "2020-01-01"
+    assert evaluate(given)["options"]["session"]["date"] == "2020-01-01"
+    with pytest.raises(InvalidOptionError, match="another setting of date: '2020-01-01'"):
+        evaluate(replace(dated, session={**SESSION, "date": "2020-01-02"}))
+
+
+def test_a_folder_that_is_older_than_dates_goes_on(dated, clock):
+    evaluate(dated)
+    path = Path(dated.folder) / "setting.json"
+    setting = json.loads(path.read_text("utf-8"))
+    del setting["date"]
+    path.write_text(json.dumps(setting), "utf-8")
+    clock.shows += datetime.timedelta(days=1)
+    assert evaluate(dated)["options"]["session"]["date"] == "2026-07-31"

@@ -54,6 +54,9 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="chat template if there is one, or example translations (for base models)",
     )
+    prompt.add_argument(
+        "--date", metavar="YYYY-MM-DD", help="for chat templates that print it (default: today)"
+    )
 
     when = parser.add_argument_group("when to write, and how much")
     latency = when.add_mutually_exclusive_group()
@@ -165,6 +168,7 @@ def session_options(args: argparse.Namespace) -> dict[str, Any]:
         "context": context,
         "glossary": args.glossary and _read_glossary(args.glossary),
         "frame": args.frame,
+        "date": args.date,
         "mode": args.mode,
         "target_start": args.target_start,
         "kv_bits": args.kv_bits,

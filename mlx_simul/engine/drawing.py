@@ -78,8 +78,10 @@ def draw_all(drawings: Sequence[Drawing], recorded: Recording) -> list[Drawn | E
         no other stream notices.
     """
     for one in drawings:
-        if one.request.forbidden_ids:
-            one.logits[:, list(one.request.forbidden_ids)] = -math.inf
+        # A tokenizer may have tokens that the model has no row for.
+        size = one.logits.shape[-1]
+        if ids := [token for token in one.request.forbidden_ids if token < size]:
+            one.logits[:, ids] = -math.inf
     greedy = [one.logits for one in drawings if one.engine.is_greedy]
     found = iter(likeliest(_joined(greedy)) if greedy else ())
     drawn: list[list[int] | Exception] = []

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date as Date
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,18 @@ class ResultFolder:
     Args:
         path: made if it is not there.
         setting: all that decides what a translation is, its policy excepted; as JSON has it.
+        date: what chat templates take for today, as in "2026-07-30"; by default the day on which
+            the folder's first translation was made.
+
+    Attributes:
+        date: likewise.
 
     Raises:
         InvalidOptionError: if the folder holds records of another setting, is a file, or cannot be
             written.
     """
 
-    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, setting: Mapping[str, Any], date: str | None = None) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise InvalidOptionError(f"{path} is a file; name a folder for the results.")
@@ -44,7 +50,11 @@ class ResultFolder:
         settings = path / "setting.json"
         # A setting by which nothing could be translated binds nobody.
         holds_records = any(log.stat().st_size for log in path.glob("*/records.jsonl"))
-        begun = _read_json(settings) if holds_records and settings.is_file() else told
+        begun = _read_json(settings) if holds_records and settings.is_file() else {**told}
+        # One date for all, though the work go on for days.
+        self.date: str = date or begun.get("date") or Date.today().isoformat()
+        told["date"] = self.date
+        begun.setdefault("date", self.date)
         for name in sorted(told.keys() | begun.keys()):
             if begun.get(name) != told.get(name):
                 raise InvalidOptionError(

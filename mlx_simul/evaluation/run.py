@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -91,7 +91,9 @@ def evaluate(
         require("matplotlib", "eval", "leave the plot out (--no-plot)")
     keys = PairKeys(options.source_key, options.target_key)
     items = read_corpus(options.corpus, options.references, keys, options.split, options.n_sources)
-    folder = ResultFolder(Path(options.folder), _setting(options, items))
+    date = options.session.get("date")
+    folder = ResultFolder(Path(options.folder), _setting(options, items), date and str(date))
+    options = replace(options, session={**options.session, "date": folder.date})
     folder.require_distinct(options.policies)
     _translate(options, items, folder, report or (lambda *_: None))
     records = {spec: _in_order(folder, spec, len(items)) for spec in options.policies}
@@ -196,7 +198,7 @@ def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any
         "test set": corpus_digest(items),
         "unit": options.unit,
         "clock": options.clock,
-        "session options": dict(options.session),
+        "session options": {k: v for k, v in options.session.items() if k != "date"},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date as Date
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -82,13 +83,14 @@ class StreamingLayout:
             source_language=options.source_language,
             target_language=options.target_language,
             frame=options.frame,
+            date=options.date and Date.fromisoformat(options.date),
         )
         self._encode_word = lru_cache(_MAX_CACHED_WORDS)(prompt.encode_word)
         self._encoder = PieceEncoder(tokenizer)
         self._boundary = WordBoundaryStoppingCriteria(
             tokenizer, options.max_tokens_per_word, prompt.end_of_turn_ids
         )
-        self._end_of_turn = _closing_id(prompt, tokenizer)
+        self._end_of_turn = prompt.closing_id
         # After "French:" a translation begins with a space.
         self._lead = " " if prompt.header_text.endswith(":") else ""
 
@@ -123,10 +125,3 @@ class StreamingLayout:
         if word:
             words.append(tuple(word))
         return words
-
-
-def _closing_id(prompt: StreamingDataPreparator, tokenizer: Any) -> int:
-    """What ends a target: the template's end of a turn, else the tokenizer's end of text."""
-    candidates = (*prompt.suffix_ids[:1], tokenizer.eos_token_id)
-    named = [token for token in candidates if token in prompt.end_of_turn_ids]
-    return named[0] if named else min(prompt.end_of_turn_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date as Date
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +18,13 @@ WaitChoice: TypeAlias = int | None
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         raise InvalidOptionError(f"{name} must be {rule}, got {value!r}.")
+
+
+def _is_day(value: str | None) -> bool:
+    try:
+        return value is None or bool(Date.fromisoformat(value))
+    except ValueError:
+        return False
 
 
 def _require_seed(value: int, name: str) -> None:
@@ -36,6 +44,8 @@ class LayoutOptions:
         source_language: for the default instruction.
         target_language: likewise.
         frame: ``"chat"``, ``"few-shot"`` or ``"auto"``.
+        date: what a chat template that prints the date takes for today, as in ``"2026-07-30"``; by
+            default the day on which the run began, in all of its legs.
         max_tokens_per_word: tokens after which a target word is cut.
         gpe_compat: mask the rows inside the header as the reference does (SPEC section 5).
     """
@@ -47,11 +57,13 @@ class LayoutOptions:
     source_language: str | None = None
     target_language: str | None = None
     frame: Frame = "auto"
+    date: str | None = None
     max_tokens_per_word: int = 50
     gpe_compat: bool = False
 
     def __post_init__(self) -> None:
         _require(self.mode in ("group", "batch"), "mode", self.mode, "'group' or 'batch'")
+        _require(_is_day(self.date), "date", self.date, "a day as in '2026-07-30'")
         low, high = self.target_starts
         _require(
             0 <= low <= high,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ def layout_config(options: LayoutOptions) -> dict[str, Any]:
     ``mode`` and ``target_start`` are those that a session takes from it.
     """
     low, high = options.target_starts
-    tables = as_tables(options)
+    # A session has a date of its own.
+    tables = as_tables(replace(options, date=None))
     if options.mode == "batch":
         # An ordinary language model: it streams zero-shot, and was never told to wait.
         return {k: v for k, v in tables.items() if k not in ("mode", "wait_k", "target_start")}

@@ -85,6 +85,7 @@ def session_options(options: LayoutOptions) -> SessionOptions:
         source_language=options.source_language,
         target_language=options.target_language,
         frame=options.frame,
+        date=options.date,
         max_tokens_per_word=options.max_tokens_per_word,
         target_start=low if is_fixed else "follow",
     )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import date as Date
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -74,8 +75,8 @@ class Run:
     """
 
     def __init__(self, options: TrainOptions, report: Reporter | None = None) -> None:
-        self.options = options
         self.folder = Path(options.run.folder)
+        self.options = options = self._dated(options)
         self._report = report or (lambda step: None)
         if options.run.plot:
             require("matplotlib", "train", "leave run.plot out")
@@ -216,6 +217,16 @@ class Run:
             return iter(())
         data = self.options.data
         return read_pairs(name, PairKeys(data.source_key, data.target_key), split)
+
+    def _dated(self, options: TrainOptions) -> TrainOptions:
+        """The options with the date of the run's first leg, where none is given."""
+        if options.layout.date is not None:
+            return options
+        path, date = self.folder / "options.json", Date.today().isoformat()
+        if self.latest.is_dir() and path.is_file():
+            # A run that is older than this option has none.
+            date = _read_options(path)["layout"].get("date")
+        return replace(options, layout=replace(options.layout, date=date))
 
     def _check_same_run(self, corpus: str) -> None:
         """A snapshot goes on only with the data and the layout that it began with."""

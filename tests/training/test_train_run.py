@@ -1,5 +1,6 @@
 """A run ends with the same weights however often it was interrupted, and with a checkpoint."""
 
+import datetime
 import json
 import os
 import signal
@@ -373,3 +374,32 @@ def test_the_public_name_trains(tmp_path):
     folder = mlx_simul.train(tables(tmp_path, optimiser={"steps": 1}))
     assert folder == tmp_path / "run/latest"
     mlx_simul.load(folder)
+
+
+def test_a_run_has_the_date_of_its_first_leg(tmp_path, monkeypatch):
+    class Clock(datetime.date):
+        shows = datetime.date(2026, 7, 30)
+
+        @classmethod
+        def today(cls):
+            return cls.shows
+
+    monkeypatch.setattr("mlx_simul.training.run.Date", Clock)
+    begun = options(tmp_path, run={"snapshot_minutes": 0.0})
+    first, _ = run_to(3, begun)
+    assert first.options.layout.date == "2026-07-30"
+    Clock.shows += datetime.timedelta(days=1)
+    assert Run(begun).options.layout.date == "2026-07-30"
+    with pytest.raises(InvalidOptionError, match="another layout"):
+        Run(options(tmp_path, layout={"date": "2026-07-31"}))
+    # A run that is older than this option goes on without one.
+    path = tmp_path / "run" / "options.json"
+    tables = json.loads(path.read_text("utf-8"))
+    del tables["layout"]["date"]
+    path.write_text(json.dumps(tables), "utf-8")
+    assert Run(begun).options.layout.date is None
+
+
+def test_a_date_that_is_not_one_is_refused(tmp_path):
+    with pytest.raises(InvalidOptionError, match=r"date must be a day.*got '30\.7\.'"):
+        options(tmp_path, layout={"date": "30.7."})
