@@ -8,11 +8,11 @@ from types import ModuleType
 from mlx_simul.errors import InvalidOptionError
 
 
-def require(module: str, extra: str, otherwise: str) -> ModuleType:
-    """Import a module of a package, or say how to get the package.
+def require(package: str, extra: str, otherwise: str) -> ModuleType:
+    """Import a package, or say how to get it.
 
     Args:
-        module: to import.
+        package: to import.
         extra: of this package's own that brings it.
         otherwise: how to do without it.
 
@@ -20,9 +20,8 @@ def require(module: str, extra: str, otherwise: str) -> ModuleType:
         InvalidOptionError: if it is not installed.
     """
     try:
-        return import_module(module)
+        return import_module(package)
     except ImportError as error:
         raise InvalidOptionError(
-            f"{module.partition('.')[0]} is not installed: pip install 'mlx-simul[{extra}]', or "
-            f"{otherwise}."
+            f"{package} is not installed: pip install 'mlx-simul[{extra}]', or {otherwise}."
         ) from error

@@ -28,7 +28,8 @@ def require_matplotlib(extra: str, otherwise: str) -> None:
         InvalidOptionError: if matplotlib is not installed, or has nowhere to keep its fonts.
     """
     try:
-        require("matplotlib.backends.backend_agg", extra, otherwise)
+        require("matplotlib", extra, otherwise)
+        import matplotlib.backends.backend_agg  # noqa: F401
     except OSError as error:
         raise InvalidOptionError(
             f"matplotlib does not start: {error} Set MPLCONFIGDIR to a folder that may be "
