@@ -53,7 +53,8 @@ def emit(text: str) -> None:
     if (stream := sys.stdout) is None:
         return
     shown = harmless(text) if stream.isatty() else text
-    _write(lambda: stream.write(shown))
+    # Even of no text at all, UTF-16 would make a byte order mark.
+    _write(lambda: shown and stream.write(shown))
 
 
 def emit_json(value: Any, indent: int | None = None) -> None:
