@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
-from mlx_simul.console.live import drop_stdout, emit
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
+from mlx_simul.terminal import (
+    drop_stdout,
+    emit,
+    emit_json,
+    ending_tidily,
+    escaped,
+    losing_nothing,
+    say,
+)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -61,11 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from argparse, for ``--help``, ``--version`` and wrong usage.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows no such character shows "?" rather than ending the session.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    with warnings.catch_warnings():
+    with losing_nothing(), ending_tidily(), warnings.catch_warnings():
         warnings.showwarning = _warning_shower(warnings.showwarning)
         try:
             try:
@@ -78,12 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
         except SimulError as error:
-            print(f"mlx-simul: {error}", file=sys.stderr)
+            say(str(error))
             return EXIT_USAGE if isinstance(error, InvalidOptionError) else EXIT_FAILED
+        except OSError as error:  # a disk that is full, a folder that may not be written
+            say(f"the operating system refused: {error}")
+            return EXIT_FAILED
 
 
 def _run(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mlx-simul", description="Simultaneous translation with large language models on MLX."
     )
     parser.add_argument(
@@ -118,7 +123,7 @@ def _run_models(args: argparse.Namespace) -> int:
         for model_type in archs.registered_types()
     ]
     if args.json:
-        emit(json.dumps(models, indent=2) + "\n")
+        emit_json(models, indent=2)
         return 0
     rows = [("model_type", "also", "streams by", "laws", "largest error", "compared with")]
     rows += [_model_row(model) for model in models]
@@ -135,6 +140,13 @@ def _model_row(model: Mapping[str, Any]) -> tuple[str, ...]:
     measured = model["verified"][model["modes"][0]]
     other = "transformers, mlx-lm" if "transformers" in model["verified"] else "mlx-lm"
     return *head, str(measured["laws"]), f"{measured['error']:.0e}", other
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in characters that cannot steer a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))
 
 
 class _Version(argparse.Action):
@@ -156,7 +168,7 @@ def _warning_shower(usual: Callable[..., None]) -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, SimulWarning):
-            print(f"mlx-simul: warning: {message}", file=sys.stderr)
+            say(f"warning: {message}")
         else:
             usual(message, category, *place, **more)
 

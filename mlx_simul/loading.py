@@ -31,6 +31,7 @@ from mlx_simul import archs
 from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
 from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ModelLoadError, SimulError
+from mlx_simul.kernels import ensure_kernels
 from mlx_simul.tryout import try_out
 
 _logger = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ def load_folder(
         ModelLoadError: if the checkpoint is missing, damaged, or not what its config says.
         UnknownArchitectureError: if its ``model_type`` does not stream.
     """
+    ensure_kernels()
     with _explained(f"the model in {folder}"):
         given = dict(model_config or {})
         overrides = overrides_for_mlx_lm(load_config(folder) | given) | given

@@ -1,4 +1,4 @@
-"""Pairs of source and target from files: JSON lines or TSV, plain, .gz or .xz, or a dataset id.
+"""Pairs of source and target from files, JSON lines or TSV, compressed or not, or from a dataset.
 
 A line is a pair, or several of one source, checked as it is read; an error says which line of which
 file is wrong.
@@ -6,22 +6,29 @@ file is wrong.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mlx_simul.errors import DataError, InvalidOptionError
 
 MAX_LINE_CHARS = 1 << 16
 """A line with more characters than this is refused, compressed or not."""
 
-_OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
+_MAX_LINE_BYTES = 4 * MAX_LINE_CHARS
+_OPENERS: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".bz2": bz2.open,
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ def read_pairs(
 
     Args:
         path_or_dataset: a file ``*.jsonl`` (one record a line) or ``*.tsv`` (source, tab, target),
-            with ``.gz`` or ``.xz`` behind it if compressed; otherwise the id of a Hugging Face
-            dataset, which needs the package ``datasets``.
+            with ``.gz``, ``.xz`` or ``.bz2`` behind it if compressed; otherwise the id of a Hugging
+            Face dataset, which needs the package ``datasets``.
         keys: where a record holds the texts; does not matter to TSV.
         split: which part of a Hugging Face dataset.
 
@@ -89,8 +96,8 @@ def _parser(path: Path, keys: PairKeys) -> Callable[[str], list[Pair]] | None:
             return _pair_of_columns
     if path.exists():
         raise DataError(
-            f"{path} is neither JSON lines (.jsonl) nor TSV (.tsv), with .gz or .xz behind that if "
-            "it is compressed; name it so, or convert it."
+            f"{path} is neither JSON lines (.jsonl) nor TSV (.tsv), with .gz, .xz or .bz2 behind "
+            "that if it is compressed; name it so, or convert it."
         )
     return None
 
@@ -99,7 +106,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, counted from 1, each no longer than is allowed.
 
     Args:
-        path: a text file, or a ``.gz`` or ``.xz`` of one.
+        path: a text file, or a ``.gz``, ``.xz`` or ``.bz2`` of one.
 
     Raises:
         InvalidOptionError: if there is no such file.
@@ -108,26 +115,49 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     opener = _OPENERS.get(path.suffix, open)
     number = 0
     try:
-        with opener(path, mode="rt", encoding="utf-8-sig", newline="\n") as file:
-            while line := file.readline(MAX_LINE_CHARS + 1):
+        with opener(path, "rb") as file:
+            while data := file.readline(_MAX_LINE_BYTES + 1):
                 number += 1
-                if len(line) > MAX_LINE_CHARS:
-                    raise DataError(
-                        f"{path}, line {number}: longer than {MAX_LINE_CHARS} characters; split "
-                        "the text into sentences or short passages."
-                    )
+                line = _decoded(data, number, path)
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}, after line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8."
-        ) from error
     except FileNotFoundError as error:
         raise InvalidOptionError(f"there is no file {path}; is the path right?") from error
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(
-            f"{path}, after line {number}: the file cannot be read: {error}. Is the file whole?"
+            f"{path}, after line {number}: the file cannot be read: {error}. Is the file whole, "
+            "and of the kind that its name says?"
         ) from error
+
+
+def _decoded(data: bytes, number: int, path: Path) -> str:
+    """A line of a file as text.
+
+    Raises:
+        DataError: if it is too long, or not UTF-8.
+    """
+    where = f"{path}, line {number}:"
+    too_long = DataError(
+        f"{where} longer than {MAX_LINE_CHARS} characters; split the text into sentences or short "
+        "passages."
+    )
+    if len(data) > _MAX_LINE_BYTES:  # and perhaps cut in the middle of a character
+        raise too_long
+    try:
+        text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} not UTF-8: {error.reason}, {data[error.start : error.end]!r}; convert the "
+            "file to UTF-8."
+        ) from error
+    if len(text) > MAX_LINE_CHARS:
+        raise too_long
+    if "\0" in text:
+        raise DataError(
+            f"{where} it holds a zero byte, as files in UTF-16 and files that are not text do; "
+            "convert the file to UTF-8."
+        )
+    return text
 
 
 def _explained(parse: Callable[[Any], list[Pair]], record: Any, where: str) -> list[Pair]:

@@ -1,5 +1,7 @@
 """The command line: in this process where that will do, in its own for pipes and signals."""
 
+import errno
+import io
 import json
 import os
 import pty
@@ -304,10 +306,32 @@ def test_a_model_that_is_not_there_is_one_message(capsys, tmp_path):
     assert "none" in err
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_command_line_that_is_no_text_is_taken(capsys, folder, loaded):
-    code, out, _ = run(capsys, *arguments(folder, "caf\udce9 au lait", *SHORT_OPTIONS))
+    code, out, err = run(capsys, *arguments(folder, "caf\udce9 au lait", *SHORT_OPTIONS))
     assert code == 0
     assert out == library_events(loaded, "caf\ufffd au lait")[-1].text.lstrip() + "\n"
+    assert "not UTF-8, first b'\\xe9'" in err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_no_event_loses_text_in_any_locale(capsys, folder, loaded, monkeypatch, encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", stream)
+    assert cli.main(arguments(folder, SOURCE, *SHORT_OPTIONS, "--json")) == 0
+    lines = stream.buffer.getvalue().decode("ascii").splitlines()
+    assert [*map(parsed, lines)] == library_events(loaded)
+    assert "written as escapes" not in capsys.readouterr().err
+
+
+def test_an_error_of_the_operating_system_is_one_line(capsys, monkeypatch):
+    def full(args):
+        raise OSError(errno.ENOSPC, "No space left on device", "records.jsonl")
+
+    monkeypatch.setattr(cli, "_run", full)
+    code, _, err = run(capsys, "models")
+    assert code == cli.EXIT_FAILED
+    assert err.startswith("mlx-simul: ") and "No space left on device: 'records.jsonl'" in err
 
 
 @pytest.mark.filterwarnings("default")

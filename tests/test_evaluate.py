@@ -4,11 +4,14 @@ import datetime
 import json
 import math
 import os
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -17,7 +20,7 @@ from tiny_chat import write_chat_folder
 
 import mlx_simul
 from mlx_simul import cli
-from mlx_simul.errors import InvalidOptionError, SimulError
+from mlx_simul.errors import DataError, InvalidOptionError, SimulError
 from mlx_simul.evaluation.corpus import read_corpus
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
@@ -217,6 +220,78 @@ class Deadly:
 def test_a_process_that_is_killed_ends_the_evaluation():
     with pytest.raises(SimulError, match="fewer --processes"):
         list(_in_processes(cast(Any, Deadly()), [("whole", index, "a") for index in range(4)]))
+
+
+LIMIT_S = 120
+
+
+def test_no_process_is_left_however_the_command_ends(model_folder, tmp_path):
+    """Whatever it began has its standard error too, so that one ends when all of them have."""
+    corpus = tmp_path / "long.tsv"
+    rows = [f"{number} two three four five\tone\n" for number in range(5000)]
+    corpus.write_text("".join(rows), "utf-8")
+    command = [sys.executable, "-m", "mlx_simul", "evaluate", "--model", str(model_folder)]
+    command += ["--corpus", str(corpus), "--processes", "2", "--wait-k", "1", "--no-quality"]
+    ways = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+    begun = {
+        way: subprocess.Popen(
+            [*command, "--folder", str(tmp_path / way.name)],
+            env=os.environ | {"MKL_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+        )
+        for way in ways
+    }
+    try:
+        for way, process in begun.items():
+            log = tmp_path / way.name / "wait-k_1" / "records.jsonl"
+            ends_s = time.monotonic() + LIMIT_S
+            while not (log.is_file() and log.stat().st_size):
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < ends_s
+                time.sleep(0.05)
+            process.send_signal(way)
+            said = process.communicate(timeout=LIMIT_S)[1].decode()
+            assert "Traceback" not in said
+        codes = {way: process.returncode for way, process in begun.items()}
+    finally:
+        for process in begun.values():
+            process.kill()
+    assert codes == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def test_references_that_bleu_does_not_see_are_refused_before_anything_is_done(options):
+    corpus = Path(options.corpus)
+    corpus.write_text("one two\t<skipped>\nthree\t<skipped>\n", "utf-8")
+    with pytest.raises(DataError, match="'13a' leaves nothing of any reference, such as '<skip"):
+        evaluate(options)
+    assert not list(Path(options.folder).glob("*/records.jsonl"))
+    # One that it sees is enough, and another tokenizer sees them.
+    evaluate(replace(options, bleu_tokenizer="none"))
+    corpus.write_text("one two\t<skipped>\nthree\tthere\n", "utf-8")
+    results = evaluate(replace(options, folder=f"{options.folder}-2"))
+    assert results["policies"]["whole"]["length_ratio"] > 0
+
+
+def test_markup_in_a_name_is_drawn_as_it_is(options, tmp_path):
+    """A dollar opens no formula, and what begins with an underscore stands in the legend."""
+    results = evaluate(replace(options, policies=("wait-k:1",), plot=False))
+    results["model"] = "m$_x^$\x1b[1m\u202e\udcff 日本"
+    results["policies"] = {"_mine$_{:1": results["policies"]["wait-k:1"]}
+    draw_curve(results, tmp_path / "odd")
+    svg = (tmp_path / "odd.svg").read_text("utf-8")
+    ElementTree.fromstring(svg)
+    # The comments of the SVG file say which texts it draws.
+    assert "m$_x^$\ufffd[1m\ufffd\ufffd 日本, 4 sources" in svg
+    assert svg.count("<!-- _mine$_{ -->") == 1
+    assert "<!-- _mine$_{:1 -->" in svg
+    assert not list(tmp_path.glob(".odd*"))
+
+
+def test_a_model_whose_name_is_not_utf8_is_shown_with_escapes(options, model_folder, tmp_path):
+    odd = tmp_path / os.fsdecode(b"m\xff")
+    odd.symlink_to(model_folder)
+    results = evaluate(replace(options, model=str(odd), policies=("whole",), quality=False))
+    assert results["model"] == "m\\xff"
 
 
 def test_what_an_evaluation_says_and_leaves(options, tmp_path):

@@ -12,7 +12,7 @@ from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.folder import ResultFolder, files_digest
 from mlx_simul.evaluation.logs import write_logs
-from mlx_simul.evaluation.quality import paired_bootstrap, text_quality
+from mlx_simul.evaluation.quality import paired_bootstrap, require_scorable, text_quality
 from mlx_simul.evaluation.record import Record
 
 END = "end_of_turn"
@@ -156,3 +156,19 @@ def test_a_line_break_in_a_text_shifts_no_line(tmp_path):
     write_logs(tmp_path, items, held, 400)
     assert (tmp_path / "source.txt").read_text("utf-8").splitlines() == ["a b", "c"]
     assert (tmp_path / "reference.txt").read_text("utf-8").splitlines() == ["v w", "x"]
+
+
+def test_nothing_is_divided_by_a_reference_that_bleu_does_not_see():
+    scores = text_quality(["", "x"], [["<skipped>"], ["<skipped>"]])
+    assert (scores.bleu, scores.length_ratio) == (0, None)
+    # Which reference is the closest depends on what was written: to nothing, one of no tokens.
+    assert text_quality([""], [["a b", "<skipped>"]]).length_ratio is None
+    assert text_quality(["a b"], [["a b", "<skipped>"]]).length_ratio == 1
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "intl", "char"])
+def test_references_are_scorable_if_bleu_finds_something_in_one(tokenizer):
+    require_scorable([["<skipped>"], ["<skipped>", "a"]], tokenizer)
+    if tokenizer == "13a":
+        with pytest.raises(DataError, match="another one"):
+            require_scorable([["<skipped>"], ["<skipped>", "<skipped>"]], tokenizer)

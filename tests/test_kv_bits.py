@@ -186,6 +186,42 @@ def test_heads_that_no_group_fits_are_refused():
         cache.update_and_fetch(*mx.zeros((2, 1, 2, 3, 48)))
 
 
+@pytest.mark.parametrize(
+    ("head_dim", "group_size", "says"),
+    [
+        (40, 64, "none of 32, 64, 128 divides them, so leave kv_bits out"),
+        (96, 64, "choose kv_group_size=32[.]"),
+        (64, 128, "choose kv_group_size=32 or 64[.]"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused_at_once_with_those_that_do(head_dim, group_size, says):
+    model = tiny_model(
+        first_of("qwen2", hidden_size=head_dim, num_attention_heads=1, num_key_value_heads=1)
+    )
+    with pytest.raises(InvalidOptionError, match=f"of {head_dim} numbers: {says}"):
+        make_engine(model, kv_bits=8, kv_group_size=group_size)
+    make_engine(model)  # negative control: without kv_bits it is no matter
+
+
+@pytest.mark.parametrize("model_type", READABLE)
+def test_the_heads_of_every_family_are_known_before_a_session_runs(model_type, monkeypatch):
+    """What is refused at once is what a session would stumble over."""
+    replace_kernels(monkeypatch)
+    architecture, model = archs.find(model_type), tiny_model(first_of(model_type))
+    kv = KVBits(8, 32)
+    try:
+        architecture.require_quantizable(model, kv)
+    except InvalidOptionError:
+        with pytest.raises(InvalidOptionError, match="does not fit heads"):
+            quantized_engine(model, kv).read([1, 2])
+    else:
+        quantized_engine(model, kv).read([1, 2])
+
+
+def quantized_engine(model, kv):
+    return StreamingEngine(model, FixedStart(8), caches=archs.of(model).make_cache(model, kv))
+
+
 def test_a_session_runs_on_them(tokenizer):
     model = tiny_model(first_of("qwen2", **WIDE, vocab_size=1024))
     events = run(model, tokenizer, TEXT, kv_bits=8, kv_group_size=32)

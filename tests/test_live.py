@@ -18,7 +18,7 @@ from mlx_simul.console.live import (
     WholeText,
     run_session,
 )
-from mlx_simul.errors import SimulError
+from mlx_simul.errors import SimulError, SimulWarning
 from mlx_simul.events import Finished, Read, Write
 
 
@@ -47,6 +47,7 @@ some_bytes = st.one_of(
 places = st.lists(st.integers(0, 40), max_size=6)
 
 
+@pytest.mark.filterwarnings("ignore:the source holds bytes that are not UTF-8")
 @given(some_bytes, places)
 def test_bytes_may_be_cut_anywhere(data, places):
     assert "".join(arriving(cut(data, places))) == data.decode("utf-8-sig", "replace")
@@ -69,10 +70,24 @@ def test_reading_without_waiting_tells_nothing_yet_from_the_end():
     os.write(writer, b"\xc3")
     assert source.read(wait=False) == ""
     os.close(writer)
-    assert source.read(wait=False) == "\ufffd"
+    with pytest.warns(SimulWarning, match="not UTF-8"):
+        assert source.read(wait=False) == "\ufffd"
     assert source.read(wait=False) is None
     assert source.read() is None
     os.close(reader)
+
+
+def test_bytes_that_are_not_utf8_are_told_once():
+    with pytest.warns(SimulWarning, match=r"not UTF-8, first b'\\xe9'") as told:
+        assert (
+            "".join(arriving([b"caf\xe9 au lait, ", b"\xe0 la"])) == "caf\ufffd au lait, \ufffd la"
+        )
+    assert len(told) == 1
+
+
+def test_a_replacement_character_that_was_written_is_no_reason_to_warn():
+    """Negative control: warnings are errors here."""
+    assert "".join(arriving(["a \ufffd".encode()])) == "a \ufffd"
 
 
 def test_a_descriptor_that_does_not_block_is_waited_for():

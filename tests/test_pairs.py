@@ -1,5 +1,6 @@
 """Pairs come out as they were written, or an error names file and line."""
 
+import bz2
 import gzip
 import json
 import lzma
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.pairs import MAX_LINE_CHARS, Pair, PairKeys, read_pairs
 
-OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 WORDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
 TEXTS = st.lists(WORDS, min_size=1, max_size=5).map(" ".join)
 PAIRS = st.lists(st.builds(Pair, TEXTS, TEXTS), max_size=6)
@@ -79,12 +80,68 @@ def test_a_line_is_read_only_as_far_as_is_allowed(folder):
     assert list(read_pairs(path)) == [Pair("a", fits)]
 
 
-@pytest.mark.parametrize("packed", [".gz", ".xz"])
-def test_a_file_cut_short_is_told(folder, packed):
-    path = write(folder, f"whole.tsv{packed}", "a\tb\n" * 5000)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="cannot be read"):
+@pytest.mark.parametrize("packed", [".gz", ".xz", ".bz2"])
+@given(data=st.data())
+@settings(max_examples=30)
+def test_a_damaged_file_is_told(folder, packed, data):
+    """Cut short, or with a byte that is another one: the error is ours, wherever it is."""
+    rows = [f"source {i}\ttarget {i * i}" for i in range(300)]
+    path = write(folder, f"whole.tsv{packed}", "\n".join(rows))
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    is_cut = data.draw(st.booleans())
+    other = bytes([whole[at] ^ data.draw(st.integers(1, 255))])
+    path.write_bytes(whole[:at] if is_cut else whole[:at] + other + whole[at + 1 :])
+    try:
+        read = list(read_pairs(path))
+    except DataError as error:
+        assert str(path) in str(error)
+    else:
+        # Nothing at all is an empty file to all three, and some bytes say when and by whom.
+        assert not read or len(read) == len(rows)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".xz", ".bz2"])
+@pytest.mark.parametrize("kind", [".tsv", ".jsonl"])
+def test_a_folder_or_other_bytes_under_such_a_name_are_told(folder, kind, packed):
+    path = folder / f"folder{kind}{packed}"
+    path.mkdir()
+    with pytest.raises(DataError, match="directory"):
         list(read_pairs(path))
+    path = folder / f"other{kind}{packed}"
+    path.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(DataError, match=r"cannot be read|not UTF-8"):
+        list(read_pairs(path))
+
+
+@pytest.mark.parametrize("number", [1, 2, 150, 3000])
+def test_the_line_with_a_bad_byte_is_named(folder, number):
+    rows = [b"source\ttarget"] * 4000
+    for bad, says in ((b"caf\xe9\tbad", r"not UTF-8: .* b'\\xe9'"), (b"a\0b\tc", "zero byte")):
+        rows[number - 1] = bad
+        for packed, pack in (("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)):
+            path = folder / f"bad.tsv{packed}"
+            path.write_bytes(pack(b"\n".join(rows)))
+            with pytest.raises(DataError, match=f"line {number}: .*{says}"):
+                list(read_pairs(path))
+
+
+def test_utf16_is_told(folder):
+    path = folder / "wide.tsv"
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        path.write_bytes("yes\toui\n".encode(encoding))
+        with pytest.raises(DataError, match=r"line 1: .*UTF-8"):
+            list(read_pairs(path))
+
+
+def test_a_line_is_counted_in_characters(folder):
+    fits = "字" * (MAX_LINE_CHARS - 3)  # with a line break behind it
+    path = write(folder, "fits.tsv", f"a\t{fits}\nb\tc")
+    assert list(read_pairs(path)) == [Pair("a", fits), Pair("b", "c")]
+    for beyond in ("字字", "字" * MAX_LINE_CHARS * 3, "x" * MAX_LINE_CHARS * 5):
+        path = write(folder, "beyond.tsv", f"a\tb\na\t{fits}{beyond}")
+        with pytest.raises(DataError, match="line 2: longer than"):
+            list(read_pairs(path))
 
 
 def test_other_text_encodings_are_told(folder):

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import mlx_simul.before_mlx
 
+import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import (
     CacheList,
@@ -42,6 +43,10 @@ def layers_of(model: Any) -> Iterable[Any]:
     return model.layers
 
 
+KV_GROUP_SIZES = (32, 64, 128)
+"""Numbers that may share a scale."""
+
+
 @dataclass(frozen=True)
 class KVBits:
     """How keys and values are quantised (mlx-lm's ``kv_bits`` and ``kv_group_size``)."""
@@ -50,7 +55,7 @@ class KVBits:
     group_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.bits not in (2, 3, 4, 5, 6, 8) or self.group_size not in (32, 64, 128):
+        if self.bits not in (2, 3, 4, 5, 6, 8) or self.group_size not in KV_GROUP_SIZES:
             raise InvalidOptionError(
                 f"keys and values can be stored in 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or "
                 f"128, got kv_bits={self.bits!r} and kv_group_size={self.group_size!r}."
@@ -140,6 +145,35 @@ class Architecture:
                 "quantised keys and values; leave kv_bits out."
             )
         return [self.streaming_cache(stock, kv) for stock in make_prompt_cache(model)]
+
+    def require_quantizable(self, model: Any, kv: KVBits) -> None:
+        """Pass if keys and values of ``model`` can be quantised so.
+
+        Args:
+            model: of this family.
+            kv: how to quantise.
+
+        Raises:
+            InvalidOptionError: if its heads cannot be cut into such groups.
+        """
+        # The family alone knows its heads, so one token is sent through; nothing is computed.
+        caches = self.make_cache(model)
+        for cache in flat(caches):
+            cache.is_reading = True
+        model(mx.array([[0]]), cache=caches)
+        sizes = {plane.shape[3] for cache in flat(caches) for plane in cache.state[:2]}
+        if not any(size % kv.group_size for size in sizes):
+            return
+        fitting = [n for n in KV_GROUP_SIZES if not any(size % n for size in sizes)]
+        advice = (
+            f"choose kv_group_size={' or '.join(map(str, fitting))}"
+            if fitting
+            else f"none of {', '.join(map(str, KV_GROUP_SIZES))} divides them, so leave kv_bits out"
+        )
+        raise InvalidOptionError(
+            f"kv_bits={kv.bits} in groups of {kv.group_size} does not fit the heads of this model, "
+            f"of {' and '.join(map(str, sorted(sizes)))} numbers: {advice}."
+        )
 
     def ropes(self, model: Any) -> list[Rope | None]:
         """The RoPE module that belongs to each cache of ``model``."""

@@ -36,7 +36,7 @@ class QuantizedLayerCache(LayerCache):
         if x.shape[3] % self.group_size:
             raise InvalidOptionError(
                 f"a quantised cache in groups of {self.group_size} does not fit heads of "
-                f"{x.shape[3]} numbers; choose a kv_group_size that divides it: 32, 64 or 128."
+                f"{x.shape[3]} numbers; the size of the groups must divide it."
             )
         return tuple(mx.quantize(x, group_size=self.group_size, bits=self.bits))
 

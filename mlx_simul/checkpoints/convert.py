@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import ConversionError, InvalidOptionError
+from mlx_simul.terminal import emit, ending_tidily
 
 if TYPE_CHECKING:
     from mlx_simul.checkpoints.folder import Progress, T
@@ -194,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
         )
     elif args.q_bits or args.q_group_size:
         raise InvalidOptionError("--q-bits and --q-group-size need --quantize.")
-    with _tidy_termination(), progress_bar() as progress:
+    with ending_tidily(), progress_bar() as progress:
         target = convert(
             args.source,
             args.target,
@@ -204,18 +203,8 @@ def run(args: argparse.Namespace) -> int:
             revision=args.revision,
             progress=progress,
         )
-    print(f"{target}: {_summary(target)}")
+    emit(f"{target}: {_summary(target)}\n")
     return 0
-
-
-@contextmanager
-def _tidy_termination() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that what was begun is removed."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

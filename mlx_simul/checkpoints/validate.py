@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlx_simul.checkpoints.convert import progress_bar, silent
 from mlx_simul.errors import ModelLoadError, PromptError, ValidationError
+from mlx_simul.terminal import emit
 
 if TYPE_CHECKING:
     import mlx.nn as nn
@@ -295,9 +296,9 @@ def run(args: argparse.Namespace) -> int:
     failure = next((row for row in rows if row.verdict == "FAILED"), None)
     for row in rows:
         if row.explanation and row.verdict != "FAILED":
-            print(f"{row.check}: {row.explanation}")
+            emit(f"{row.check}: {row.explanation}\n")
     if failure is not None:
-        print(f"\nFAILED: {failure.check}: {failure.explanation}")
+        emit(f"\nFAILED: {failure.check}: {failure.explanation}\n")
         return 1
     return 0
 
@@ -310,12 +311,15 @@ def _packaged() -> Path:
 
 def _print_table(rows: list[Row]) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
+    from mlx_simul.console.tables import fitting_table
+
     colours = {"ok": "green", "note": "yellow", "skipped": "dim", "FAILED": "bold red"}
-    table = Table("check", "result", "figure", "tolerance")
-    for row in rows:
-        verdict = Text(row.verdict, style=colours[row.verdict])
-        table.add_row(row.check, verdict, Text(row.figure), row.tolerance)
-    Console().print(table)
+    cells = [
+        (row.check, Text(row.verdict, style=colours[row.verdict]), row.figure, row.tolerance)
+        for row in rows
+    ]
+    console = Console(highlight=False)
+    heads = ("check", "result", "figure", "tolerance")
+    console.print(fitting_table(console, "", heads, cells, prose=heads))

@@ -12,12 +12,13 @@ from typing import Any
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from mlx_simul.bench import CORRECTING, INSTRUCTION, Bench, drafting, growth, speed, tiny_like
 from mlx_simul.bench_batch import BatchBench, throughput
 from mlx_simul.blas import describe
+from mlx_simul.console.arguments import require_writable
+from mlx_simul.console.tables import fitting_table
 from mlx_simul.loading import load
 
 SPEED_COLUMNS = {
@@ -89,13 +90,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and show."""
+    """Measure, and show.
+
+    Raises:
+        InvalidOptionError: if the figures cannot be written where they are to go.
+    """
+    if args.json is not None:
+        require_writable(args.json)
     model, tokenizer = load(args.model)
     models = {args.model or "the packaged model": model}
     if not args.no_tiny:
         models["two tiny layers"] = tiny_like(tokenizer)
     report: dict[str, Any] = {"setting": _setting(), "models": {}}
-    console = Console()
+    console = Console(highlight=False)
     if args.drafter or args.draft_model:
         report["drafting"] = _drafting(model, tokenizer, args, console)
         models = {}
@@ -117,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
             ("sessions at once", BATCH_COLUMNS, figures["batch"]),
         ):
             if rows:
-                console.print(_table(f"{name}: {title}", columns, rows))
+                console.print(_table(console, f"{name}: {title}", columns, rows))
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return 0
@@ -136,7 +143,9 @@ def _drafting(
     for task in (INSTRUCTION, CORRECTING):
         bench = Bench(model, tokenizer, args.tokens, instruction=task)
         report[task] = list(drafting(bench, args.wait_k, args.repeats, **options))
-        console.print(_table(f"{task}: {args.tokens} tokens", DRAFTING_COLUMNS, report[task]))
+        console.print(
+            _table(console, f"{task}: {args.tokens} tokens", DRAFTING_COLUMNS, report[task])
+        )
     return report
 
 
@@ -150,11 +159,11 @@ def _setting() -> dict[str, str]:
     return {**packages, "device": str(mx.default_device()), "blas": describe()}
 
 
-def _table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(*columns.values(), title=title)
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    return table
+def _table(
+    console: Console, title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]
+) -> RenderableType:
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    return fitting_table(console, title, list(columns.values()), cells)
 
 
 def _cell(value: Any) -> str:

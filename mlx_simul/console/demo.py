@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mlx_simul.console.live import View, emit, harmless, run_session
+from mlx_simul.console.arguments import add_languages, loading, utf8
+from mlx_simul.console.live import View, run_session
 from mlx_simul.console.options import DEFAULT_MAX_RATIO
-from mlx_simul.console.translate import is_terminal, showing
+from mlx_simul.console.translate import is_terminal
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.latency import length_adaptive_average_lagging
 from mlx_simul.policies import WaitK
+from mlx_simul.terminal import emit, harmless, say
 from mlx_simul.trained import TRANSLATES
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Staircase:
 
     def note(self, remark: str) -> None:
         """Goes to standard error."""
-        print(f"mlx-simul: warning: {remark}", file=sys.stderr)
+        say(f"warning: {remark}")
 
     def _end_row(self) -> None:
         if self._row is not None and any(self._row):
@@ -215,13 +216,12 @@ def lag(recorder: Recorder, speech: Speech) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "text", nargs="?", default=PASSAGE, help="what is said (default: some sentences)"
+        "text", nargs="?", type=utf8, default=PASSAGE, help="what is said (default: some sentences)"
     )
     parser.add_argument(
         "--model", help="folder, or Hugging Face repository id (default: the packaged model)"
     )
-    parser.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
-    parser.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
+    add_languages(parser)
     parser.add_argument(
         "--wait-k", type=int, default=3, metavar="K", help="words behind (default: 3)"
     )
@@ -249,7 +249,7 @@ def run(args: argparse.Namespace) -> int:
     policy = WaitK(args.wait_k)
     if not 0 <= args.pace < float("inf"):
         raise InvalidOptionError(f"--pace must be a number from 0 on, got {args.pace}.")
-    with Console(stderr=True).status(f"loading {args.model or 'the packaged model'}"):
+    with loading(args.model):
         session, languages = _session(args, policy)
     speech = Speech(args.text, args.pace)
     console = Console(highlight=False)
@@ -261,7 +261,7 @@ def run(args: argparse.Namespace) -> int:
 
         view = Display(console, *languages)
     recorder = Recorder(view)
-    with showing(recorder):
+    with recorder:
         run_session(session, speech, recorder)
     if recorder.finished is not None and not is_plain:
         emit(harmless(with_delays(recorder.words, recorder.finished.delays)) + "\n")

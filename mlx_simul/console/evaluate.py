@@ -7,16 +7,17 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from mlx_simul.console.live import emit
+from mlx_simul.console.arguments import add_instruction, add_languages, utf8
+from mlx_simul.console.tables import fitting_table
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
 from mlx_simul.evaluation.options import CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.evaluation.units import UNITS
 from mlx_simul.policies import WHOLE
+from mlx_simul.terminal import emit, emit_json, harmless
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,11 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("--baseline", metavar="SPEC", help="to compare with (default: whole)")
 
     prompt = parser.add_argument_group("what to do (default: what the model was trained for)")
-    prompt.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
-    prompt.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
-    prompt.add_argument("--instruction", help="instead of 'Translate the following … paragraph …'")
+    add_languages(prompt)
+    add_instruction(prompt)
     prompt.add_argument(
         "--set",
+        type=utf8,
         action="append",
         default=[],
         metavar="OPTION=VALUE",
@@ -109,9 +110,11 @@ def run(args: argparse.Namespace) -> int:
     with TranslationBar(Console(stderr=True)) as report:
         results = evaluate(options, report)
     if args.json:
-        emit(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        emit_json(results, indent=1)
         return 0
-    Console().print(*tables(results), sep="\n")
+    console = Console(highlight=False)
+    for table in tables(results, console):
+        console.print(table)
     emit(f"{options.folder}: {RESULTS}, and logs of each policy\n")
     return 0
 
@@ -151,11 +154,14 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
     )
 
 
-def tables(results: Mapping[str, Any]) -> list[Table]:
+def tables(results: Mapping[str, Any], console: Console) -> list[RenderableType]:
     """A row for each policy: how late and how good; then the other scores. In source words."""
     title = f"{results['model']}: {results['corpus']['n_sources']} sources"
     rows = results["policies"]
-    return [_table(title, main_columns(results), rows), _table("", OTHER_COLUMNS, rows)]
+    return [
+        _table(console, title, main_columns(results), rows),
+        _table(console, "", OTHER_COLUMNS, rows),
+    ]
 
 
 class TranslationBar:
@@ -167,7 +173,7 @@ class TranslationBar:
 
     def __init__(self, console: Console) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -183,7 +189,9 @@ class TranslationBar:
         self._progress.stop()
 
     def _show(self, policy: str, n_done: int, n_all: int) -> None:
-        self._progress.update(self._task, description=policy, completed=n_done, total=n_all)
+        self._progress.update(
+            self._task, description=harmless(policy), completed=n_done, total=n_all
+        )
 
 
 def _policies(wait_k: str | None, specs: list[str]) -> tuple[str, ...]:
@@ -203,11 +211,8 @@ def _assigned(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _table(title: str, columns: Columns, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table(title=title)
-    table.add_column("policy", overflow="fold")  # a name cut short names nothing
-    for name in columns:
-        table.add_column(name, justify="right")
-    for spec, row in rows.items():
-        table.add_row(spec, *(cell(row) for cell in columns.values()))
-    return table
+def _table(
+    console: Console, title: str, columns: Columns, rows: Mapping[str, Mapping[str, Any]]
+) -> RenderableType:
+    texts = [[spec, *(cell(row) for cell in columns.values())] for spec, row in rows.items()]
+    return fitting_table(console, title, ["policy", *columns], texts)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_simul.console.live import emit, harmless
+from mlx_simul.console.arguments import add_languages, require_writable, utf8
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, Read, Write
-from mlx_simul.extras import require
+from mlx_simul.pictures import picture, require_matplotlib, save
 from mlx_simul.policies import JudgingPolicy, Shown, parse_policy, policy_names, usage
+from mlx_simul.terminal import emit, harmless
 
 # From no attention to half of what falls on the source, in equal steps.
 _SHADES = " ░▒▓█"
@@ -93,69 +92,57 @@ def _cell(j: int, delay: int, shares: Sequence[float]) -> str:
     return _SHADES[min(round(level), len(_SHADES) - 1)]
 
 
-def require_drawable(picture: Path) -> None:
+def require_drawable(path: Path) -> None:
     """Pass if a picture can be drawn there, as far as can be known before.
 
     Raises:
         InvalidOptionError: if matplotlib is not installed, the file is of another kind, or there is
             no such folder.
     """
-    if picture.suffix.lower() not in (".png", ".svg"):
-        raise InvalidOptionError(f"a picture is a .png or .svg file, got {picture.name!r}.")
-    if not os.access(picture.parent, os.W_OK):
-        raise InvalidOptionError(
-            f"no picture can be written into {picture.parent}; give a folder that is there and "
-            "may be written."
-        )
-    require("matplotlib", "eval", "leave --picture out")
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise InvalidOptionError(f"a picture is a .png or .svg file, got {path.name!r}.")
+    require_writable(path)
+    require_matplotlib("eval", "leave --picture out")
 
 
-def draw(stairs: Staircase, picture: Path) -> None:
+def draw(stairs: Staircase, path: Path) -> None:
     """Draw the staircase, over the attention if there is any.
 
     Args:
         stairs: what to draw.
-        picture: a ``.png`` or ``.svg`` file, replaced.
+        path: a ``.png`` or ``.svg`` file, replaced.
 
     Raises:
         InvalidOptionError: as :func:`require_drawable` does.
     """
-    require_drawable(picture)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    require_drawable(path)
     n_source, n_target = len(stairs.source), len(stairs.target)
-    # A figure of its own, so that nobody's pyplot is touched.
-    figure = Figure(figsize=(2 + 0.5 * n_source, 1.5 + 0.35 * n_target), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlim=(0, n_source), ylim=(n_target, 0))
-    axes.set_xticks([j + 0.5 for j in range(n_source)], stairs.source, rotation=60, ha="right")
-    axes.set_yticks([i + 0.5 for i in range(n_target)], stairs.target)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)
-    if stairs.attention:
-        shares = [[*row, *[0.0] * (n_source - len(row))] for row in stairs.attention]
-        mesh = axes.pcolormesh(shares, cmap="Blues", vmin=0)
-        figure.colorbar(mesh, ax=axes, label="attention")
-    else:
-        axes.barh(
-            [i + 0.5 for i in range(n_target)], stairs.delays, height=1, color="lightsteelblue"
+    rows = [i + 0.5 for i in range(n_target)]
+    columns = [j + 0.5 for j in range(n_source)]
+    with picture(2 + 0.5 * n_source, 1.5 + 0.35 * n_target) as figure:
+        axes = figure.add_subplot(xlim=(0, n_source), ylim=(n_target, 0))
+        axes.set_xticks(columns, [*map(harmless, stairs.source)], rotation=60, ha="right")
+        axes.set_yticks(rows, [*map(harmless, stairs.target)])
+        if stairs.attention:
+            shares = [[*row, *[0.0] * (n_source - len(row))] for row in stairs.attention]
+            mesh = axes.pcolormesh(shares, cmap="Blues", vmin=0)
+            figure.colorbar(mesh, ax=axes, label="attention")
+        else:
+            axes.barh(rows, stairs.delays, height=1, color="lightsteelblue")
+        axes.stairs(
+            stairs.delays,
+            range(n_target + 1),
+            orientation="horizontal",
+            color="black",
+            baseline=None,
         )
-    axes.stairs(
-        stairs.delays, range(n_target + 1), orientation="horizontal", color="black", baseline=None
-    )
-    axes.set_title("source words read when each target word was written")
-    partial = picture.with_suffix(f".partial{picture.suffix}")
-    with warnings.catch_warnings():
-        # A box stands for what the font lacks, which whoever looks at the picture sees.
-        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
-        figure.savefig(partial, dpi=120)
-    os.replace(partial, picture)
+        axes.set_title("source words read when each target word was written")
+        save(figure, path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("text", help="the source")
+    parser.add_argument("text", type=utf8, help="the source")
     parser.add_argument(
         "--model", help="folder, or Hugging Face repository id (default: the packaged model)"
     )
@@ -165,8 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:OPTIONS]",
         help=f"default: wait-k:3; there are {', '.join(map(usage, policy_names()))}",
     )
-    parser.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
-    parser.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
+    add_languages(parser)
     parser.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="default: 1024")
     parser.add_argument(
         "--attention",

@@ -6,16 +6,16 @@ Nothing here knows MLX or a terminal.
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import select
-import sys
+import warnings
 from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_simul.errors import SimulError
+from mlx_simul.errors import SimulError, SimulWarning
 from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.terminal import emit, emit_json, say
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -27,10 +27,6 @@ MAX_AHEAD_CHARS = 16_384
 
 # A session ended so had more to say, perhaps.
 _CUT = ("max_words", "max_tokens", "max_target_source_ratio", "stop_limit")
-
-# What comes from a pipe or a model must not steer the terminal.
-_HARMLESS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_HARMLESS |= {ord("\n"): "\n", ord("\t"): " "}
 
 
 class View(Protocol):
@@ -84,8 +80,8 @@ class WholeText:
 class LiveText:
     """Text from a pipe, a file or a terminal, as it arrives.
 
-    Bytes that are no UTF-8 become U+FFFD; a character that has half arrived is held back; a byte
-    order mark at the start is dropped.
+    Bytes that are not UTF-8 become U+FFFD, with one warning; a character that has half arrived is
+    held back; a byte order mark at the start is dropped.
 
     Args:
         fd: the file descriptor to read.
@@ -93,7 +89,7 @@ class LiveText:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("strict")
         self._ended = False
 
     def read(self, *, wait: bool = True) -> str | None:
@@ -110,10 +106,21 @@ class LiveText:
             except OSError as error:
                 raise SimulError(f"the source cannot be read: {error.strerror}.") from error
             self._ended = bool(is_ready) and not data
-            text = self._decoder.decode(data, final=self._ended)
+            text = self._decode(data)
             if text or not (wait or self._ended):
                 return text
         return None
+
+    def _decode(self, data: bytes) -> str:
+        try:
+            return self._decoder.decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            warn_of_bad_bytes(error.object[error.start : error.end])
+            # A decoder that has failed stands where it stood before.
+            held = self._decoder.getstate()
+            self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+            self._decoder.setstate(held)
+            return self._decoder.decode(data, final=self._ended)
 
 
 class TextView:
@@ -142,11 +149,11 @@ class TextView:
         if isinstance(event, Write):
             text = event.text if self._has_begun else event.text.lstrip()
             self._has_begun = self._has_begun or bool(text)
-            emit(harmless(text) if sys.stdout.isatty() else text)
+            emit(text)
 
     def note(self, remark: str) -> None:
         """Goes to standard error."""
-        print(f"mlx-simul: warning: {remark}", file=sys.stderr)
+        say(f"warning: {remark}")
 
 
 class JsonView(TextView):
@@ -162,8 +169,17 @@ class JsonView(TextView):
 
     def show(self, event: Event) -> None:
         """Writes the event."""
-        fields = {"type": type(event).__name__.lower(), **asdict(event)}
-        emit(json.dumps(fields, ensure_ascii=False) + "\n")
+        emit_json({"type": type(event).__name__.lower(), **asdict(event)})
+
+
+def warn_of_bad_bytes(data: bytes) -> None:
+    """Warn that some of the source is not text."""
+    warnings.warn(
+        f"the source holds bytes that are not UTF-8, first {data!r}; U+FFFD stands for them. "
+        "Convert the source to UTF-8.",
+        SimulWarning,
+        stacklevel=2,
+    )
 
 
 def run_session(session: SimulSession, source: Source, view: View) -> None:
@@ -202,34 +218,3 @@ def run_session(session: SimulSession, source: Source, view: View) -> None:
                 text = source.read(wait=False)
                 if text != "":
                     take(text)
-
-
-def harmless(text: str) -> str:
-    """The text without the codes that could take over a terminal; they become U+FFFD."""
-    return text.translate(_HARMLESS)
-
-
-def emit(text: str) -> None:
-    """Write to standard output and send it on its way, with all that was written before.
-
-    Raises:
-        BrokenPipeError: if whoever read it has gone.
-        SimulError: if it cannot be written.
-    """
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        drop_stdout()
-        raise SimulError(f"the output cannot be written: {error.strerror}.") from error
-
-
-def drop_stdout() -> None:
-    """Let what is still buffered go nowhere, so that no later flush fails once more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mlx_simul.console.arguments import add_instruction, add_languages, loading, utf8
 from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.loop import Limits
 from mlx_simul.policies import WHOLE, parse_policy, policy_names, usage
@@ -41,10 +42,11 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     prompt = parser.add_argument_group("what to do")
-    prompt.add_argument("--from", dest="source_language", metavar="LANGUAGE", help="as in English")
-    prompt.add_argument("--to", dest="target_language", metavar="LANGUAGE", help="as in French")
-    prompt.add_argument("--instruction", help="instead of 'Translate the following … paragraph …'")
-    prompt.add_argument("--context", metavar="TEXT|@FILE", help="what the model should know")
+    add_languages(prompt)
+    add_instruction(prompt)
+    prompt.add_argument(
+        "--context", type=utf8, metavar="TEXT|@FILE", help="what the model should know"
+    )
     prompt.add_argument(
         "--glossary", metavar="FILE", help="terms: lines 'source<TAB>target', or a .json object"
     )
@@ -192,9 +194,7 @@ def session_maker(
     Raises:
         SimulError: for models that will not do.
     """
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"loading {args.model or 'the packaged model'}"):
+    with loading(args.model):
         import mlx_simul.before_mlx
 
         import mlx.core as mx

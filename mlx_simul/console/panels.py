@@ -7,9 +7,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mlx_simul.console.live import harmless
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.segmenter import SourceSegmenter
+from mlx_simul.terminal import harmless
 
 MIN_SIDE_BY_SIDE_COLUMNS = 48
 """In a narrower terminal the target stands below the source."""
@@ -116,7 +116,7 @@ def render(
     panels = [
         Panel(
             Text("\n").join(lines),
-            title=harmless(label),
+            title=Text(harmless(label)),
             subtitle=_fitting(counts, columns - 2),
             width=panel_width,
             height=height,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import socketserver
 import sys
 import traceback
@@ -19,10 +18,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from mlx_simul.console.live import emit
 from mlx_simul.console.options import add_session_arguments, load_sessions
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.interpreter import Answer, Interpreter
+from mlx_simul.terminal import emit, say
 
 DEFAULT_PORT = 12321
 """Where SimulEval's client looks by default."""
@@ -64,15 +63,11 @@ def run(args: argparse.Namespace) -> int:
         SimulError: for options, models or addresses that will not do.
         KeyboardInterrupt: Ctrl-C.
     """
-    before = signal.signal(signal.SIGTERM, _exit_on_signal)
-    try:
-        # First the port: a model takes long to load, and that it is taken is known at once.
-        with Server(args.host, args.port) as server:
-            server.service = Service(Interpreter(load_sessions(args)))
-            emit(f"listening on http://{args.host}:{server.server_address[1]}\n")
-            server.serve_forever()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    # First the port: a model takes long to load, and that it is taken is known at once.
+    with Server(args.host, args.port) as server:
+        server.service = Service(Interpreter(load_sessions(args)))
+        emit(f"listening on http://{args.host}:{server.server_address[1]}\n")
+        server.serve_forever()
     return 0
 
 
@@ -184,7 +179,7 @@ class Server(socketserver.TCPServer):
         """Tell what a request broke off with; the next one is served."""
         error = sys.exc_info()[1]
         if isinstance(error, ConnectionError | TimeoutError):
-            print(f"mlx-simul: a client left before its answer: {error}", file=sys.stderr)
+            say(f"a client left before its answer: {error}")
         else:
             super().handle_error(request, client_address)
 
@@ -256,6 +251,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.log_error("%s: %s", self.requestline, said)
         self._send(code, {"error": said})
 
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say it on standard error, where no client can steer a terminal."""
+        say(f"{self.address_string()}: {format % args}")
+
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Says nothing: there are several requests for each word."""
 
@@ -290,10 +289,6 @@ def _output(answer: Answer) -> dict[str, Any]:
         "is_empty": not answer.words,
         "data_type": "text" if answer.words else None,
     }
-
-
-def _exit_on_signal(number: int, frame: object) -> None:
-    sys.exit(128 + number)
 
 
 def _port(text: str) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from mlx_simul.console.live import (
     View,
     WholeText,
     run_session,
+    warn_of_bad_bytes,
 )
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.errors import InvalidOptionError, SimulError
@@ -64,8 +64,7 @@ def _opened(args: argparse.Namespace) -> Iterator[Source]:
     if args.text is not None and args.file is not None:
         raise InvalidOptionError("a TEXT and a --file: give one of them.")
     if args.text is not None:
-        # Bytes of the command line that are no text come as lone surrogates.
-        yield WholeText(args.text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+        yield WholeText(_decoded(args.text))
     elif args.file is None:
         if sys.stdin is None:
             raise InvalidOptionError("standard input is closed; give a TEXT or a --file.")
@@ -79,6 +78,16 @@ def _opened(args: argparse.Namespace) -> Iterator[Source]:
             yield LiveText(fd)
         finally:
             os.close(fd)
+
+
+def _decoded(argument: str) -> str:
+    """An argument as text; bytes that are not UTF-8 become U+FFFD, as in a file."""
+    data = argument.encode("utf-8", "surrogateescape")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        warn_of_bad_bytes(data[error.start : error.end])
+        return data.decode("utf-8", "replace")
 
 
 @contextmanager
@@ -97,26 +106,10 @@ def _view(args: argparse.Namespace) -> Iterator[View]:
         is_typed = args.text is None and args.file is None and sys.stdin.isatty()
         kind = TypedDisplay if is_typed else Display
         view = kind(console, args.source_language or "Source", args.target_language or "Target")
-    with showing(view):
+    with view:
         yield view
 
 
 def is_terminal(console: Console) -> bool:
     """Whether standard output is a terminal that can be redrawn."""
     return sys.stdout.isatty() and not console.is_dumb_terminal
-
-
-@contextmanager
-def showing(view: View) -> Iterator[None]:
-    """Enter a view and leave it, however the process is told to end."""
-    # The end of the process that runs no handler would leave a terminal without its cursor.
-    before = signal.signal(signal.SIGTERM, _exit_on_signal)
-    try:
-        with view:
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _exit_on_signal(number: int, frame: object) -> None:
-    sys.exit(128 + number)

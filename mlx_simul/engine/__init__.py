@@ -18,6 +18,7 @@ from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.engine.interleaved import InterleavedEngine
 from mlx_simul.engine.reencode import ReencodeEngine
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.kernels import ensure_kernels
 from mlx_simul.positions import TargetStart, make_target_start
 
 __all__ = [
@@ -60,6 +61,7 @@ def make_engine(
         InvalidOptionError: for a mode the architecture does not have, or options of another mode.
         UnknownArchitectureError: if the model's type is not registered.
     """
+    ensure_kernels()
     architecture = archs.of(model)
     trained = archs.streaming_config(model)
     if mode == "auto":
@@ -70,6 +72,8 @@ def make_engine(
     if mode == "group":
         start = make_target_start(target_start, trained.get("target_start"))
         kv = None if kv_bits is None else KVBits(kv_bits, kv_group_size)
+        if kv is not None:
+            architecture.require_quantizable(model, kv)
         caches = architecture.make_cache(model, kv)
         return StreamingEngine(model, start, sampler, logits_processors, caches, not gpe_compat)
     if gpe_compat:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.extras import require
 
 METRICS = ("bleu", "chrf")
@@ -19,12 +19,13 @@ class TextQuality:
     Attributes:
         bleu: of the corpus, against all references of a source.
         chrf: likewise.
-        length_ratio: tokens written per token of the closest reference, as BLEU counts them.
+        length_ratio: tokens written per token of the closest reference, as BLEU counts them;
+            ``None`` if the closest references have none.
     """
 
     bleu: float
     chrf: float
-    length_ratio: float
+    length_ratio: float | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,27 @@ def require_tokenizer(name: str) -> None:
     _metrics(name)
 
 
+def require_scorable(references: Sequence[Sequence[str]], tokenizer: str = "13a") -> None:
+    """Pass if BLEU finds anything in some reference: to be asked before translations are made.
+
+    Args:
+        references: as for :func:`text_quality`.
+        tokenizer: likewise.
+
+    Raises:
+        DataError: if its tokenizer leaves nothing of any reference.
+        InvalidOptionError: as :func:`text_quality`.
+    """
+    bleu = _metrics(tokenizer)["bleu"]
+    # A translation that equals its reference has as many tokens as BLEU sees in that.
+    if not any(bleu.corpus_score([text], [[text]]).sys_len for each in references for text in each):
+        raise DataError(
+            f"sacrebleu's tokenizer {tokenizer!r} leaves nothing of any reference, such as "
+            f"{references[0][0]!r}; choose another one (--bleu-tokenizer), or measure no BLEU "
+            "(--no-quality)."
+        )
+
+
 def text_quality(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "13a"
 ) -> TextQuality:
@@ -70,7 +92,8 @@ def text_quality(
     streams = _streams(references)
     bleu = metrics["bleu"].corpus_score(hypotheses, streams)
     chrf = metrics["chrf"].corpus_score(hypotheses, streams)
-    return TextQuality(bleu.score, chrf.score, bleu.sys_len / bleu.ref_len)
+    length_ratio = bleu.sys_len / bleu.ref_len if bleu.ref_len else None
+    return TextQuality(bleu.score, chrf.score, length_ratio)
 
 
 def paired_bootstrap(

@@ -6,12 +6,14 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,12 +29,17 @@ from mlx_simul.evaluation.folder import ResultFolder, files_digest, write_whole
 from mlx_simul.evaluation.logs import write_logs
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
-from mlx_simul.evaluation.quality import paired_bootstrap, require_tokenizer, text_quality
+from mlx_simul.evaluation.quality import (
+    paired_bootstrap,
+    require_scorable,
+    require_tokenizer,
+    text_quality,
+)
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Translator
-from mlx_simul.extras import require
 from mlx_simul.loading import DEFAULT_MODEL, find_folder, load
 from mlx_simul.pairs import PairKeys
+from mlx_simul.pictures import require_matplotlib
 from mlx_simul.policies import parse_policy
 from mlx_simul.session import SessionOptions
 
@@ -88,13 +95,15 @@ def evaluate(
     if options.quality:
         require_tokenizer(options.bleu_tokenizer)
     if options.plot:
-        require("matplotlib", "eval", "leave the plot out (--no-plot)")
+        require_matplotlib("eval", "leave the plot out (--no-plot)")
     keys = PairKeys(options.source_key, options.target_key)
     items = read_corpus(options.corpus, options.references, keys, options.split, options.n_sources)
     date = options.session.get("date")
     folder = ResultFolder(Path(options.folder), _setting(options, items), date and str(date))
     options = replace(options, session={**options.session, "date": folder.date})
     folder.require_distinct(options.policies)
+    if options.quality:
+        require_scorable([item.references for item in items], options.bleu_tokenizer)
     _translate(options, items, folder, report or (lambda *_: None))
     records = {spec: _in_order(folder, spec, len(items)) for spec in options.policies}
     results = summary(options, items, records)
@@ -186,7 +195,9 @@ def _options_from(table: Mapping[str, Any]) -> EvaluationOptions:
 def _shown(path_or_id: str) -> str:
     """A file by its name alone: others have it elsewhere. An id of the hub is all of it."""
     path = Path(path_or_id)
-    return path.absolute().name if path.exists() else path_or_id
+    name = path.absolute().name if path.exists() else path_or_id
+    # A name in another encoding than UTF-8 is shown with escapes, as JSON cannot say it.
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any]:
@@ -260,10 +271,9 @@ def _in_processes(
 ) -> Iterator[tuple[str, Record]]:
     # Never forked: a child must not inherit threads and devices of MLX.
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the whole group; whoever began the workers ends them.
-    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)
+    lifeline, held = context.Pipe(duplex=False)
     with _threads_shared_by(options.processes):
-        pool = ProcessPoolExecutor(options.processes, context, signal.signal, ignore_interrupts)
+        pool = ProcessPoolExecutor(options.processes, context, _begin_worker, (lifeline,))
         try:
             for done in as_completed([pool.submit(_work, options, task) for task in tasks]):
                 yield done.result()
@@ -273,7 +283,21 @@ def _in_processes(
                 "translated is kept: give the same command again, with fewer --processes."
             ) from error
         finally:
+            held.close()
             pool.shutdown(cancel_futures=True)
+            lifeline.close()
+
+
+def _begin_worker(lifeline: Connection) -> None:
+    """Let this process end when the one that began it lets go of its pipe, or ends in any way."""
+    # Ctrl-C reaches the whole group; whoever began the workers ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_it() -> None:
+        wait([lifeline])
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 # A worker's own, from its first task to its last.

@@ -22,7 +22,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_simul import archs
-from mlx_simul.console.live import emit
+from mlx_simul.console.arguments import add_languages
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.attention import View, recording, watchable_layers
 from mlx_simul.errors import DataError, InvalidOptionError
@@ -30,6 +30,7 @@ from mlx_simul.loading import CONFIG_KEY, load
 from mlx_simul.needs import HEADS_KEY
 from mlx_simul.pairs import Pair, read_pairs
 from mlx_simul.policies.base import Head, require_count
+from mlx_simul.terminal import emit
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.options import LayoutOptions
 from mlx_simul.training.word_alignment import align
@@ -107,17 +108,23 @@ def store(folder: Path, heads: Sequence[Head]) -> None:
     Raises:
         InvalidOptionError: if the folder holds no config.json.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InvalidOptionError(
-            f"{folder} holds no config.json; calibrate a model in a folder of your own "
-            "(mlx-simul convert makes one)."
-        )
+    path = _require_config(folder)
     config = json.loads(path.read_text("utf-8"))
     config[CONFIG_KEY] = {**config.get(CONFIG_KEY, {}), HEADS_KEY: [list(head) for head in heads]}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     os.replace(partial, path)
+
+
+def _require_config(folder: Path) -> Path:
+    """The config.json of a folder, if it is there and may be replaced."""
+    path = folder / "config.json"
+    if not (path.is_file() and os.access(folder, os.W_OK)):
+        raise InvalidOptionError(
+            f"{folder} holds no config.json, or may not be written; calibrate a model in a folder "
+            "of your own (mlx-simul convert makes one), or store nothing (--dry-run)."
+        )
+    return path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,13 +133,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="FILE", help="pairs: .tsv or .jsonl")
     parser.add_argument("--heads", type=int, default=DEFAULT_HEADS, metavar="N", help="at most")
     parser.add_argument("--pairs", type=int, default=DEFAULT_PAIRS, metavar="N", help="to run on")
-    parser.add_argument("--from", dest="source_language", metavar="LANGUAGE")
-    parser.add_argument("--to", dest="target_language", metavar="LANGUAGE")
+    add_languages(parser)
     parser.add_argument("--dry-run", action="store_true", help="show the heads, store nothing")
 
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate a model, and say what was found; return the exit code."""
+    if not args.dry_run:
+        _require_config(args.model)
     model, tokenizer = load(args.model)
     found = calibrate(
         model,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mlx_simul.console.live import emit
+from mlx_simul.terminal import emit
 from mlx_simul.training.config import make_options, read_config, set_option
 from mlx_simul.training.options import TrainOptions
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from mlx_simul.training.trainer import StepReport
 
 _FLAGS = {
-    "data.train": ("--data", str, "FILE", "pairs to train on: .jsonl or .tsv, or .gz or .xz of it"),
+    "data.train": (
+        "--data",
+        str,
+        "FILE",
+        "pairs to train on: .jsonl or .tsv, compressed or not",
+    ),
     "data.valid": ("--valid", str, "FILE", "pairs for validation"),
     "model.path": ("--model", str, "PATH", "checkpoint to fine-tune: a folder or a repository id"),
     "model.fine_tune": ("--fine-tune", str, "KIND", "lora, dora or full"),

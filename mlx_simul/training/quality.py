@@ -64,14 +64,15 @@ class Quality:
     Attributes:
         bleu: sacrebleu's, against all references of a source.
         chrf: likewise.
-        length_ratio: words written per word of the closest reference, as BLEU takes it.
+        length_ratio: words written per word of the closest reference, as BLEU takes it; ``None``
+            if the closest references have none.
         ended: the share of translations that ended by themselves.
         lag_words: mean number of words read when a word was written.
     """
 
     bleu: float
     chrf: float
-    length_ratio: float
+    length_ratio: float | None
     ended: float
     lag_words: float
 

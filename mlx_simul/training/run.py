@@ -21,8 +21,10 @@ import mlx.nn as nn
 
 from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.extras import require
+from mlx_simul.evaluation.corpus import group_by_source
+from mlx_simul.evaluation.quality import require_scorable
 from mlx_simul.pairs import Pair, PairKeys, corpus_digest, read_pairs
+from mlx_simul.pictures import require_matplotlib
 from mlx_simul.training.batches import Batches
 from mlx_simul.training.config import WHOLE, as_tables, make_options
 from mlx_simul.training.layout import StreamingLayout
@@ -79,13 +81,16 @@ class Run:
         self.options = options = self._dated(options)
         self._report = report or (lambda step: None)
         if options.run.plot:
-            require("matplotlib", "train", "leave run.plot out")
+            require_matplotlib("train", "leave run.plot out")
         data = options.data
         pairs = list(self._pairs(data.train, data.train_split))
         self._check_same_run(corpus_digest(pairs))
         self._valid_pairs = list(
             islice(self._pairs(data.valid, data.valid_split), options.run.validate_pairs)
         )
+        if options.run.bleu_sources and self._valid_pairs:
+            items = group_by_source(self._valid_pairs)[: options.run.bleu_sources]
+            require_scorable([item.references for item in items])
         state = read_state(self.latest)
         self._trainee = prepare(options, pairs, self.latest if state else None)
         self._layout = StreamingLayout(self._trainee.tokenizer, options.layout)

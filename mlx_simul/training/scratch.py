@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlx_simul import archs
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.kernels import ensure_kernels
 
 SOURCE, END, TARGET = "<|source|>", "<|end|>", "<|target|>"
 """Prefix, suffix and end of turn, and header: a token each."""
@@ -135,6 +136,7 @@ def new_model(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
         raise InvalidOptionError(
             "the config of a new model has no model_type; `mlx-simul models` lists what streams."
         )
+    ensure_kernels()
     model_class, args_class = archs.find(config["model_type"]).classes
     mx.random.seed(seed)
     try:
