@@ -32,6 +32,7 @@ _RENAMED = {
         "n_group": "num_expert_group",
         "max_position_embeddings": "model_max_length",
     },
+    "exaone": {"num_layers": "num_hidden_layers", "layer_norm_epsilon": "rms_norm_eps"},
     "gpt_neox": {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"},
     "internlm3": {"bias": "mlp_bias", "qkv_bias": "attention_bias"},
     "mellum": {"num_experts": "num_local_experts"},

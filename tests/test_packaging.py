@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import mlx_simul
 
@@ -140,6 +144,79 @@ def test_a_source_distribution_holds_what_the_tests_read():
         f"/{path.name}" for path in ROOT.iterdir() if any(f'/ "{path.name}"' in t for t in texts)
     }
     assert {"/docs", "/examples", "/tools"} <= read <= included
+
+
+# ---- What the tests run with ----
+
+# These are there to install something else.
+OTHER_VERSIONS = {"testenv:oldest", "testenv:newest", "testenv:pin"}
+
+
+def requirements(file: str) -> dict[str, list[Requirement]]:
+    """What a file of constraints says of each package; more than one line where Pythons differ."""
+    found: dict[str, list[Requirement]] = {}
+    for line in (ROOT / file).read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            found.setdefault(Requirement(line).name, []).append(Requirement(line))
+    return found
+
+
+def direct(*, with_groups: bool) -> list[Requirement]:
+    """What pyproject.toml requires itself, with every extra."""
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    lists = [whole["project"]["dependencies"], *whole["project"]["optional-dependencies"].values()]
+    if with_groups:
+        lists += [whole["build-system"]["requires"], *whole["dependency-groups"].values()]
+    return [Requirement(line) for lines in lists for line in lines]
+
+
+def pinned(requirement: Requirement) -> Version:
+    """The one version that a line of constraints allows."""
+    (specifier,) = requirement.specifier
+    assert specifier.operator == "=="
+    version = Version(specifier.version)
+    assert version.local is None, f"{requirement} is a build that no index has"
+    return version
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-oldest.txt"])
+def test_constraints_are_names_and_versions(file):
+    for lines in requirements(file).values():
+        for line in lines:
+            assert pinned(line)
+            assert line.url is None and not line.extras
+
+
+def test_everything_that_is_required_is_known_in_a_version_that_will_do():
+    """Otherwise run ``tox -e pin``."""
+    known = requirements("constraints.txt")
+    for wanted in direct(with_groups=True):
+        lines = known[canonicalize_name(wanted.name)]
+        assert all(wanted.specifier.contains(pinned(line)) for line in lines), wanted
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    """Otherwise run ``tox -e pin``."""
+    oldest = requirements("constraints-oldest.txt")
+    for wanted in direct(with_groups=False):
+        (bound,) = wanted.specifier
+        assert bound.operator == ">=", f"{wanted} has no lower bound, or another one besides"
+        lowest = min(map(pinned, oldest[canonicalize_name(wanted.name)]))
+        assert (
+            lowest.release[: len(Version(bound.version).release)] >= Version(bound.version).release
+        )
+
+
+def test_every_environment_of_tox_installs_what_is_known():
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "tox.ini", "utf-8")
+    for name in parser.sections():
+        if not name.startswith(("testenv", "pkgenv")) or name in OTHER_VERSIONS:
+            continue
+        said = parser[name].get("set_env", "")
+        assert name not in ("testenv", "pkgenv") or said
+        assert not said or "{[known]set_env}" in said, name
+        assert "{[known]constraints}" in parser[name].get("constraints", "{[known]constraints}")
 
 
 # ---- What the README says is what CI runs ----

@@ -2,8 +2,8 @@
 
 To measure anew::
 
-    tox -e archs -- --record mlx_simul/archs/verified.json -n 0
-    tox -e parity -- --record mlx_simul/archs/verified.json
+    tox -e archs -- --record=mlx_simul/archs/verified.json -n 0
+    tox -e parity -- --record=mlx_simul/archs/verified.json
 """
 
 from __future__ import annotations

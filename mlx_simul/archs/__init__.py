@@ -28,8 +28,8 @@ _BUILT_IN = {
         exaone exaone4 exaone_moe gemma gemma2 gemma3 gemma3_text glm glm4 glm4_moe gpt_neox gpt_oss
         gptj granite granitemoe helium internlm2 internlm3 Klear laguna lille-130m llama llama4_text
         mellum mimo mimo_v2_flash minicpm minimax ministral3 mistral mixtral muse_glimmer muse_spark
-        nemotron olmo2 olmo3 olmoe openelm phi phi3 phimoe phixtral pixtral plamo qwen qwen2
-        qwen2_moe qwen2_vl qwen3 qwen3_moe qwen3_vl qwen3_vl_moe seed_oss smollm3 solar_open
+        nemotron olmo2 olmo3 olmoe openelm phi phi3 phimoe phixtral pixtral plamo plamo3 qwen
+        qwen2 qwen2_moe qwen2_vl qwen3 qwen3_moe qwen3_vl qwen3_vl_moe seed_oss smollm3 solar_open
         spark2_5 stablelm starcoder2 step3p5 telechat3
     """,
     "ropes": """
@@ -40,7 +40,6 @@ _BUILT_IN = {
     "afm7": "afm7",
     "mistral3": "mistral3",
     "phi3small": "phi3small",
-    "plamo3": "plamo3",
     "llama4": "llama4",
     "learned": "gpt2 gpt_bigcode",
     "reencoded": """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from importlib.metadata import version
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +24,7 @@ from mlx_lm.models.cache import (
 
 from mlx_simul.archs import rewrites
 from mlx_simul.cache import LayerCache, QuantizedLayerCache, SourceTargetCache
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
 from mlx_simul.positions import Rope
 
 ModelClasses: TypeAlias = tuple[type[nn.Module], type]
@@ -100,11 +101,23 @@ class Architecture:
 
     @cached_property
     def classes(self) -> ModelClasses:
-        """``(Model, ModelArgs)``: the rewrite, what puts mlx-lm's right, or mlx-lm's own."""
-        found = self.rewrite or rewrites.find(self.model_type)
-        if found is not None:
-            return found
-        module = import_module(f"mlx_lm.models.{self.model_type}")
+        """``(Model, ModelArgs)``: the rewrite, what puts mlx-lm's right, or mlx-lm's own.
+
+        Raises:
+            UnknownArchitectureError: if the installed mlx-lm does not have the family.
+        """
+        try:
+            found = self.rewrite or rewrites.find(self.model_type)
+            if found is not None:
+                return found
+            module = import_module(f"mlx_lm.models.{self.model_type}")
+        except ImportError as error:
+            if not (error.name or "").startswith("mlx_lm.models"):
+                raise
+            raise UnknownArchitectureError(
+                f"mlx-lm {version('mlx-lm')} does not have model_type {self.model_type!r}. A later "
+                "release does: pip install --upgrade mlx-lm, with Python 3.11 or later."
+            ) from error
         return module.Model, module.ModelArgs
 
     @property

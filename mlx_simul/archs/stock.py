@@ -40,6 +40,7 @@ _ROPES: dict[str, Callable[[Any], Rope | None]] = {
     "openelm": attrgetter("attn.rope"),
     "phixtral": attrgetter("mixer.rope"),
     "plamo": attrgetter("self_attn.rotary_emb"),
+    "plamo3": attrgetter("mixer.rope"),
     "qwen": attrgetter("attn.rotary_emb"),
 }
 # Their attention handles the arrays itself, or has sinks.

@@ -341,7 +341,6 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 NOT_COMPARED: dict[str, str] = {
-    "exaone": "not in transformers",
     "internlm2": "not in transformers",
     "lille-130m": "not in transformers",
     "llama-windowed": "transformers' Llama has no windows",

@@ -10,16 +10,7 @@ from typing import Any, TypeAlias
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-from mlx_lm.models import (
-    falcon_h1,
-    gemma3n,
-    gpt2,
-    muse_glimmer,
-    nanochat,
-    olmo_hybrid,
-    qwen3_5_moe,
-    qwen3_vl_moe,
-)
+from mlx_lm.models import falcon_h1, gemma3n, gpt2, nanochat, qwen3_5_moe, qwen3_vl_moe
 from mlx_lm.models.activations import swiglu
 
 from mlx_simul.archs.base import ModelClasses
@@ -77,14 +68,6 @@ class NanoChat(nanochat.Model):
             ".fc2.": ".c_proj.",
         }
         return renamed(weights, names)
-
-
-class MuseGlimmer(muse_glimmer.Model):
-    """mlx-lm's text side of Muse Glimmer, from a checkpoint of transformers as well."""
-
-    def sanitize(self, weights: Weights) -> Weights:
-        text = {k: v for k, v in weights.items() if not k.startswith("model.vision_")}
-        return super().sanitize(text)
 
 
 class Gemma3n(gemma3n.Model):
@@ -145,14 +128,6 @@ class FalconH1(falcon_h1.Model):
                 norm.__class__ = FalconH1Norm
 
 
-def _olmo_hybrid(model: Any, weights: Weights) -> Weights:
-    def here(name: str) -> str:
-        name = name.replace("attention_layer_norm", "input_layernorm")
-        return name.replace("feedforward_layer_norm", "post_attention_layernorm")
-
-    return {here(name): weight for name, weight in weights.items()}
-
-
 def _lfm2_vl(model: Any, weights: Weights) -> Weights:
     text = {
         name.replace("model.language_model.", "language_model.model."): weight
@@ -195,9 +170,7 @@ CLASSES: dict[str, ModelClasses] = {
     "gemma3n": (Gemma3n, gemma3n.ModelArgs),
     "gpt2": (GPT2, gpt2.ModelArgs),
     "lfm2-vl": (with_weights(lfm2_vl, _lfm2_vl), lfm2_vl.ModelArgs),
-    "muse_glimmer": (MuseGlimmer, muse_glimmer.ModelArgs),
     "nanochat": (NanoChat, nanochat.ModelArgs),
-    "olmo_hybrid": (with_weights(olmo_hybrid, _olmo_hybrid), olmo_hybrid.ModelArgs),
     "qwen3_5_moe": (Qwen3_5Moe, qwen3_5_moe.ModelArgs),
     "qwen3_vl_moe": (with_weights(qwen3_vl_moe, _qwen3_vl_moe), qwen3_vl_moe.ModelArgs),
 }
