@@ -15,6 +15,7 @@ MAX_PROMPT_CHARS = 32_768
 # Plain letters pass through every template unchanged and occur in none.
 _GUIDE = "mlxsimulguidesentinel"
 _SOURCE = "mlxsimulsourcesentinel"
+_TURN = "mlxsimul{}turnsentinel"
 
 _WAY_OUT = 'give frame="few-shot", or another chat template'
 
@@ -53,7 +54,7 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class PromptParts:
-    """A prompt in order: before, guide, between, {source}, suffix, header.
+    """A prompt in order: before, guide, {turns}, between, {source}, suffix, header.
 
     Args:
         before: Template text; control tokens in it count.
@@ -61,6 +62,7 @@ class PromptParts:
         between: Template text up to the source.
         suffix: From the source to the end of the user's turn.
         header: The start of the answer; never empty.
+        turns: Template text before each text of the finished pairs, two for a pair.
     """
 
     before: str
@@ -68,6 +70,7 @@ class PromptParts:
     between: str
     suffix: str
     header: str
+    turns: tuple[str, ...] = ()
 
 
 def check_texts(texts: Iterable[object]) -> None:
@@ -123,15 +126,16 @@ def guide_text(
     return "\n\n".join(part for part in parts if part)
 
 
-def chat_frame(tokenizer: Any, guide: str) -> PromptParts:
+def chat_frame(tokenizer: Any, guide: str, n_pairs: int = 0) -> PromptParts:
     """Renders the chat template around sentinels, thinking switched off.
 
     The guide is the system message or, where the template refuses, drops or misplaces one, comes
-    first in the user's turn.
+    first in the user's turn, the first one if there are more.
 
     Args:
         tokenizer: One with a chat template.
         guide: The instruction; may be empty.
+        n_pairs: Finished pairs before the source, each a turn of the user and its answer.
 
     Returns:
         The parts. The suffix is empty if the start of an answer adds nothing of its own, or changes
@@ -141,19 +145,31 @@ def chat_frame(tokenizer: Any, guide: str) -> PromptParts:
         PromptError: The template fails, or does not show the user's text exactly once, or writes
             nothing after it.
     """
-    user = {"role": "user", "content": _SOURCE}
+    # Letters only, as in the other sentinels.
+    turns = [_TURN.format("x" * i) for i in range(2 * n_pairs)]
+    messages = [
+        {"role": "assistant" if i % 2 else "user", "content": text}
+        for i, text in enumerate((*turns, _SOURCE))
+    ]
     if not guide:
-        return _rendered(tokenizer, [user], guide)
+        return _rendered(tokenizer, messages, guide, turns)
     try:
-        return _rendered(tokenizer, [{"role": "system", "content": _GUIDE}, user], guide)
+        system = {"role": "system", "content": _GUIDE}
+        return _rendered(tokenizer, [system, *messages], guide, turns)
     except PromptError:
-        in_user_turn = {"role": "user", "content": f"{_GUIDE}\n\n{_SOURCE}"}
-        return _rendered(tokenizer, [in_user_turn], guide)
+        first = {"role": "user", "content": f"{_GUIDE}\n\n{messages[0]['content']}"}
+        return _rendered(tokenizer, [first, *messages[1:]], guide, turns)
 
 
-def _rendered(tokenizer: Any, messages: list[dict[str, str]], guide: str) -> PromptParts:
+def _rendered(
+    tokenizer: Any, messages: list[dict[str, str]], guide: str, turns: Sequence[str]
+) -> PromptParts:
     prefix, after = _around(_SOURCE, _render(tokenizer, messages, starts_answer=True))
     before, between = _around(_GUIDE, prefix) if guide else ("", prefix)
+    before_turns: list[str] = []
+    for turn in turns:
+        piece, between = _around(turn, between)
+        before_turns.append(piece)
     _, suffix = _around(_SOURCE, _render(tokenizer, messages, starts_answer=False))
     if suffix == after or not after.startswith(suffix):
         suffix = ""
@@ -163,13 +179,15 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]], guide: str) -> Pro
             "the chat template writes nothing after the user's text, so no token could start the "
             f"translation; {_WAY_OUT}."
         )
-    return PromptParts(before, guide, between, suffix, header + _end_of_thinking(header))
+    header += _end_of_thinking(header)
+    return PromptParts(before, guide, between, suffix, header, tuple(before_turns))
 
 
 def _around(sentinel: str, text: str) -> tuple[str, str]:
     parts = text.split(sentinel)
     if len(parts) != 2:
-        what = "the instruction" if sentinel == _GUIDE else "the user's text"
+        names = {_GUIDE: "the instruction", _SOURCE: "the user's text"}
+        what = names.get(sentinel, "an earlier turn")
         raise PromptError(
             f"the chat template shows {what} {len(parts) - 1} times where it must do so once; "
             f"{_WAY_OUT}."
@@ -217,6 +235,7 @@ def few_shot_frame(
     source_label: str,
     target_label: str,
     line_end: str,
+    n_pairs: int = 0,
 ) -> PromptParts:
     """Lays out the plain frame, whose next line a base model continues with a translation.
 
@@ -226,13 +245,17 @@ def few_shot_frame(
         source_label: What a source line begins with, as in "English".
         target_label: What a target line begins with.
         line_end: What ends a line.
+        n_pairs: Finished pairs before the source, which look like further examples.
 
     Returns:
-        The parts; all up to the source is ``guide``, but for a space.
+        The parts; all up to the source or the first finished pair is ``guide``, but for a space.
     """
     shots = "".join(
         f"{source_label}: {source}{line_end}{target_label}: {target}{line_end}\n"
         for source, target in examples
     )
     top = f"{guide}\n\n" if guide else ""
-    return PromptParts("", f"{top}{shots}{source_label}:", " ", line_end, f"{target_label}:")
+    guide = f"{top}{shots}{source_label}:"
+    to_target, to_source = f"{line_end}{target_label}: ", f"{line_end}\n{source_label}: "
+    *turns, between = (" ", *(to_target, to_source) * n_pairs)
+    return PromptParts("", guide, between, line_end, f"{target_label}:", tuple(turns))

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Literal
 
 from mlx_simul.encoding import PieceEncoder
 from mlx_simul.errors import PromptError
 from mlx_simul.frames import (
+    PromptParts,
     built_in_examples,
     chat_frame,
     check_texts,
@@ -25,6 +28,9 @@ from mlx_simul.pieces import end_of_turn_ids_of, piece_texts
 from mlx_simul.segmenter import SourceSegmenter
 
 Frame = Literal["auto", "chat", "few-shot"]
+
+# One for each number of finished pairs before the source.
+_MAX_CACHED_FRAMES = 16
 
 
 @dataclass(frozen=True, init=False)
@@ -155,25 +161,18 @@ class StreamingDataPreparator:
         guide = guide_text(instruction, glossary, context)
 
         if is_chat:
-            parts = chat_frame(tokenizer, guide)
+            frame_of = partial(chat_frame, tokenizer, guide)
         else:
             labels = source_language or "Source", target_language or "Target"
-            parts = few_shot_frame(guide, examples, *labels, self._line_end())
-        # Tokenizers put a space with the word behind it.
-        between = parts.between.removesuffix(" ")
-        self._lead = parts.between[len(between) :]
-        self.prefix_text = parts.before + parts.guide + between
+            frame_of = partial(few_shot_frame, guide, examples, *labels, self._line_end())
+        self._frame_of = lru_cache(_MAX_CACHED_FRAMES)(frame_of)
+        parts = self._frame_of(0)
         self.suffix_text = parts.suffix
         self.header_text = parts.header
 
         encoder = self._encoder
         self._bos = [] if is_chat else encoder.bos()  # a template writes its own
-        if encoder.has_control(encoder.encode(parts.guide)):
-            ids = encoder.encode(parts.before) + encoder.literal(parts.guide)
-            ids += encoder.continuation(between)
-        else:
-            ids = encoder.opening(self.prefix_text, self._lead + "a")
-        self.prefix_ids = (*self._bos, *ids)
+        self._open(parts, parts.between)
         self.suffix_ids = tuple(encoder.continuation(parts.suffix, "a"))
         self.header_ids = tuple(encoder.continuation(parts.header, parts.suffix or "a"))
         if is_chat:
@@ -184,6 +183,49 @@ class StreamingDataPreparator:
         if not self.header_ids or not self.end_of_turn_ids:
             what = "end a target: it has no eos_token" if self.header_ids else "start a target"
             raise PromptError(f"this tokenizer has no token to {what}; complete its configuration.")
+
+    def behind(self, history: Sequence[tuple[str, str]]) -> StreamingDataPreparator:
+        """Gives the same prompt with finished pairs before the source (SPEC 8).
+
+        They stand in its prefix, as earlier turns of the chat, a user's and an assistant's each, or
+        as further examples in the few-shot frame. What spells a control token in them stays text.
+
+        Args:
+            history: Pairs (source, translation), the oldest first; their white space is normalised.
+
+        Returns:
+            A prompt of its own; this one if there are no pairs.
+
+        Raises:
+            PromptError: The template cannot carry earlier turns, or their texts are too long.
+        """
+        if not history:
+            return self
+        texts = [" ".join(text.split()) for pair in history for text in pair]
+        check_texts(texts)
+        parts, encoder = self._frame_of(len(history)), self._encoder
+        prompt = copy(self)
+        prompt._open(parts, parts.turns[0])
+        ids = [*prompt.prefix_ids]
+        for text, piece in zip(texts, (*parts.turns[1:], parts.between), strict=True):
+            ids += encoder.literal(prompt._lead + text, prompt.prefix_text)
+            prompt.prefix_text += prompt._lead + text
+            start, prompt._lead = _without_lead(piece)
+            ids += encoder.continuation(start, "a")
+            prompt.prefix_text += start
+        prompt.prefix_ids = tuple(ids)
+        return prompt
+
+    def _open(self, parts: PromptParts, between: str) -> None:
+        """Sets the prefix to the prompt's start, up to the first text in it."""
+        encoder, (start, self._lead) = self._encoder, _without_lead(between)
+        self.prefix_text = parts.before + parts.guide + start
+        if encoder.has_control(encoder.encode(parts.guide)):
+            ids = encoder.encode(parts.before) + encoder.literal(parts.guide)
+            ids += encoder.continuation(start)
+        else:
+            ids = encoder.opening(self.prefix_text, self._lead + "a")
+        self.prefix_ids = (*self._bos, *ids)
 
     def segmenter(self) -> SourceSegmenter:
         """Starts a segmenter whose words suit ``encode_word``."""
@@ -272,6 +314,12 @@ class StreamingDataPreparator:
         # the end of the source a segment of its own, and the end of the target a token of its own.
         is_apart = self._encoder.encode("a.\n")[:-1] == self._encoder.encode("a.")
         return "\n" if is_apart else " \n"
+
+
+def _without_lead(piece: str) -> tuple[str, str]:
+    # Tokenizers put a space with the word behind it.
+    start = piece.removesuffix(" ")
+    return start, piece[len(start) :]
 
 
 def _has_template(tokenizer: Any) -> bool:
