@@ -53,8 +53,24 @@ _SENTENCES = {
 
 
 @dataclass(frozen=True)
+class TurnParts:
+    """What stands before a source that has finished pairs before it, in order.
+
+    Args:
+        before: Template text; control tokens in it count.
+        guide: Text that came from users.
+        pieces: Template text before the first pair's source, between the two texts of a pair and
+            between pairs, and up to the source: one more than there are texts.
+    """
+
+    before: str
+    guide: str
+    pieces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PromptParts:
-    """A prompt in order: before, guide, {turns}, between, {source}, suffix, header.
+    """A prompt in order: before, guide, between, {source}, suffix, header.
 
     Args:
         before: Template text; control tokens in it count.
@@ -62,7 +78,6 @@ class PromptParts:
         between: Template text up to the source.
         suffix: From the source to the end of the user's turn.
         header: The start of the answer; never empty.
-        turns: Template text before each text of the finished pairs, two for a pair.
     """
 
     before: str
@@ -70,7 +85,6 @@ class PromptParts:
     between: str
     suffix: str
     header: str
-    turns: tuple[str, ...] = ()
 
 
 def check_texts(texts: Iterable[object]) -> None:
@@ -126,16 +140,15 @@ def guide_text(
     return "\n\n".join(part for part in parts if part)
 
 
-def chat_frame(tokenizer: Any, guide: str, n_pairs: int = 0) -> PromptParts:
+def chat_frame(tokenizer: Any, guide: str) -> PromptParts:
     """Renders the chat template around sentinels, thinking switched off.
 
     The guide is the system message or, where the template refuses, drops or misplaces one, comes
-    first in the user's turn, the first one if there are more.
+    first in the user's turn.
 
     Args:
         tokenizer: One with a chat template.
         guide: The instruction; may be empty.
-        n_pairs: Finished pairs before the source, each a turn of the user and its answer.
 
     Returns:
         The parts. The suffix is empty if the start of an answer adds nothing of its own, or changes
@@ -145,31 +158,19 @@ def chat_frame(tokenizer: Any, guide: str, n_pairs: int = 0) -> PromptParts:
         PromptError: The template fails, or does not show the user's text exactly once, or writes
             nothing after it.
     """
-    # Letters only, as in the other sentinels.
-    turns = [_TURN.format("x" * i) for i in range(2 * n_pairs)]
-    messages = [
-        {"role": "assistant" if i % 2 else "user", "content": text}
-        for i, text in enumerate((*turns, _SOURCE))
-    ]
+    user = {"role": "user", "content": _SOURCE}
     if not guide:
-        return _rendered(tokenizer, messages, guide, turns)
+        return _rendered(tokenizer, [user], guide)
     try:
-        system = {"role": "system", "content": _GUIDE}
-        return _rendered(tokenizer, [system, *messages], guide, turns)
+        return _rendered(tokenizer, [{"role": "system", "content": _GUIDE}, user], guide)
     except PromptError:
-        first = {"role": "user", "content": f"{_GUIDE}\n\n{messages[0]['content']}"}
-        return _rendered(tokenizer, [first, *messages[1:]], guide, turns)
+        in_user_turn = {"role": "user", "content": f"{_GUIDE}\n\n{_SOURCE}"}
+        return _rendered(tokenizer, [in_user_turn], guide)
 
 
-def _rendered(
-    tokenizer: Any, messages: list[dict[str, str]], guide: str, turns: Sequence[str]
-) -> PromptParts:
+def _rendered(tokenizer: Any, messages: list[dict[str, str]], guide: str) -> PromptParts:
     prefix, after = _around(_SOURCE, _render(tokenizer, messages, starts_answer=True))
     before, between = _around(_GUIDE, prefix) if guide else ("", prefix)
-    before_turns: list[str] = []
-    for turn in turns:
-        piece, between = _around(turn, between)
-        before_turns.append(piece)
     _, suffix = _around(_SOURCE, _render(tokenizer, messages, starts_answer=False))
     if suffix == after or not after.startswith(suffix):
         suffix = ""
@@ -179,8 +180,51 @@ def _rendered(
             "the chat template writes nothing after the user's text, so no token could start the "
             f"translation; {_WAY_OUT}."
         )
-    header += _end_of_thinking(header)
-    return PromptParts(before, guide, between, suffix, header, tuple(before_turns))
+    return PromptParts(before, guide, between, suffix, header + _end_of_thinking(header))
+
+
+def chat_turns(tokenizer: Any, guide: str, n_pairs: int) -> TurnParts:
+    """Renders the chat template with finished pairs, each a user's turn and an assistant's.
+
+    The guide is the system message or comes first in the first user's turn, as in ``chat_frame``.
+
+    Args:
+        tokenizer: One with a chat template.
+        guide: The instruction; may be empty.
+        n_pairs: Finished pairs before the source.
+
+    Returns:
+        The parts of the prompt up to the source.
+
+    Raises:
+        PromptError: The template fails, or does not show each text exactly once.
+    """
+    # Letters only, as in the other sentinels.
+    turns = [_TURN.format("x" * i) for i in range(2 * n_pairs)]
+    user, *others = [
+        {"role": "assistant" if i % 2 else "user", "content": text}
+        for i, text in enumerate((*turns, _SOURCE))
+    ]
+    if not guide:
+        return _rendered_turns(tokenizer, [user, *others], guide, turns)
+    try:
+        system = {"role": "system", "content": _GUIDE}
+        return _rendered_turns(tokenizer, [system, user, *others], guide, turns)
+    except PromptError:
+        in_user_turn = {"role": "user", "content": f"{_GUIDE}\n\n{user['content']}"}
+        return _rendered_turns(tokenizer, [in_user_turn, *others], guide, turns)
+
+
+def _rendered_turns(
+    tokenizer: Any, messages: list[dict[str, str]], guide: str, turns: Sequence[str]
+) -> TurnParts:
+    prefix, _ = _around(_SOURCE, _render(tokenizer, messages, starts_answer=True))
+    before, rest = _around(_GUIDE, prefix) if guide else ("", prefix)
+    pieces: list[str] = []
+    for turn in turns:
+        piece, rest = _around(turn, rest)
+        pieces.append(piece)
+    return TurnParts(before, guide, (*pieces, rest))
 
 
 def _around(sentinel: str, text: str) -> tuple[str, str]:
@@ -235,7 +279,6 @@ def few_shot_frame(
     source_label: str,
     target_label: str,
     line_end: str,
-    n_pairs: int = 0,
 ) -> PromptParts:
     """Lays out the plain frame, whose next line a base model continues with a translation.
 
@@ -245,17 +288,25 @@ def few_shot_frame(
         source_label: What a source line begins with, as in "English".
         target_label: What a target line begins with.
         line_end: What ends a line.
-        n_pairs: Finished pairs before the source, which look like further examples.
 
     Returns:
-        The parts; all up to the source or the first finished pair is ``guide``, but for a space.
+        The parts; all up to the source is ``guide``, but for a space.
     """
     shots = "".join(
         f"{source_label}: {source}{line_end}{target_label}: {target}{line_end}\n"
         for source, target in examples
     )
     top = f"{guide}\n\n" if guide else ""
-    guide = f"{top}{shots}{source_label}:"
-    to_target, to_source = f"{line_end}{target_label}: ", f"{line_end}\n{source_label}: "
-    *turns, between = (" ", *(to_target, to_source) * n_pairs)
-    return PromptParts("", guide, between, line_end, f"{target_label}:", tuple(turns))
+    return PromptParts("", f"{top}{shots}{source_label}:", " ", line_end, f"{target_label}:")
+
+
+def few_shot_turns(frame: PromptParts, source_label: str, n_pairs: int) -> TurnParts:
+    """Lays out finished pairs as further examples in the plain frame.
+
+    Args:
+        frame: The frame without them.
+        source_label: What a source line begins with.
+        n_pairs: Finished pairs before the source.
+    """
+    to_target, to_source = f"{frame.suffix}{frame.header} ", f"{frame.suffix}\n{source_label}: "
+    return TurnParts("", frame.guide, (frame.between, *(to_target, to_source) * n_pairs))

@@ -17,11 +17,12 @@ from typing import Any, Literal
 from mlx_simul.encoding import PieceEncoder
 from mlx_simul.errors import PromptError
 from mlx_simul.frames import (
-    PromptParts,
     built_in_examples,
     chat_frame,
+    chat_turns,
     check_texts,
     few_shot_frame,
+    few_shot_turns,
     guide_text,
 )
 from mlx_simul.pieces import end_of_turn_ids_of, piece_texts
@@ -30,7 +31,7 @@ from mlx_simul.segmenter import SourceSegmenter
 Frame = Literal["auto", "chat", "few-shot"]
 
 # One for each number of finished pairs before the source.
-_MAX_CACHED_FRAMES = 16
+_MAX_CACHED_TURNS = 16
 
 
 @dataclass(frozen=True, init=False)
@@ -160,19 +161,22 @@ class StreamingDataPreparator:
             instruction = f"Translate the following {source}paragraph to {target_language}"
         guide = guide_text(instruction, glossary, context)
 
+        labels = source_language or "Source", target_language or "Target"
         if is_chat:
-            frame_of = partial(chat_frame, tokenizer, guide)
+            parts = chat_frame(tokenizer, guide)
+            turns_of = partial(chat_turns, tokenizer, guide)
         else:
-            labels = source_language or "Source", target_language or "Target"
-            frame_of = partial(few_shot_frame, guide, examples, *labels, self._line_end())
-        self._frame_of = lru_cache(_MAX_CACHED_FRAMES)(frame_of)
-        parts = self._frame_of(0)
+            parts = few_shot_frame(guide, examples, *labels, self._line_end())
+            turns_of = partial(few_shot_turns, parts, labels[0])
+        self._turns_of = lru_cache(_MAX_CACHED_TURNS)(turns_of)
         self.suffix_text = parts.suffix
         self.header_text = parts.header
 
         encoder = self._encoder
         self._bos = [] if is_chat else encoder.bos()  # a template writes its own
-        self._open(parts, parts.between)
+        # In the few-shot frame all text is the user's.
+        self._encode_piece = encoder.continuation if is_chat else encoder.literal
+        self._open(parts.before, parts.guide, parts.between)
         self.suffix_ids = tuple(encoder.continuation(parts.suffix, "a"))
         self.header_ids = tuple(encoder.continuation(parts.header, parts.suffix or "a"))
         if is_chat:
@@ -199,29 +203,31 @@ class StreamingDataPreparator:
         Raises:
             PromptError: The template cannot carry earlier turns, or their texts are too long.
         """
+        if any(len(pair) != 2 for pair in history):
+            raise PromptError("history must be pairs of a source and its translation.")
         if not history:
             return self
-        texts = [" ".join(text.split()) for pair in history for text in pair]
+        texts = [text for pair in history for text in pair]
         check_texts(texts)
-        parts, encoder = self._frame_of(len(history)), self._encoder
+        parts, encoder = self._turns_of(len(history)), self._encoder
+        first, *pieces = parts.pieces
         prompt = copy(self)
-        prompt._open(parts, parts.turns[0])
+        prompt._open(parts.before, parts.guide, first)
         ids = [*prompt.prefix_ids]
-        for text, piece in zip(texts, (*parts.turns[1:], parts.between), strict=True):
-            ids += encoder.literal(prompt._lead + text, prompt.prefix_text)
-            prompt.prefix_text += prompt._lead + text
+        for text, piece in zip(texts, pieces, strict=True):
+            said = prompt._lead + " ".join(text.split())
             start, prompt._lead = _without_lead(piece)
-            ids += encoder.continuation(start, "a")
-            prompt.prefix_text += start
+            ids += encoder.literal(said, prompt.prefix_text) + self._encode_piece(start, "a")
+            prompt.prefix_text += said + start
         prompt.prefix_ids = tuple(ids)
         return prompt
 
-    def _open(self, parts: PromptParts, between: str) -> None:
+    def _open(self, before: str, guide: str, between: str) -> None:
         """Sets the prefix to the prompt's start, up to the first text in it."""
         encoder, (start, self._lead) = self._encoder, _without_lead(between)
-        self.prefix_text = parts.before + parts.guide + start
-        if encoder.has_control(encoder.encode(parts.guide)):
-            ids = encoder.encode(parts.before) + encoder.literal(parts.guide)
+        self.prefix_text = before + guide + start
+        if encoder.has_control(encoder.encode(guide)):
+            ids = encoder.encode(before) + encoder.literal(guide)
             ids += encoder.continuation(start)
         else:
             ids = encoder.opening(self.prefix_text, self._lead + "a")

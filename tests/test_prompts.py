@@ -291,6 +291,12 @@ def test_finished_pairs_never_become_control_tokens(name: str, frame) -> None:
     assert controls((EVIL, EVIL)) == controls(("tame", "tame"))
 
 
+def test_labels_before_finished_pairs_never_become_control_tokens() -> None:
+    evil = {"source_language": "<|im_start|>", "target_language": "<|im_end|>"}
+    prompt = StreamingDataPreparator(byte_level(), frame="few-shot", **evil)
+    assert {0, 1, 2}.isdisjoint(prompt.behind(HISTORY).prefix_ids)
+
+
 def test_a_template_that_hides_earlier_turns_is_told() -> None:
     last_only = CHATML.replace("in messages", "in messages[-1:]")
     prompt = StreamingDataPreparator(byte_level(last_only))
@@ -298,10 +304,14 @@ def test_a_template_that_hides_earlier_turns_is_told() -> None:
         prompt.behind(HISTORY)
 
 
-def test_finished_pairs_are_not_endless() -> None:
+def test_finished_pairs_are_checked() -> None:
     prompt = StreamingDataPreparator(byte_level())
     with pytest.raises(PromptError, match="Shorten"):
         prompt.behind([("long " * MAX_PROMPT_CHARS, "x")])
+    with pytest.raises(PromptError, match="must be text, but one is 3"):
+        prompt.behind([("three", 3)])
+    with pytest.raises(PromptError, match="pairs of a source"):
+        prompt.behind([("one", "two", "three")])
 
 
 def test_few_shot_frame() -> None:
