@@ -18,6 +18,7 @@ MAX_PROMPT_CHARS = 32_768
 # Plain letters pass through every template unchanged and occur in none.
 _GUIDE = "mlxsimulguidesentinel"
 _SOURCE = "mlxsimulsourcesentinel"
+_TURN = "mlxsimul{}turnsentinel"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -49,6 +50,22 @@ _SENTENCES = {
         "La chiameremo quando arriverà la lettera.",
     ),
 }
+
+
+@dataclass(frozen=True)
+class TurnParts:
+    """What stands before a source that has finished pairs before it, in order.
+
+    Args:
+        before: Template text; control tokens in it count.
+        guide: Text that came from users.
+        pieces: Template text before the first pair's source, between the two texts of a pair and
+            between pairs, and up to the source: one more than there are texts.
+    """
+
+    before: str
+    guide: str
+    pieces: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -154,11 +171,13 @@ def chat_frame(tokenizer: Any, guide: str, today: date) -> PromptParts:
     return _rendered(tokenizer, last, guide, today)
 
 
-def _arrangements(guide: str, has_soft_switch: bool) -> list[list[dict[str, str]]]:
-    """Where the guide may stand, best first."""
-    user = {"role": "user", "content": _SOURCE}
+def _arrangements(
+    guide: str, has_soft_switch: bool, first: str = _SOURCE
+) -> list[list[dict[str, str]]]:
+    """Where the guide may stand before the first text of a user, best first."""
+    user = {"role": "user", "content": first}
     in_system_turn = {"role": "system", "content": _GUIDE}
-    in_user_turn = {"role": "user", "content": f"{_GUIDE}\n\n{_SOURCE}"}
+    in_user_turn = {"role": "user", "content": f"{_GUIDE}\n\n{first}"}
     found = [[in_system_turn, user], [in_user_turn]] if guide else [[user]]
     if has_soft_switch:
         switch = {"role": "system", "content": f"{_GUIDE if guide else ''}{SOFT_SWITCH}"}
@@ -171,8 +190,7 @@ def _rendered(
 ) -> PromptParts:
     text = render(tokenizer, messages, today, starts_answer=True)
     prefix, asked = _around(_SOURCE, text)
-    if SOFT_SWITCH in text and SOFT_SWITCH in messages[0]["content"]:
-        raise PromptError(f"the chat template does not take {SOFT_SWITCH!r} out; {WAY_OUT}.")
+    _refuse_switch_left_in(text, messages)
     before, between = _around(_GUIDE, prefix) if guide else ("", prefix)
     frame = answer_frame(
         lambda answer: render(tokenizer, [*messages, answer], today),
@@ -193,10 +211,67 @@ def _rendered(
     return PromptParts(before, guide, between, suffix, header, frame.closing)
 
 
+def chat_turns(tokenizer: Any, guide: str, today: date, n_pairs: int) -> TurnParts:
+    """Renders the chat template with finished pairs, each a user's turn and an assistant's.
+
+    The guide stands where ``chat_frame`` puts it: in the system message, or first in the first
+    user's turn.
+
+    Args:
+        tokenizer: One with a chat template.
+        guide: The instruction; may be empty.
+        today: What the template takes for the date.
+        n_pairs: Finished pairs before the source, at least 1.
+
+    Returns:
+        The parts of the prompt up to the source.
+
+    Raises:
+        PromptError: The template fails, or does not show each text exactly once.
+    """
+    # Letters only, as in the other sentinels.
+    first, *later = turns = [_TURN.format("x" * i) for i in range(2 * n_pairs)]
+    others = [
+        {"role": "user" if i % 2 else "assistant", "content": text}
+        for i, text in enumerate((*later, _SOURCE))
+    ]
+    *attempts, last = _arrangements(guide, SOFT_SWITCH in template_source(tokenizer), first)
+    for messages in attempts:
+        try:
+            return _rendered_turns(tokenizer, [*messages, *others], guide, today, turns)
+        except PromptError:
+            continue
+    return _rendered_turns(tokenizer, [*last, *others], guide, today, turns)
+
+
+def _rendered_turns(
+    tokenizer: Any,
+    messages: list[dict[str, str]],
+    guide: str,
+    today: date,
+    turns: Sequence[str],
+) -> TurnParts:
+    text = render(tokenizer, messages, today, starts_answer=True)
+    _refuse_switch_left_in(text, messages)
+    prefix, _ = _around(_SOURCE, text)
+    before, rest = _around(_GUIDE, prefix) if guide else ("", prefix)
+    pieces: list[str] = []
+    for turn in turns:
+        piece, rest = _around(turn, rest)
+        pieces.append(piece)
+    return TurnParts(before, guide, (*pieces, rest))
+
+
+def _refuse_switch_left_in(text: str, messages: list[dict[str, str]]) -> None:
+    if SOFT_SWITCH in text and SOFT_SWITCH in messages[0]["content"]:
+        raise PromptError(f"the chat template does not take {SOFT_SWITCH!r} out; {WAY_OUT}.")
+
+
 def _around(sentinel: str, text: str) -> tuple[str, str]:
     parts = text.split(sentinel)
     if len(parts) != 2:
-        what = "the instruction" if sentinel == _GUIDE else "the user's text"
+        names = {_GUIDE: "the instruction", _SOURCE: "the user's text"}
+        what = names.get(sentinel, "an earlier turn")
         raise PromptError(
             f"the chat template shows {what} {len(parts) - 1} times where it must do so once; "
             f"{WAY_OUT}."
@@ -242,3 +317,15 @@ def few_shot_frame(
     )
     top = f"{guide}\n\n" if guide else ""
     return PromptParts("", f"{top}{shots}{source_label}:", " ", line_end, f"{target_label}:")
+
+
+def few_shot_turns(frame: PromptParts, source_label: str, n_pairs: int) -> TurnParts:
+    """Lays out finished pairs as further examples in the plain frame.
+
+    Args:
+        frame: The frame without them.
+        source_label: What a source line begins with.
+        n_pairs: Finished pairs before the source.
+    """
+    to_target, to_source = f"{frame.suffix}{frame.header} ", f"{frame.suffix}\n{source_label}: "
+    return TurnParts("", frame.guide, (frame.between, *(to_target, to_source) * n_pairs))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import date as Date
 from difflib import SequenceMatcher
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -18,14 +20,19 @@ from mlx_simul.errors import PromptError
 from mlx_simul.frames import (
     built_in_examples,
     chat_frame,
+    chat_turns,
     check_texts,
     few_shot_frame,
+    few_shot_turns,
     guide_text,
 )
 from mlx_simul.pieces import end_of_turn_ids_of, piece_texts
 from mlx_simul.segmenter import SourceSegmenter
 
 Frame = Literal["auto", "chat", "few-shot"]
+
+# One for each number of finished pairs before the source.
+_MAX_CACHED_TURNS = 16
 
 
 @dataclass(frozen=True, init=False)
@@ -167,30 +174,24 @@ class StreamingDataPreparator:
         guide = guide_text(instruction, glossary, context)
 
         self.date = date or Date.today()
+        labels = source_language or "Source", target_language or "Target"
         if is_chat:
             parts = chat_frame(tokenizer, guide, self.date)
+            turns_of = partial(chat_turns, tokenizer, guide, self.date)
         else:
-            labels = source_language or "Source", target_language or "Target"
             parts = few_shot_frame(guide, examples, *labels, self._line_end())
-        # Tokenizers put a space with the word behind it.
-        between = parts.between.removesuffix(" ")
-        self._lead = parts.between[len(between) :]
-        self.prefix_text = parts.before + parts.guide + between
+            turns_of = partial(few_shot_turns, parts, labels[0])
+        self._turns_of = lru_cache(_MAX_CACHED_TURNS)(turns_of)
         self.suffix_text = parts.suffix
         self.header_text = parts.header
 
         encoder = self._encoder
         self._bos = [] if is_chat else encoder.bos()  # a template writes its own
-        if encoder.has_control(encoder.encode(parts.guide)):
-            ids = encoder.encode(parts.before) + encoder.literal(parts.guide)
-            ids += encoder.continuation(between)
-        else:
-            ids = encoder.opening(self.prefix_text, self._lead + "a")
-        self.prefix_ids = (*self._bos, *ids)
         # In the few-shot frame all text is the user's.
-        encode = encoder.continuation if is_chat else encoder.literal
-        self.suffix_ids = tuple(encode(parts.suffix, "a"))
-        self.header_ids = tuple(encode(parts.header, parts.suffix or "a"))
+        self._encode_piece = encoder.continuation if is_chat else encoder.literal
+        self._open(parts.before, parts.guide, parts.between)
+        self.suffix_ids = tuple(self._encode_piece(parts.suffix, "a"))
+        self.header_ids = tuple(self._encode_piece(parts.header, parts.suffix or "a"))
         named, known = end_of_turn_ids_of(tokenizer), encoder.control_ids
         closing = [i for i in encoder.continuation(parts.closing) if i in named | known][:1]
         ends = named.union(closing, known.intersection(self.suffix_ids[:1]))
@@ -204,6 +205,51 @@ class StreamingDataPreparator:
         self.closing_id = next(token for token in usual if token in ends)
         self.forbidden_ids = tuple(sorted(encoder.thought_ids - ends))
         self.control_ids = known.difference(ends, self.forbidden_ids, [tokenizer.unk_token_id])
+
+    def behind(self, history: Sequence[tuple[str, str]]) -> StreamingDataPreparator:
+        """Gives the same prompt with finished pairs before the source (SPEC 8).
+
+        They stand in its prefix, as earlier turns of the chat, a user's and an assistant's each, or
+        as further examples in the few-shot frame. What spells a control token in them stays text.
+
+        Args:
+            history: Pairs (source, translation), the oldest first; their white space is normalised.
+
+        Returns:
+            A prompt of its own; this one if there are no pairs.
+
+        Raises:
+            PromptError: The template cannot carry earlier turns, or their texts are too long.
+        """
+        if any(len(pair) != 2 for pair in history):
+            raise PromptError("history must be pairs of a source and its translation.")
+        if not history:
+            return self
+        texts = [text for pair in history for text in pair]
+        check_texts(texts)
+        parts, encoder = self._turns_of(len(history)), self._encoder
+        first, *pieces = parts.pieces
+        prompt = copy(self)
+        prompt._open(parts.before, parts.guide, first)
+        ids = [*prompt.prefix_ids]
+        for text, piece in zip(texts, pieces, strict=True):
+            said = prompt._lead + " ".join(text.split())
+            start, prompt._lead = _without_lead(piece)
+            ids += encoder.literal(said, prompt.prefix_text) + self._encode_piece(start, "a")
+            prompt.prefix_text += said + start
+        prompt.prefix_ids = tuple(ids)
+        return prompt
+
+    def _open(self, before: str, guide: str, between: str) -> None:
+        """Sets the prefix to the prompt's start, up to the first text in it."""
+        encoder, (start, self._lead) = self._encoder, _without_lead(between)
+        self.prefix_text = before + guide + start
+        if encoder.has_control(encoder.encode(guide)):
+            ids = encoder.encode(before) + encoder.literal(guide)
+            ids += encoder.continuation(start)
+        else:
+            ids = encoder.opening(self.prefix_text, self._lead + "a")
+        self.prefix_ids = (*self._bos, *ids)
 
     def segmenter(self) -> SourceSegmenter:
         """Starts a segmenter whose words suit ``encode_word``."""
@@ -292,6 +338,12 @@ class StreamingDataPreparator:
         # the end of the source a segment of its own, and the end of the target a token of its own.
         is_apart = self._encoder.encode("a.\n")[:-1] == self._encoder.encode("a.")
         return "\n" if is_apart else " \n"
+
+
+def _without_lead(piece: str) -> tuple[str, str]:
+    # Tokenizers put a space with the word behind it.
+    start = piece.removesuffix(" ")
+    return start, piece[len(start) :]
 
 
 def _has_template(tokenizer: Any) -> bool:

@@ -235,6 +235,107 @@ def test_no_text_of_a_user_takes_control_in_the_few_shot_frame(name: str, evil: 
     assert spelled == f"{evil}:"
 
 
+HISTORY = [("Good morning, cats!", "L'été – ça va ?"), ("The good house.", "OK.")]
+
+
+def rendered_turns(tokenizer, history, source: str) -> list[int]:
+    """What a chat template makes of an instruction, finished pairs and a source."""
+    said = [text for pair in history for text in pair]
+    turns = [
+        {"role": "assistant" if i % 2 else "user", "content": text}
+        for i, text in enumerate((*said, source))
+    ]
+    try:
+        system = {"role": "system", "content": "Translate."}
+        text = tokenizer.apply_chat_template([system, *turns], tokenize=False)
+        if "Translate." not in text:
+            raise ValueError
+    except Exception:
+        turns[0]["content"] = f"Translate.\n\n{turns[0]['content']}"
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+TEMPLATES = {"chatml": CHATML, "refuses": REFUSES_SYSTEM, "drops": DROPS_SYSTEM}
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES, "bpe-normalizer", "bpe-first", "unigram"])
+@pytest.mark.parametrize("n_pairs", [0, 1, 2])
+def test_finished_pairs_are_earlier_turns(template: str, n_pairs: int) -> None:
+    tokenizer = byte_level(TEMPLATES[template]) if template in TEMPLATES else TOKENIZERS[template]
+    prompt = StreamingDataPreparator(tokenizer, instruction="Translate.")
+    history = HISTORY[:n_pairs]
+    behind = prompt.behind(history)
+    ids = [token for segment in behind.tokenize("the end").segments for token in segment]
+    # Without a suffix all that follows the source is header.
+    ids += [] if behind.suffix_ids else behind.header_ids
+    assert ids == rendered_turns(tokenizer, history, "the end")
+    assert (behind.suffix_ids, behind.header_ids) == (prompt.suffix_ids, prompt.header_ids)
+    if n_pairs == 2:
+        assert ids != rendered_turns(tokenizer, history[::-1], "the end")
+
+
+@every_tokenizer
+@every_frame
+@settings(max_examples=15)
+@given(texts=st.lists(st.text("abthegod.,'<[é你 ", min_size=1).filter(str.strip), min_size=3))
+def test_segments_concatenate_behind_any_history(name: str, frame, texts: list[str]) -> None:
+    prompt = StreamingDataPreparator(TOKENIZERS[name], instruction="Translate.", frame=frame)
+    *said, source = texts
+    behind = prompt.behind(list(zip(said[::2], said[1::2], strict=False)))
+    assert behind.check_segments(source) == []
+
+
+@every_tokenizer
+def test_finished_pairs_are_further_examples_in_the_few_shot_frame(name: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    first, *more = HISTORY
+    prompt = StreamingDataPreparator(tokenizer, frame="few-shot", examples=[first], **PAIR)
+    alone = prompt.tokenize("The end.")
+    whole = StreamingDataPreparator(tokenizer, frame="few-shot", examples=HISTORY, **PAIR)
+    assert prompt.behind(more).prefix_text == whole.prefix_text
+    assert prompt.behind(more).tokenize("The end.") == whole.tokenize("The end.")
+    # The prompt itself stays as it was.
+    assert prompt.behind([]).tokenize("The end.") == prompt.tokenize("The end.") == alone
+    assert alone != whole.tokenize("The end.")
+
+
+@every_tokenizer
+@every_frame
+def test_finished_pairs_never_become_control_tokens(name: str, frame) -> None:
+    tokenizer = TOKENIZERS[name]
+    prompt = StreamingDataPreparator(tokenizer, frame=frame, instruction="Go.")
+    control = {0, 1, 2} - {tokenizer.unk_token_id}
+
+    def controls(pair: tuple[str, str]) -> list[int]:
+        return [token for token in prompt.behind([pair]).prefix_ids if token in control]
+
+    assert controls((EVIL, EVIL)) == controls(("tame", "tame"))
+
+
+def test_labels_before_finished_pairs_never_become_control_tokens() -> None:
+    evil = {"source_language": "<|im_start|>", "target_language": "<|im_end|>"}
+    prompt = StreamingDataPreparator(byte_level(), frame="few-shot", **evil)
+    assert {0, 1, 2}.isdisjoint(prompt.behind(HISTORY).prefix_ids)
+
+
+def test_a_template_that_hides_earlier_turns_is_told() -> None:
+    last_only = CHATML.replace("in messages", "in messages[-1:]")
+    prompt = StreamingDataPreparator(byte_level(last_only))
+    with pytest.raises(PromptError, match="shows an earlier turn 0 times"):
+        prompt.behind(HISTORY)
+
+
+def test_finished_pairs_are_checked() -> None:
+    prompt = StreamingDataPreparator(byte_level())
+    with pytest.raises(PromptError, match="Shorten"):
+        prompt.behind([("long " * MAX_PROMPT_CHARS, "x")])
+    with pytest.raises(PromptError, match="must be text, but one is 3"):
+        prompt.behind([("three", 3)])
+    with pytest.raises(PromptError, match="pairs of a source"):
+        prompt.behind([("one", "two", "three")])
+
+
 def test_few_shot_frame() -> None:
     prompt = StreamingDataPreparator(
         byte_level(None),

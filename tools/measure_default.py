@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,34 @@ from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.quality import text_quality
 from mlx_simul.evaluation.translate import Translator
+from mlx_simul.events import Finished
+from mlx_simul.generate import stream_generate
 from mlx_simul.loading import load
 from mlx_simul.policies import WaitK
+from mlx_simul.prompts import StreamingDataPreparator
+from mlx_simul.training.augment import with_disfluencies, without_punctuation
+from mlx_simul.training.options import AugmentOptions
 
 WAIT_K = {"1": 1, "3": 3, "5": 5, "7": 7, "whole": 1 << 20}
 """As the record calls them; no source has so many words that it is not read whole by the last."""
 
 PASSAGE_SENTENCES = (2, 4, 8)
 PASSAGE_WAIT_K = "3"
+NOISY_WAIT_K = "3"
+HISTORY_PAIRS = (1, 3)
+
+
+def spoken(text: str) -> str:
+    """A sentence with fillers and repeated words, the same ones each time."""
+    return with_disfluencies(text, AugmentOptions().fillers, random.Random(text))
+
+
+LOOKS: Mapping[str, Callable[[str], str]] = {
+    "lower case": str.lower,
+    "no punctuation": without_punctuation,
+    "captions": lambda text: without_punctuation(text).lower(),
+    "speech": lambda text: without_punctuation(spoken(text)).lower(),
+}
 
 
 def measure(packed: Path, unpacked: Path, items: Sequence[Item]) -> dict[str, Any]:
@@ -56,6 +77,17 @@ def measure(packed: Path, unpacked: Path, items: Sequence[Item]) -> dict[str, An
             if n <= len(items)
         },
         "passage_wait_k": PASSAGE_WAIT_K,
+        "noisy": {
+            name: judged(
+                name, translator, [replace(i, source=look(i.source)) for i in items], NOISY_WAIT_K
+            )
+            for name, look in LOOKS.items()
+        }
+        | {
+            f"{n} turns of history": behind(model, tokenizer, items, n, NOISY_WAIT_K)
+            for n in HISTORY_PAIRS
+        },
+        "noisy_wait_k": NOISY_WAIT_K,
     }
 
 
@@ -88,6 +120,30 @@ def judged(what: str, translator: Translator, items: Sequence[Item], wait_k: str
             "within_twice_the_source": short / len(items),
         },
     )
+
+
+def behind(
+    model: Any, tokenizer: Any, items: Sequence[Item], n_pairs: int, wait_k: str
+) -> dict[str, Any]:
+    """Quality behind the sentences before, as they were translated."""
+    prompt = StreamingDataPreparator(tokenizer)
+    done: list[tuple[str, str]] = []
+    n_ended = 0
+    for item in items:
+        source = prompt.behind(done[-n_pairs:]).tokenize(item.source)
+        for event in stream_generate(
+            model,
+            tokenizer,
+            source,
+            policy=WaitK(WAIT_K[wait_k]),
+            max_tokens=64 + 8 * len(item.source.split()),
+        ):
+            if isinstance(event, Finished):
+                n_ended += event.reason == "end_of_turn"
+                done.append((item.source, " ".join(event.text.split())))
+    texts = [text for _, text in done]
+    scores = {**_quality(items, texts), "ended": n_ended / len(items)}
+    return _noted(f"behind {n_pairs} pairs", scores)
 
 
 def plain(model: Any, tokenizer: Any, items: Sequence[Item]) -> dict[str, Any]:

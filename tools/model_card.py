@@ -65,25 +65,36 @@ Sentences of that set put together to passages, each with its first reference, a
 k = {passage_wait_k}:
 
 {passage_head}{passages}
-Greedy; a translation may have 64 tokens and 8 for each source word. {device}.
+{noisy}Greedy; a translation may have 64 tokens and 8 for each source word. {device}.
 {versions}.
 `{bleu_signature}`, `{chrf_signature}`.
 
 ## How it was trained
 
-`mlx-simul train`, {steps:,} steps over {tokens:,} tokens ({epochs} epochs of {n_pairs:,} pairs),
-{hours:.1f} hours on {hardware}. SHA-256 of the corpus, as `mlx_simul.pairs` has it:
-`{corpus}`.
-
-```toml
-{options}```
-
+{runs}
 ## Data
 
 Sentence pairs of [Tatoeba](https://tatoeba.org) and its contributors, under
 [CC BY 2.0 FR](https://creativecommons.org/licenses/by/2.0/fr/). `docs/default-model.md` says how
 they were split and where to get them. The pairs are not part of this package; the weights are under
 the package's own licence, with this attribution (`NOTICE`).
+"""
+
+_NOISY = """\
+The same sentences as live sources bring them, at k = {wait_k}: captions have neither capitals nor
+punctuation, speech has fillers ("uh") and repeated words besides. A model with history has
+translated the sentences before this one, and they stand before it as turns:
+
+{head}{rows}
+"""
+
+_RUN = """\
+{begin}{steps:,} steps over {tokens:,} tokens ({epochs} epochs of {n_pairs:,} pairs),
+{hours:.1f} hours on {hardware}. SHA-256 of the corpus, as `mlx_simul.pairs` has it:
+`{corpus}`.
+
+```toml
+{options}```
 """
 
 _COLUMNS = {
@@ -133,6 +144,27 @@ def card(record: Mapping[str, Any]) -> str:
         device=measured["device"],
         bleu_signature=measured["signatures"]["bleu"],
         chrf_signature=measured["signatures"]["chrf"],
+        noisy=_noisy(measured),
+        runs=_runs(training),
+    )
+
+
+def _noisy(measured: Mapping[str, Any]) -> str:
+    """What the sentences look like to recognisers; nothing in a record that has not tried."""
+    if "noisy" not in measured:
+        return ""
+    return _NOISY.format(
+        wait_k=measured["noisy_wait_k"],
+        head=_head(""),
+        rows="".join(_row(name, each) for name, each in measured["noisy"].items()),
+    )
+
+
+def _runs(training: Mapping[str, Any]) -> str:
+    """One run after the other, the earliest first."""
+    before = training.get("after")
+    text = _RUN.format(
+        begin="From there `mlx-simul train` once more, " if before else "`mlx-simul train`, ",
         steps=training["step"],
         tokens=training["tokens"],
         epochs=training["epochs"],
@@ -142,6 +174,7 @@ def card(record: Mapping[str, Any]) -> str:
         corpus=training["corpus"],
         options=_toml(training["options"]),
     )
+    return f"{_runs(before)}\n{text}" if before else text
 
 
 def _head(first: str) -> str:

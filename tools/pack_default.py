@@ -1,7 +1,9 @@
 """Put a trained checkpoint into the package: pack it, measure it, and write its card.
 
 python tools/pack_default.py RUN/best --hardware "one CPU core"
+python tools/pack_default.py RUN/latest --hardware "one CPU core" --after mlx_simul/models/en-fr
 
+With --after the run went on from an earlier packed model, whose record says how that was trained.
 RUN is the folder of an `mlx-simul train` run; the model is measured on the run's validation pairs,
 or on those given. The last line says what the model now weighs.
 """
@@ -33,7 +35,7 @@ from mlx_simul.training.log import read_log
 
 LANGUAGES = ("English", "French")
 # Of a run's options, those that say where something lies concern nobody else.
-TABLES = ("layout", "batches", "optimiser")
+TABLES = ("layout", "batches", "augment", "optimiser")
 
 
 def main() -> int:
@@ -43,12 +45,16 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="the run's folder (default: the one above it)")
     parser.add_argument("--dev", help="pairs to measure on (default: the run's validation pairs)")
     parser.add_argument("--sources", type=int, help="measure on the first so many of them only")
+    parser.add_argument("--after", type=Path, help="packed model that the run went on from")
     parser.add_argument("--hardware", required=True, help="that it was trained on")
     parser.add_argument("--target", type=Path, default=DEFAULT_MODEL, help="(default: the package)")
     args = parser.parse_args()
     run = args.run or args.checkpoint.resolve().parent
     options = json.loads((run / "options.json").read_text("utf-8"))
     training = summary(args.checkpoint, run, options) | {"hardware": args.hardware}
+    if args.after:
+        before = json.loads((args.after / RECORD).read_text("utf-8"))
+        training["after"] = before["training"] | {"weights_sha256": before["weights_sha256"]}
 
     items = read_corpus(args.dev or options["data"]["valid"], n_sources=args.sources)
     # The old model stays until the new one is measured.
@@ -102,7 +108,7 @@ def summary(checkpoint: Path, run: Path, options: Mapping[str, Any]) -> dict[str
         "seconds": reached["seconds"],
         "n_pairs": sum(1 for _ in read_pairs(options["data"]["train"])),
         "corpus": options["corpus"],
-        "options": {table: options[table] for table in TABLES},
+        "options": {table: options[table] for table in TABLES if table in options},
     }
 
 

@@ -16,8 +16,9 @@ import mlx.core as mx
 
 from mlx_simul.errors import DataError
 from mlx_simul.pairs import Pair
+from mlx_simul.training.augment import Augmenter
 from mlx_simul.training.layout import Example, StreamingLayout
-from mlx_simul.training.options import BatchOptions, LayoutOptions, WaitChoice
+from mlx_simul.training.options import AugmentOptions, BatchOptions, LayoutOptions, WaitChoice
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Batches:
         layout: turns pairs into examples.
         layout_options: the latencies and starts to draw from.
         options: sizes and seed.
+        augment: what happens to samples before they are laid out; nothing by default.
 
     Raises:
         DataError: if there are no pairs.
@@ -129,6 +131,7 @@ class Batches:
         layout: StreamingLayout,
         layout_options: LayoutOptions,
         options: BatchOptions,
+        augment: AugmentOptions | None = None,
     ) -> None:
         if not pairs:
             raise DataError("there is nothing to train on: the data holds no pairs.")
@@ -136,6 +139,7 @@ class Batches:
         self._layout = layout
         self._layout_options = layout_options
         self._options = options
+        self._augment = Augmenter(augment or AugmentOptions(), pairs, options.seed)
 
     def resume(self, position: Position) -> Iterator[tuple[Position, Batch]]:
         """Go on from a position, without end.
@@ -161,11 +165,13 @@ class Batches:
     def _pools(self, epoch: int) -> Iterator[list[list[Sample]]]:
         # A text seeds the same generator on every platform and in every process.
         draw = random.Random(f"{self._options.seed}/{epoch}")
+        # A generator of its own: what happens to samples moves neither their order nor their waits.
+        augment_draw = random.Random(f"{self._options.seed}/{epoch}/augment")
         order = draw.sample(self._pairs, len(self._pairs))
         size = self._options.pool_pairs
         for start in range(0, len(order), size):
             passages = self._passages(order[start : start + size], draw)
-            samples = [self._sample(pairs, draw) for pairs in passages]
+            samples = [self._sample(pairs, draw, augment_draw) for pairs in passages]
             groups = list(group_by_length(samples, self._options.max_tokens))
             draw.shuffle(groups)
             yield groups
@@ -179,8 +185,12 @@ class Batches:
             yield pairs[start : start + size]
             start += size
 
-    def _sample(self, pairs: Sequence[Pair], draw: random.Random) -> Sample:
-        options, example = self._layout_options, self._layout.example(pairs)
+    def _sample(
+        self, pairs: Sequence[Pair], draw: random.Random, augment_draw: random.Random
+    ) -> Sample:
+        options = self._layout_options
+        history, pairs = self._augment(pairs, augment_draw)
+        example = self._layout.example(pairs, history)
         wait_k = draw.choice(options.wait_k)
         target_start = draw.randint(*options.target_starts)
         if options.mode == "batch":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date as Date
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -85,7 +85,9 @@ class StreamingLayout:
             frame=options.frame,
             date=options.date and Date.fromisoformat(options.date),
         )
-        self._encode_word = lru_cache(_MAX_CACHED_WORDS)(prompt.encode_word)
+        self._encode_word = lru_cache(_MAX_CACHED_WORDS)(
+            partial(prompt.encode_word, is_first=False)
+        )
         self._encoder = PieceEncoder(tokenizer)
         self._boundary = WordBoundaryStoppingCriteria(
             tokenizer, options.max_tokens_per_word, prompt.end_of_turn_ids
@@ -94,11 +96,19 @@ class StreamingLayout:
         # After "French:" a translation begins with a space.
         self._lead = " " if prompt.header_text.endswith(":") else ""
 
-    def example(self, pairs: Sequence[Pair]) -> Example:
-        """Lay out pairs, one after the other in one passage."""
-        prompt, segmenter = self._prompt, self._prompt.segmenter()
+    def example(self, pairs: Sequence[Pair], history: Sequence[Pair] = ()) -> Example:
+        """Lay out pairs, one after the other in one passage.
+
+        Args:
+            pairs: the passage.
+            history: finished pairs, which stand in the prefix as earlier turns (SPEC section 8).
+        """
+        prompt = self._prompt.behind([(pair.source, pair.target) for pair in history])
+        segmenter = prompt.segmenter()
         words = segmenter.feed(" ".join(pair.source for pair in pairs)) + segmenter.finish()
-        source = [self._encode_word(word, i == 0) for i, word in enumerate(words)]
+        # How the first word is encoded depends on what stands before it.
+        first = [prompt.encode_word(word, is_first=True) for word in words[:1]]
+        source = [*first, *map(self._encode_word, words[1:])]
         target = self._encoder.literal(
             self._lead + " ".join(pair.target for pair in pairs), prompt.header_text
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date as Date
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -109,6 +109,74 @@ class BatchOptions:
         _require(0 <= self.passage_rate <= 1, "passage_rate", self.passage_rate, "from 0 to 1")
         _require(self.passage_pairs >= 2, "passage_pairs", self.passage_pairs, "at least 2")
         _require(self.pool_pairs >= 1, "pool_pairs", self.pool_pairs, "at least 1")
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """How samples are made like what live sources bring; all of it is off by default.
+
+    A rate is a share of the samples, drawn from ``batches.seed``. The three spellings exclude each
+    other; everything else may meet. Texts are taken to have spaces between their words.
+
+    Attributes:
+        lower_case_rate: sources in lower case.
+        unpunctuated_rate: sources without punctuation; marks inside words stay.
+        caption_rate: sources with neither, as many recognisers write.
+        disfluent_rate: sources with fillers and repeated words, as people speak.
+        fillers: those that may be put in.
+        cut_rate: turns that end or begin in mid-sentence, with the half of the target that belongs
+            to them. Word links learned from the pairs say where such a cut is honest; a pair that
+            has no such place stays whole.
+        values_rate: pairs whose numbers and times of day, where both texts hold the same digits,
+            become others.
+        names_rate: pairs whose names, where both texts hold them, become others of their group.
+        names: groups of names that may stand for each other in both languages: of one gender, say,
+            and all with a consonant first where an article depends on it.
+        history_rate: samples with finished pairs before them, as earlier turns (SPEC section 8).
+        history_pairs: the most of them; each such sample has one or more.
+    """
+
+    lower_case_rate: float = 0.0
+    unpunctuated_rate: float = 0.0
+    caption_rate: float = 0.0
+    disfluent_rate: float = 0.0
+    fillers: tuple[str, ...] = ("uh", "um", "er")
+    cut_rate: float = 0.0
+    values_rate: float = 0.0
+    names_rate: float = 0.0
+    names: tuple[tuple[str, ...], ...] = ()
+    history_rate: float = 0.0
+    history_pairs: int = 3
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if item.name.endswith("_rate"):
+                rate = getattr(self, item.name)
+                _require(0 <= rate <= 1, f"augment.{item.name}", rate, "from 0 to 1")
+        spelled = self.lower_case_rate + self.unpunctuated_rate + self.caption_rate
+        _require(
+            spelled <= 1,
+            "lower_case_rate + unpunctuated_rate + caption_rate",
+            spelled,
+            "at most 1, since a source has one spelling",
+        )
+        _require(self.history_pairs >= 1, "augment.history_pairs", self.history_pairs, "at least 1")
+        _require(
+            bool(self.names) or not self.names_rate,
+            "augment.names",
+            self.names,
+            "groups of names, since augment.names_rate is not 0",
+        )
+        names = [name for group in self.names for name in group]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        _require(not twice, "augment.names", twice, "in one group each, once")
+        for name in (*self.fillers, *names):
+            _require(
+                bool(name) and not any(c.isspace() for c in name),
+                "a name or a filler under augment",
+                name,
+                "one word",
+            )
 
 
 @dataclass(frozen=True)
@@ -273,4 +341,5 @@ class TrainOptions:
     run: RunOptions
     layout: LayoutOptions = LayoutOptions()
     batches: BatchOptions = BatchOptions()
+    augment: AugmentOptions = AugmentOptions()
     optimiser: OptimiserOptions = OptimiserOptions()

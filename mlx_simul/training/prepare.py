@@ -81,6 +81,13 @@ def layout_config(options: LayoutOptions) -> dict[str, Any]:
     )
 
 
+def _streaming_config(options: TrainOptions) -> dict[str, Any]:
+    config = layout_config(options.layout)
+    if options.augment.history_rate:
+        config["history_pairs"] = options.augment.history_pairs
+    return config
+
+
 def _new(options: TrainOptions, pairs: Sequence[Pair], snapshot: Path | None) -> Trainee:
     config = dict(options.model.config)
     if "vocab_size" not in config:
@@ -95,7 +102,7 @@ def _new(options: TrainOptions, pairs: Sequence[Pair], snapshot: Path | None) ->
     # A small corpus may not fill the vocabulary; rows that no token has are left out.
     config["vocab_size"] = max(tokenizer.get_vocab().values()) + 1
     config["eos_token_id"] = tokenizer.eos_token_id
-    config[CONFIG_KEY] = layout_config(options.layout)
+    config[CONFIG_KEY] = _streaming_config(options)
     model = new_model(config, options.model.seed)
 
     def write(folder: Path) -> None:
@@ -109,7 +116,7 @@ def _checkpoint(options: TrainOptions, _pairs: Sequence[Pair], _snapshot: Path |
     path = options.model.path or ""
     folder = find_folder(path)
     model, tokenizer = load(folder)
-    layout = layout_config(options.layout)
+    layout = _streaming_config(options)
     config = load_config(folder) | {CONFIG_KEY: layout}
     if options.model.fine_tune == "full":
         _refuse_quantised(model, path)

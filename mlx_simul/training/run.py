@@ -38,7 +38,7 @@ from mlx_simul.training.trainer import StepReport, Trainer
 
 Reporter: TypeAlias = Callable[[StepReport], None]
 
-_FIXED = ("data", "corpus", "model", "layout", "batches")
+_FIXED = ("data", "corpus", "model", "layout", "batches", "augment")
 
 
 def train(options: TrainOptions | Mapping[str, Any]) -> Path:
@@ -94,7 +94,7 @@ class Run:
         state = read_state(self.latest)
         self._trainee = prepare(options, pairs, self.latest if state else None)
         self._layout = StreamingLayout(self._trainee.tokenizer, options.layout)
-        batches = Batches(pairs, self._layout, options.layout, options.batches)
+        batches = Batches(pairs, self._layout, options.layout, options.batches, options.augment)
         self.trainer = Trainer(
             self._trainee.model, batches, options.optimiser, options.batches.seed
         )

@@ -23,10 +23,11 @@ WAITS = (1, 3, None)
 class WordLayout:
     """A token for each word, numbered as in the text."""
 
-    def example(self, pairs):
+    def example(self, pairs, history=()):
+        prefix = (0, *(int(word) for pair in history for word in pair.source.split()))
         words = [(int(word),) for pair in pairs for word in pair.source.split()]
         target = [(int(word),) for pair in pairs for word in pair.target.split()]
-        return Example(((0,), *words, (1,)), ((2,), *target, (3,)))
+        return Example((prefix, *words, (1,)), ((2,), *target, (3,)))
 
 
 def corpus(lengths):
@@ -37,10 +38,10 @@ def corpus(lengths):
     ]
 
 
-def batches_of(pairs, seed=0, **options):
+def batches_of(pairs, seed=0, augment=None, **options):
     layout_options = LayoutOptions(wait_k=WAITS, target_start=(5, 9))
     options = {"max_tokens": 40, "pool_pairs": 7, "passage_rate": 0.3, **options}
-    return Batches(pairs, WordLayout(), layout_options, BatchOptions(seed=seed, **options))
+    return Batches(pairs, WordLayout(), layout_options, BatchOptions(seed=seed, **options), augment)
 
 
 def words_in(samples):

@@ -53,12 +53,23 @@ def test_one_command_packs_measures_and_describes_a_checkpoint(
     assert record["quality"]["n_sources"] == 2
     assert set(record["quality"]["wait_k"]) == {"1", "3", "5", "7", "whole"}
     text = (target / "README.md").read_text("utf-8")
+    assert set(record["quality"]["noisy"]) >= {"lower case", "captions", "3 turns of history"}
     assert "| whole source, offline | " in text
+    assert "| captions | " in text
     assert record["weights_sha256"] in text
     assert str(run_folder) not in text + json.dumps(record)
     model, tokenizer = mlx_simul.load(target)
     with pytest.raises(InvalidOptionError, match="English to French"):
         mlx_simul.SimulSession(model, tokenizer, target_language="Thai")
+
+    # A model that was trained further says so, and how it was trained before.
+    further = tmp_path / "further"
+    args = *args[:-1], further, "--after", target
+    assert run_tool(monkeypatch, "pack_default.py", *args) == 0
+    after = json.loads((further / "record.json").read_text("utf-8"))["training"]["after"]
+    assert after == record["training"] | {"weights_sha256": record["weights_sha256"]}
+    told = (further / "README.md").read_text("utf-8")
+    assert told.count("```toml") == 2 and text.count("```toml") == 1
 
     # The card alone again, and a card that somebody edited.
     assert run_tool(monkeypatch, "model_card.py", "--check", target) == 0

@@ -65,6 +65,18 @@ def test_options_are_tables_again(tmp_path):
     assert make_options(as_tables(made)) == made
 
 
+def test_augmentation_fits_together(config):
+    made = read_config(config)
+    set_option(made, "augment.caption_rate=0.7")
+    set_option(made, "augment.names=[['Tom', 'Bob'], ['Mary', 'Ann']]")
+    set_option(made, "augment.names_rate=1")
+    assert make_options(made).augment.names == (("Tom", "Bob"), ("Mary", "Ann"))
+    assert make_options(as_tables(make_options(made))) == make_options(made)
+    set_option(made, "augment.lower_case_rate=0.4")
+    with pytest.raises(InvalidOptionError, match="at most 1, since a source has one spelling"):
+        make_options(made)
+
+
 def test_flags_win_over_the_file(config):
     made = parsed(
         str(config), "--folder", "elsewhere", "--steps", "7", "--set", "layout.wait_k=[5]",
@@ -98,6 +110,13 @@ def test_flags_alone_are_enough():
         ("batches.seed=-1", r"batches.seed must be from 0"),
         ("run.plot=1", "run.plot must be true or false, got 1"),
         ("layout.target_start=[1,2,3]", "layout.target_start must be"),
+        ("augment.cut_rate=1.5", r"augment.cut_rate must be from 0 to 1, got 1.5"),
+        ("augment.names_rate=0.5", "augment.names must be groups of names"),
+        ("augment.names=[['Tom', 'Tom']]", r"one group each, once, got \['Tom'\]"),
+        ("augment.names=[['Tom Sawyer']]", "must be one word, got 'Tom Sawyer'"),
+        ("augment.names='Tom'", "augment.names must be a list of .a list of .a text"),
+        ("augment.fillers=['']", "must be one word, got ''"),
+        ("augment.history_pairs=0", "augment.history_pairs must be at least 1, got 0"),
         ("layout=1", "table.key=value"),
         ("data.train.more=1", "train in data.train.more is no table"),
         ("model.config={model_type='x'}", "either model.path"),

@@ -53,16 +53,20 @@ def run_to(step, run_options, *, how="raise"):
 
 
 HARD = {"dropout": 0.2, "average": 0.9, "accumulate": 2}
+NOISY = {"caption_rate": 0.5, "disfluent_rate": 0.5, "history_rate": 0.5, "cut_rate": 0.5}
 
 
-@pytest.mark.parametrize("optimiser", [{}, HARD], ids=["plain", "all that is random"])
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, optimiser):
+@pytest.mark.parametrize(
+    ("optimiser", "augment"), [({}, {}), (HARD, NOISY)], ids=["plain", "all that is random"]
+)
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, optimiser, augment):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    whole = options(tmp_path / "a", optimiser=optimiser)
+    whole = options(tmp_path / "a", optimiser=optimiser, augment=augment)
     assert Run(whole).go()
 
     # A snapshot after every step, a crash after step 2, a signal after step 4.
-    parts = options(tmp_path / "b", optimiser=optimiser, run={"snapshot_minutes": 0.0})
+    run_options = {"snapshot_minutes": 0.0}
+    parts = options(tmp_path / "b", optimiser=optimiser, augment=augment, run=run_options)
     run_to(3, parts)
     assert read_state(tmp_path / "b/run/latest").progress.step == 2
     _, ended = run_to(4, parts, how=signal.SIGTERM)
@@ -207,7 +211,7 @@ def test_the_average_is_what_is_used_and_the_weights_what_is_trained(learned):
     assert all(apart)
 
 
-@pytest.mark.parametrize("name", ["layout", "batches", "data"])
+@pytest.mark.parametrize("name", ["layout", "batches", "augment", "data"])
 def test_a_folder_with_another_run_is_left_alone(tmp_path, name):
     Run(options(tmp_path, optimiser={"steps": 1})).go()
     before = arrays_of(tmp_path / "run/latest")
@@ -215,6 +219,7 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path, name):
     change = {
         "layout": {"target_start": 3},
         "batches": {"seed": 1},
+        "augment": {"caption_rate": 0.1},
         "data": {"train": str(tmp_path / "other.tsv")},
     }[name]
     with pytest.raises(InvalidOptionError, match=f"another {name}"):
@@ -233,7 +238,7 @@ def test_a_run_goes_on_under_options_that_are_younger_than_it(tmp_path):
     Run(options(tmp_path, optimiser={"steps": 1})).go()
     path = tmp_path / "run/options.json"
     begun = json.loads(path.read_text())
-    del begun["layout"]["gpe_compat"], begun["corpus"]
+    del begun["layout"]["gpe_compat"], begun["corpus"], begun["augment"]
     path.write_text(json.dumps(begun))
     assert Run(options(tmp_path, optimiser={"steps": 2})).go()
 
@@ -362,6 +367,13 @@ def test_starts_drawn_from_a_range_are_remembered(tmp_path):
     run.go()
     config = json.loads((run.latest / "config.json").read_text())["mlx_simul"]
     assert (config["target_start"], config["target_starts"]) == ("follow", [8, 20])
+
+
+def test_earlier_turns_in_training_are_remembered(tmp_path):
+    run = Run(options(tmp_path, augment={"history_rate": 0.5}, optimiser={"steps": 1}))
+    run.go()
+    config = json.loads((run.latest / "config.json").read_text())["mlx_simul"]
+    assert config["history_pairs"] == 3
 
 
 def test_a_new_model_needs_a_vocabulary(tmp_path):

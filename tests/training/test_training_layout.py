@@ -48,6 +48,22 @@ def test_the_source_is_what_a_session_reads(chat, layout, sources, target):
     assert example.target[0] == read.header
 
 
+@settings(max_examples=30)
+@given(history=st.lists(st.tuples(TEXTS, TEXTS), max_size=3), source=TEXTS, target=TEXTS)
+def test_earlier_turns_stand_in_the_prefix_and_change_nothing_behind_it(
+    layout, chat, history, source, target
+):
+    alone = layout.example([Pair(source, target)])
+    example = layout.example([Pair(source, target)], [Pair(*pair) for pair in history])
+    prompt = StreamingDataPreparator(chat, instruction=OPTIONS.instruction)
+    assert example.source == prompt.behind(history).tokenize(source).segments
+    assert (example.source[1:], example.target) == (alone.source[1:], alone.target)
+    n_more = len(example.source[0]) - len(alone.source[0])
+    assert n_more >= 2 * len(history)
+    for wait_k in (1, None):
+        assert example.visible(wait_k) == [n + n_more for n in alone.visible(wait_k)]
+
+
 @settings(max_examples=60)
 @given(target=TEXTS)
 def test_the_target_says_its_text_and_ends_once(chat, layout, target):

@@ -56,7 +56,7 @@ def tables(folder: Path, **changes: dict[str, Any]) -> dict[str, Any]:
         "run": {"folder": str(folder / "run"), "log_steps": 2, "validate_steps": 1000},
     }
     for name, table in changes.items():
-        made[name] = table if name == "model" else {**made[name], **table}
+        made[name] = table if name == "model" else {**made.get(name, {}), **table}
     return made
 
 
