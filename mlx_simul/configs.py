@@ -94,6 +94,7 @@ def _left_out(config: Mapping[str, Any], meaning: PretrainedConfig | None) -> di
         and (value is not None or name not in config)
         and name not in _SAYS_NOTHING_OF_THE_WEIGHTS
         and not name.startswith("_")
+        and not isinstance(vars(meaning).get(name), PretrainedConfig)  # a part it does not have
     }
 
 

@@ -24,9 +24,7 @@ from mlx_lm.utils import (
     load_adapters,
     load_config,
     load_model,
-    load_tokenizer,
 )
-from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from mlx_simul import archs
 from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
@@ -41,6 +39,7 @@ from mlx_simul.stored import (
     tied_pair,
     weight_paths,
 )
+from mlx_simul.tokenizer_files import read_tokenizer
 from mlx_simul.tryout import try_out
 
 _logger = logging.getLogger(__name__)
@@ -128,14 +127,7 @@ def load(
             trained = adapters.get(CONFIG_KEY) or {}
             model.streaming_config = {**archs.streaming_config(model), **trained}
     with _explained(f"the tokenizer in {folder}"):
-        tokenizer = load_tokenizer(
-            folder,
-            tokenizer_options(config) | dict(tokenizer_config or {}),
-            eos_token_ids=config.get("eos_token_id"),
-        )
-        # Without its files transformers makes up a tokenizer that knows no text.
-        if not tokenizer.encode("a", add_special_tokens=False):
-            raise ValueError("its vocabulary is empty: tokenizer.json is missing")
+        tokenizer = read_tokenizer(folder, config, tokenizer_config)
     return model, tokenizer
 
 
@@ -295,14 +287,6 @@ def registered_architecture(config: Mapping[str, Any]) -> Architecture:
     for name in config.get("architectures") or ():
         model_type = by_class.get((model_type, name), model_type)
     return archs.find(model_type)
-
-
-def tokenizer_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' ``AutoTokenizer`` must be given for a model of this config.
-
-    Of a type that it does not know it reads RoPE's settings all the same, and fails over them.
-    """
-    return {} if config.get("model_type") in CONFIG_MAPPING else {"config": PretrainedConfig()}
 
 
 def stock_classes(config: dict[str, Any]) -> ModelClasses:

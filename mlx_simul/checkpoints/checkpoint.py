@@ -20,7 +20,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import quantize_model, save_config, save_model
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mlx_simul import archs
 from mlx_simul.checkpoints import folder as contents
@@ -33,9 +33,9 @@ from mlx_simul.loading import (
     load_folder,
     registered_classes,
     stock_classes,
-    tokenizer_options,
 )
 from mlx_simul.stored import refuse_unreadable_formats
+from mlx_simul.tokenizer_files import read_tokenizer as read_folder_tokenizer
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -149,6 +149,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     save_model(folder, checkpoint.model, donate_model=True)
     save_config(dict(checkpoint.config), folder / "config.json")
     checkpoint.tokenizer.save_pretrained(folder)
+    with _conversion_errors():
+        contents.check_tokenizer_files(folder)
 
 
 def copy_generation_config(source: Path, folder: Path) -> None:
@@ -211,8 +213,8 @@ def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
 
 def _folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     try:
-        options = tokenizer_options(config)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        # mlx-lm's wrapper is for use, not for writing.
+        return read_folder_tokenizer(folder, config)._tokenizer
     except Exception as error:  # transformers has no error of its own for a damaged tokenizer
         raise ConversionError(
             f"{folder}: its tokenizer, or the config.json that names it, cannot be read: {error}"

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from mlx_simul.errors import ValidationError
 from mlx_simul.loading import ModelClasses, explained_format, load_folder, registered_classes
 from mlx_simul.stored import UNQUANTISED, StoredTensor, read_header, tied_pair, weight_paths
+from mlx_simul.tokenizer_files import TOKENIZER_FILES
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 _INDEX = "model.safetensors.index.json"
 
@@ -302,7 +302,7 @@ def check_shapes(parameters: Parameters) -> None:
 
 _MAY_BE_UNUSED = re.compile(
     r"rotary_emb|inv_freq|position_ids|attn\.(masked_)?bias$|attention\.(masked_)?bias$"  # computed
-    r"|vision|visual|audio|image|multi_?modal|mm_|embed_(vision|audio)|projector"  # other senses
+    r"|vision|visual|patch|audio|image|multi_?modal|mm_|embed_(vision|audio)|projector"  # other senses
     r"|mtp|nextn|eh_proj|enorm|hnorm|shared_head"  # heads that predict tokens further ahead
     r"|(input|output|weight|activation|k|v|q)_(scale|max|zero_point|shape)|k_scale|v_scale"
 )
