@@ -1,29 +1,101 @@
-"""What transformers 5 writes into a config.json, in the words that mlx-lm reads."""
+"""What a config.json says to transformers 5, in the words that mlx-lm reads."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+_logger = logging.getLogger(__name__)
+
+_SAYS_NOTHING_OF_THE_WEIGHTS = {
+    *(field.name for field in dataclasses.fields(PretrainedConfig)),
+    *("model_type", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
+    *("use_cache", "initializer_range", "pretraining_tp", "output_router_logits"),
+}
+"""Entries of transformers' configs that are about training, tasks and generation."""
+
+_NESTED = ("text_config", "attn_config", "ffn_config")
+"""Where language models keep settings of their own."""
+
 
 def overrides_for_mlx_lm(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says in transformers 5's words, where mlx-lm's families look for it.
+    """What a config means to transformers 5, where mlx-lm's families look for it.
 
-    They would otherwise run with a default base frequency, without scaling, or windowed in other
-    layers, without a word, or not load at all. A nested ``text_config`` is translated as well.
+    Entries that the config leaves out get transformers' defaults, which are not always mlx-lm's: a
+    checkpoint is written for the former. Without the translation, models would run with a wrong
+    base frequency, without scaling, with tied embeddings, or windowed in other layers, without a
+    word, or not load at all. A nested ``text_config`` is translated as well.
+
+    Args:
+        config: The whole config.json; a type that transformers does not know gets no defaults.
+
+    Returns:
+        Entries to put over those of the config.
     """
-    found = _rope_settings(config) | _layer_kinds(config)
+    return _overrides(config, _meaning(config))
+
+
+def _overrides(config: Mapping[str, Any], meaning: PretrainedConfig | None) -> dict[str, Any]:
+    found = _left_out(config, meaning)
+    said = {**config, **found}
+    found |= _rope_settings(said) | _layer_kinds(said)
     for ours, theirs in _RENAMED.get(config.get("model_type", ""), {}).items():
         said = {**config, **found}
         if ours not in config and theirs in said:
             found[ours] = said[theirs]
-    if isinstance(config.get("text_config"), Mapping):
-        found["text_config"] = {
-            **config["text_config"],
-            **overrides_for_mlx_lm(config["text_config"]),
-        }
+    for name in _NESTED:
+        if isinstance(config.get(name), Mapping):
+            part = getattr(meaning, name, None) or _meaning(config[name])
+            found[name] = {**config[name], **_overrides(config[name], part)}
     return found
+
+
+def _meaning(config: Mapping[str, Any]) -> PretrainedConfig | None:
+    """transformers' object for a config; None where it has none."""
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        return None
+    entries = {k: v for k, v in config.items() if k not in _SAYS_NOTHING_OF_THE_WEIGHTS}
+    try:
+        meaning = CONFIG_MAPPING[model_type](**entries)
+    except Exception as error:  # each config class checks what it is given in its own way
+        _logger.warning(
+            "transformers refuses this config.json of type %r, so entries that it leaves out get "
+            "mlx-lm's defaults, which can differ from transformers': %s",
+            model_type,
+            error,
+        )
+        return None
+    # The type's name can stand for a part alone there: Pixtral's is that of its vision tower.
+    return None if "text_config" in config and not hasattr(meaning, "text_config") else meaning
+
+
+def _left_out(config: Mapping[str, Any], meaning: PretrainedConfig | None) -> dict[str, Any]:
+    """Entries that are missing or null, with the values that transformers gives them."""
+    if meaning is None:
+        return {}
+    values = meaning.to_dict()
+    for alias, name in meaning.attribute_map.items():
+        if name in values:
+            values.setdefault(alias, values[name])
+    heads, width = values.get("num_attention_heads"), values.get("hidden_size")
+    if isinstance(heads, int) and heads and isinstance(width, int):
+        # Where a config class has no such entry, the model's code computes it.
+        values.setdefault("head_dim", width // heads)
+    return {
+        name: value
+        for name, value in values.items()
+        if config.get(name) is None
+        and (value is not None or name not in config)
+        and name not in _SAYS_NOTHING_OF_THE_WEIGHTS
+        and not name.startswith("_")
+        and not isinstance(vars(meaning).get(name), PretrainedConfig)  # a part it does not have
+    }
 
 
 _RENAMED = {

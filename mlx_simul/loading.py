@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +24,23 @@ from mlx_lm.utils import (
     load_adapters,
     load_config,
     load_model,
-    load_tokenizer,
 )
-from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from mlx_simul import archs
 from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
 from mlx_simul.configs import overrides_for_mlx_lm
-from mlx_simul.errors import ModelLoadError, SimulError
+from mlx_simul.errors import ModelLoadError, SimulError, ValidationError
 from mlx_simul.kernels import ensure_kernels
+from mlx_simul.stored import (
+    UNQUANTISED,
+    StoredTensor,
+    foreign_format,
+    read_header,
+    refuse_unreadable_formats,
+    tied_pair,
+    weight_paths,
+)
+from mlx_simul.tokenizer_files import read_tokenizer
 from mlx_simul.tryout import try_out
 
 _logger = logging.getLogger(__name__)
@@ -119,14 +128,7 @@ def load(
             trained = adapters.get(CONFIG_KEY) or {}
             model.streaming_config = {**archs.streaming_config(model), **trained}
     with _explained(f"the tokenizer in {folder}"):
-        tokenizer = load_tokenizer(
-            folder,
-            tokenizer_options(config) | dict(tokenizer_config or {}),
-            eos_token_ids=config.get("eos_token_id"),
-        )
-        # Without its files transformers makes up a tokenizer that knows no text.
-        if not tokenizer.encode("a", add_special_tokens=False):
-            raise ValueError("its vocabulary is empty: tokenizer.json is missing")
+        tokenizer = read_tokenizer(folder, config, tokenizer_config)
     return model, tokenizer
 
 
@@ -157,13 +159,19 @@ def load_folder(
     ensure_kernels()
     with _explained(f"the model in {folder}"):
         given = dict(model_config or {})
-        overrides = overrides_for_mlx_lm(load_config(folder) | given) | given
-        model, config = load_model(
-            folder,
-            lazy=lazy or dequantize,
-            model_config=overrides,
-            get_model_classes=get_model_classes or registered_classes,
-        )
+        stated = load_config(folder) | given
+        stored = {k: v for path in weight_paths(folder) for k, v in read_header(path).items()}
+        refuse_unreadable_formats(stored, stated)
+        overrides = overrides_for_mlx_lm(stated) | given
+        overrides |= _untied(stored, stated | overrides)
+        with explained_format(stated):
+            model, config = load_model(
+                _GlobSafe(folder),
+                lazy=lazy or dequantize,
+                model_config=overrides,
+                get_model_classes=get_model_classes or registered_classes,
+            )
+        _refuse_integers(model)
         if dequantize:
             _dequantize(model)
             if not lazy:
@@ -173,6 +181,77 @@ def load_folder(
     if get_model_classes is None:
         model.streaming_architecture = registered_architecture(config)
     return model, config
+
+
+class _GlobSafe(type(Path())):
+    """A folder that mlx-lm finds its files in, whatever characters its name has.
+
+    mlx-lm joins a pattern to the folder's name and gives both to glob, for which brackets,
+    asterisks and question marks in the name would be parts of the pattern.
+    """
+
+    def __truediv__(self, key: str | PathLike[str]) -> Path:
+        here = str(self)
+        return Path(glob.escape(here) if glob.has_magic(str(key)) else here) / key
+
+
+def _untied(stored: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides that keep an output head which is tied by the config but differs in the files.
+
+    transformers takes such a head for what it is; most of mlx-lm's families would drop it.
+    """
+    text = config.get("text_config")
+    is_nested = isinstance(text, Mapping) and "tie_word_embeddings" in text
+    is_tied = any(part.get("tie_word_embeddings") for part in (config, text if is_nested else {}))
+    pair = tied_pair(stored) if is_tied else None
+    if pair is None:
+        return {}
+    head, embedding = (mx.load(str(stored[name].file))[name] for name in pair)
+    if mx.array_equal(head, embedding).item():
+        return {}
+    _logger.warning(
+        "config.json ties the output head to the embeddings (tie_word_embeddings), but %s differs "
+        "from %s in the files; the head is used, as transformers does.",
+        *pair,
+    )
+    untied = {"tie_word_embeddings": False}
+    return untied | ({"text_config": {**text, **untied}} if is_nested else {})
+
+
+def _refuse_integers(model: nn.Module) -> None:
+    """Refuse a model of which some weights are integers without a scale.
+
+    Raises:
+        ModelLoadError: naming the first.
+    """
+    for path, module in model.named_modules():
+        is_quantised = "scales" in module or "weight_scale" in module
+        for name, value in module.items():
+            if not isinstance(value, mx.array) or mx.issubdtype(value.dtype, mx.floating):
+                continue
+            if name.startswith("_") or (is_quantised and name in ("weight", "scales")):
+                continue
+            dtype = str(value.dtype).removeprefix("mlx.core.")
+            raise ModelLoadError(
+                f"{path}.{name} is {dtype} once it is loaded, and no scale belongs to it, so its "
+                f"numbers cannot be used as weights. {UNQUANTISED}"
+            )
+
+
+@contextmanager
+def explained_format(config: Mapping[str, Any]) -> Iterator[None]:
+    """Say of quantised weights that mlx-lm cannot read why, and what to use in their place."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        method = foreign_format(config)
+        if method is None:
+            raise
+        model_type = config.get("model_type")
+        raise ModelLoadError(
+            f"The weights are quantised by {method!r}, and mlx-lm cannot read that for model_type "
+            f"{model_type!r}: {error}\n{UNQUANTISED}"
+        ) from error
 
 
 def _packaged() -> Path:
@@ -210,14 +289,6 @@ def registered_architecture(config: Mapping[str, Any]) -> Architecture:
     for name in config.get("architectures") or ():
         model_type = by_class.get((model_type, name), model_type)
     return archs.find(model_type)
-
-
-def tokenizer_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' ``AutoTokenizer`` must be given for a model of this config.
-
-    Of a type that it does not know it reads RoPE's settings all the same, and fails over them.
-    """
-    return {} if config.get("model_type") in CONFIG_MAPPING else {"config": PretrainedConfig()}
 
 
 def stock_classes(config: dict[str, Any]) -> ModelClasses:

@@ -162,7 +162,7 @@ def cut_in_half(folder):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        pytest.param(cut_in_half, "exceeding the size", id="cut short"),
+        pytest.param(cut_in_half, "file not fully covered", id="cut short"),
         pytest.param(
             lambda f: (f / "model.safetensors").write_bytes(b"x" * 999), "header", id="garbage"
         ),

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 from golden_cases import GOLDEN
 from mlx.utils import tree_flatten
 
-from mlx_simul import testing
+from mlx_simul import loading, testing
 from mlx_simul.archs.base import Architecture
 from mlx_simul.cache import LayerCache
+from mlx_simul.checkpoints import folder as contents
 from mlx_simul.checkpoints import validate as module
 from mlx_simul.checkpoints.validate import run, validate
+from mlx_simul.errors import ValidationError
 from mlx_simul.loading import load_folder
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -78,6 +81,11 @@ def edit_weights(folder: Path, **changes) -> None:
     weights.update({name.replace("__", "."): value for name, value in changes.items()})
     path.unlink()
     mx.save_safetensors(str(path), {k: v for k, v in weights.items() if v is not None})
+
+
+def logits(folder: Path) -> np.ndarray:
+    model, _ = load_folder(folder)
+    return np.array(model(mx.array([[5, 6, 7, 8]])).astype(mx.float32))
 
 
 def cut_short(folder: Path) -> None:
@@ -242,7 +250,7 @@ DAMAGE = {
     "config leaves out a size": (
         lambda f: (f / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}'),
         "tensor shapes",
-        "cannot be loaded",
+        "config.json leaves no place for it",
     ),
     "NaN": (put_nan, "tensor values", f"{Q_PROJ} in model.safetensors holds 1 values"),
     "no tokenizer": (lose_tokenizer, "tokenizer", "holds no tokenizer"),
@@ -319,11 +327,46 @@ def test_missing_chat_template_is_a_note(folder, capsys):
     assert "few-shot frame" in capsys.readouterr().out
 
 
-def test_head_that_the_config_would_drop(folder):
+@pytest.mark.usefixtures("one_law")
+def test_a_head_that_differs_is_used_although_the_config_ties_it(folder):
+    before = logits(folder)
     edit_config(folder, tie_word_embeddings=True)
-    last = list(validate(folder))[-1]
-    assert last.check == "tensor shapes"
-    assert "Set tie_word_embeddings to false" in last.explanation
+    assert np.array_equal(logits(folder), before)
+    assert {row.verdict for row in validate(folder)} == {"ok", "skipped"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.extra.weight", "model.layers.0.self_attn.q_norm.weight", "classifier.weight"],
+)
+def test_weights_of_which_nothing_is_made_are_refused(folder, monkeypatch, name):
+    """mlx-lm's renaming often drops what it does not know, and then loads without a word."""
+    edit_weights(folder, **{name.replace(".", "__"): mx.ones((4,))})
+    known = loading.registered_classes
+
+    def forgetful(config):
+        model_class, args_class = known(config)
+
+        class Forgetful(model_class):
+            def sanitize(self, weights):
+                return super().sanitize({k: v for k, v in weights.items() if k != name})
+
+        return Forgetful, args_class
+
+    parameters = contents.read_parameters(folder, forgetful)
+    contents.check_shapes(parameters)
+    stored = contents.read_headers(folder, contents.weight_files(folder))
+    with pytest.raises(ValidationError, match=f"^{name} is in the files, but .* would drop it"):
+        contents.check_unused(parameters, stored)
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq"])
+def test_what_is_computed_anyway_may_be_in_the_files(folder, name):
+    edit_weights(folder, **{name.replace(".", "__"): mx.ones((4,))})
+    parameters = contents.read_parameters(folder)
+    stored = contents.read_headers(folder, contents.weight_files(folder))
+    assert parameters.unused == [name]
+    contents.check_unused(parameters, stored)
 
 
 @pytest.mark.usefixtures("one_law")

@@ -19,8 +19,8 @@ import mlx.nn as nn
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 from mlx.utils import tree_flatten, tree_map_with_path
-from mlx_lm.utils import load_model, quantize_model, save_config, save_model
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from mlx_lm.utils import quantize_model, save_config, save_model
+from transformers import PreTrainedTokenizerBase
 
 from mlx_simul import archs
 from mlx_simul.checkpoints import folder as contents
@@ -28,9 +28,14 @@ from mlx_simul.checkpoints.folder import Progress
 from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.checkpoints.gguf_model import read_config, read_weights
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
-from mlx_simul.configs import overrides_for_mlx_lm
-from mlx_simul.errors import ConversionError, ValidationError
-from mlx_simul.loading import registered_classes, stock_classes, tokenizer_options
+from mlx_simul.errors import ConversionError, ModelLoadError, ValidationError
+from mlx_simul.loading import (
+    load_folder,
+    registered_classes,
+    stock_classes,
+)
+from mlx_simul.stored import refuse_unreadable_formats
+from mlx_simul.tokenizer_files import read_tokenizer as read_folder_tokenizer
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -58,28 +63,21 @@ def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoi
     """
     with _conversion_errors():
         files = contents.weight_files(folder)
-        n_tensors = len(contents.read_headers(folder, files))
+        stored = contents.read_headers(folder, files)
+        n_tensors = len(stored)
         stored_config = contents.read_json(folder / "config.json")
         contents.check_layers(stored_config, n_tensors)
+        refuse_unreadable_formats(stored, stored_config)
         contents.check_tokenizer_files(folder)
     tokenizer = _folder_tokenizer(folder, stored_config)
     for path, name, weight in progress(_stored_weights(files), "Checking", n_tensors):
         if mx.issubdtype(weight.dtype, mx.floating):
             _refuse_infinite(path, name, weight.astype(DTYPES[dtype]) if dtype else weight, dtype)
-    try:
-        streams = archs.is_registered(str(stored_config.get("model_type")))
-        model, config = load_model(
-            folder,
-            lazy=True,
-            # Families that do not stream read the config in other ways.
-            model_config=overrides_for_mlx_lm(stored_config) if streams else {},
-            get_model_classes=registered_classes if streams else stock_classes,
-        )
-    except Exception as error:  # mlx-lm has no error of its own for a config that does not fit
-        raise ConversionError(
-            f"{folder}: mlx-lm cannot build the model that config.json describes from these "
-            f"weights: {error}"
-        ) from error
+    streams = archs.is_registered(str(stored_config.get("model_type")))
+    get_classes = registered_classes if streams else stock_classes
+    with _conversion_errors():
+        contents.check_parameters(folder, stored_config, stored, get_classes)
+        model, config = load_folder(folder, lazy=True, get_model_classes=get_classes)
     if dtype is not None:
         _cast(model, DTYPES[dtype])
         config.pop("dtype", None)
@@ -151,6 +149,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     save_model(folder, checkpoint.model, donate_model=True)
     save_config(dict(checkpoint.config), folder / "config.json")
     checkpoint.tokenizer.save_pretrained(folder)
+    with _conversion_errors():
+        contents.check_tokenizer_files(folder)
 
 
 def copy_generation_config(source: Path, folder: Path) -> None:
@@ -174,7 +174,7 @@ def _conversion_errors() -> Iterator[None]:
     """What makes a folder invalid makes its conversion fail."""
     try:
         yield
-    except ValidationError as error:
+    except (ValidationError, ModelLoadError) as error:
         raise ConversionError(str(error)) from error
 
 
@@ -213,8 +213,8 @@ def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
 
 def _folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     try:
-        options = tokenizer_options(config)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        # mlx-lm's wrapper is for use, not for writing.
+        return read_folder_tokenizer(folder, config)._tokenizer
     except Exception as error:  # transformers has no error of its own for a damaged tokenizer
         raise ConversionError(
             f"{folder}: its tokenizer, or the config.json that names it, cannot be read: {error}"

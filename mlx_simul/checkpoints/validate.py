@@ -106,9 +106,7 @@ def _rows(folder: Path, progress: Progress) -> Iterator[Row]:
     yield Row("weight files", "ok", f"{len(files)} safetensors, {len(stored)} tensors")
 
     with _check("tensor shapes"):
-        parameters = contents.read_parameters(folder)
-        contents.check_shapes(parameters)
-        contents.check_tied_head(stored, parameters.given)
+        parameters = contents.check_parameters(folder, config, stored)
     yield Row("tensor shapes", "ok", f"{len(parameters.expected)} as the config has them")
 
     with _check("tensor values"):

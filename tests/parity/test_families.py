@@ -71,6 +71,31 @@ def test_a_converted_folder_computes_the_same(
     assert difference(logits(converted), logits(source)) < 1e-6
 
 
+@pytest.mark.parametrize(("model_type", "name"), VARIATIONS)
+def test_a_config_that_leaves_out_all_defaults(model_type: str, name: str, tmp_path: Path):
+    wanted = write_checkpoint(model_type, name, tmp_path)
+    leave_out_defaults(tmp_path / "config.json")
+    assert difference(logits(tmp_path), wanted) < TOLERANCE
+
+
+def test_a_head_that_the_config_ties_by_mistake(tmp_path: Path):
+    """transformers uses a head that differs from the embeddings, whatever the config says."""
+    from transformers import AutoModelForCausalLM
+
+    write_checkpoint("llama", "tied", tmp_path)
+    weights: Any = dict(mx.load(str(tmp_path / "model.safetensors")))
+    embeddings = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embeddings[::-1]
+    mx.eval(weights)
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), weights, metadata={"format": "pt"})
+    import torch
+
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor([TOKENS])).logits[0].numpy()
+    assert difference(logits(tmp_path), wanted) < TOLERANCE
+
+
 def test_a_folder_converted_by_mlx_lms_classes_does_not(
     read_no_tokenizer: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -150,6 +175,23 @@ def transformers_config(model_type: str, name: str) -> dict[str, Any]:
     if model_type in TEXT_ONLY:
         config = {**SPECIAL_TOKENS, **config["text_config"]}
     return config | TRANSFORMERS.get(model_type, {}) | TRANSFORMERS.get(f"{model_type}-{name}", {})
+
+
+def leave_out_defaults(path: Path) -> None:
+    """Drop from a config.json what transformers would take in its place anyway."""
+    from transformers import CONFIG_MAPPING
+
+    def shortened(config: dict[str, Any]) -> dict[str, Any]:
+        known = config.get("model_type") in CONFIG_MAPPING
+        defaults = CONFIG_MAPPING[config["model_type"]]().to_dict() if known else {}
+        kept = {
+            name: shortened(value) if name == "text_config" else value
+            for name, value in config.items()
+            if name == "model_type" or name not in defaults or defaults[name] != value
+        }
+        return kept
+
+    path.write_text(json.dumps(shortened(json.loads(path.read_text()))))
 
 
 def auto_class(model_type: str, is_wrapper: bool = False) -> Any:
