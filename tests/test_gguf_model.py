@@ -16,7 +16,8 @@ from tiny_checkpoints import (
 
 from mlx_simul.checkpoints import gguf_model
 from mlx_simul.checkpoints.gguf import GGUFFile
-from mlx_simul.checkpoints.gguf_model import read_config, read_weights, restore_rotary_layout
+from mlx_simul.checkpoints.gguf_config import read_config
+from mlx_simul.checkpoints.gguf_model import read_weights, restore_rotary_layout
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.errors import ConversionError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import shutil
 from collections import Counter
@@ -26,7 +25,9 @@ from mlx_simul import archs
 from mlx_simul.checkpoints import folder as contents
 from mlx_simul.checkpoints.folder import Progress
 from mlx_simul.checkpoints.gguf import GGUFFile
-from mlx_simul.checkpoints.gguf_model import read_config, read_weights
+from mlx_simul.checkpoints.gguf_config import read_config
+from mlx_simul.checkpoints.gguf_model import read_weights
+from mlx_simul.checkpoints.gguf_split import open_gguf
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ConversionError, ValidationError
@@ -99,12 +100,11 @@ def read_gguf(path: Path, dtype: str | None, progress: Progress) -> Checkpoint:
     Raises:
         ConversionError: if it cannot be read, or its weights are not finite in ``dtype``.
     """
-    file = GGUFFile(path)
+    file = open_gguf(path)
     config = read_config(file)
     tokenizer = read_tokenizer(file)
     dtype = dtype or _stored_dtype(file)
-    family = importlib.import_module(f"mlx_lm.models.{_mlx_module(config)}")
-    model = family.Model(family.ModelArgs.from_dict(config))
+    model = _fresh_model(config)
     shapes = {name: value.shape for name, value in _parameters(model)}
     weights = []
     for name, values in progress(read_weights(file, config, shapes), "Reading", len(shapes)):
@@ -230,6 +230,13 @@ def _stored_dtype(file: GGUFFile) -> str:
     return exact.get(most, "float16")
 
 
-def _mlx_module(config: dict[str, Any]) -> str:
-    """Return mlx-lm's module for a model read from GGUF; Mistral is its llama with a window."""
-    return "qwen2" if config["model_type"] == "qwen2" else "llama"
+def _fresh_model(config: Mapping[str, Any]) -> nn.Module:
+    """Return the model of a config, as mlx-lm's loader has it before it gets its weights."""
+    model_class, args_class = registered_classes(dict(config))
+    model = model_class(args_class.from_dict({**config, **overrides_for_mlx_lm(config)}))
+    if config["tie_word_embeddings"] and hasattr(model, "sanitize"):  # as mlx-lm's loader asks
+        # Some models learn only from the weights that there is not a head.
+        given = dict(_parameters(model))
+        given.pop("lm_head.weight", None)
+        model.sanitize(given)
+    return model
