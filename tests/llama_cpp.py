@@ -127,15 +127,19 @@ def write(
     architecture: str,
     metadata: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
-    kind: GGMLQuantizationType = F32,
+    kind: GGMLQuantizationType | Mapping[str, GGMLQuantizationType] = F32,
     **options: Any,
 ) -> Path:
-    """Write metadata and tensors; vectors stay float32, as the converter leaves them."""
+    """Write metadata and tensors, of one type or of each its own.
+
+    Vectors stay float32, as the converter leaves them. ``options`` are the writer's.
+    """
     writer = GGUFWriter(path, architecture, **options)
     for key, value in metadata.items():
         _add(writer, key, value)
     for name, values in tensors.items():
-        stored = kind if values.ndim > 1 else F32
+        chosen = kind[name] if isinstance(kind, Mapping) else kind
+        stored = chosen if values.ndim > 1 else F32
         writer.add_tensor(name, quantize(np.float32(values), stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -240,9 +244,7 @@ def _permuted(rows: np.ndarray, n_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _joined(
-    config: Mapping[str, Any], weights: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _joined(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Join what the converter joins, and part what it parts: experts, and norms of heads."""
     found: dict[str, Any] = {}
     lists: dict[str, dict[int, np.ndarray]] = {}

@@ -137,9 +137,7 @@ _USED = Entry("expert_used_count", int)
 _LOCAL_EXPERTS = {"num_local_experts": Entry("expert_count", int), "num_experts_per_tok": _USED}
 _EXPERTS = {"num_experts": Entry("expert_count", int), "num_experts_per_tok": _USED}
 _EXPERT_SIZE = {"moe_intermediate_size": Entry("expert_feed_forward_length", int)}
-_SHARED_SIZE = {
-    "shared_expert_intermediate_size": Entry("expert_shared_feed_forward_length", int)
-}
+_SHARED_SIZE = {"shared_expert_intermediate_size": Entry("expert_shared_feed_forward_length", int)}
 # Softmax over all experts, and then the best of them; whether these are made to sum to one is each
 # family's own, and newer files say it.
 _SOFTMAX = {"{arch}.expert_gating_func": (0, 1)}
@@ -318,7 +316,9 @@ FAMILIES = (
         constants=_SILU,
         present={"use_qkv_bias": "blk.0.attn_q.bias", "qk_layernorm": "blk.0.attn_q_norm.weight"},
         absent={"use_parallel_residual": "blk.0.ffn_norm.weight"},
-        neutral={"{arch}.use_parallel_residual": (True, False)},  # the tensors decide, as told above
+        neutral={
+            "{arch}.use_parallel_residual": (True, False)
+        },  # the tensors decide, as told above
         scaling=NO_SCALING,
         rotates_part=True,
     ),
@@ -372,9 +372,7 @@ def family_of(file: GGUFFile) -> Family:
             "Convert the safetensors checkpoint of this model instead."
         )
     # An entry that is for files with a window comes after the one for those without.
-    return next(
-        (family for family in reversed(fitting) if has_window or not family.needs_window)
-    )
+    return next(family for family in reversed(fitting) if has_window or not family.needs_window)
 
 
 def _is_set(file: GGUFFile, key: str) -> bool:

@@ -21,24 +21,50 @@ from mlx_simul.checkpoints.gguf import GGUFFile, brief
 from mlx_simul.errors import ConversionError
 
 READ = frozenset(
-    """
-    general.architecture general.alignment
-    split.no split.count split.tensors.count
-    {arch}.context_length {arch}.embedding_length {arch}.block_count {arch}.feed_forward_length
-    {arch}.attention.head_count {arch}.attention.head_count_kv {arch}.attention.key_length
-    {arch}.attention.value_length {arch}.attention.layer_norm_epsilon
-    {arch}.attention.layer_norm_rms_epsilon
-    {arch}.rope.dimension_count {arch}.rope.freq_base {arch}.rope.scale_linear
-    {arch}.rope.scaling.type {arch}.rope.scaling.factor {arch}.rope.scaling.attn_factor
-    {arch}.rope.scaling.original_context_length {arch}.rope.scaling.yarn_ext_factor
-    {arch}.rope.scaling.yarn_attn_factor {arch}.rope.scaling.yarn_beta_fast
-    {arch}.rope.scaling.yarn_beta_slow
-    tokenizer.ggml.model tokenizer.ggml.pre tokenizer.ggml.tokens tokenizer.ggml.token_type
-    tokenizer.ggml.scores tokenizer.ggml.merges tokenizer.ggml.bos_token_id
-    tokenizer.ggml.eos_token_id tokenizer.ggml.eot_token_id tokenizer.ggml.eom_token_id
-    tokenizer.ggml.unknown_token_id tokenizer.ggml.padding_token_id tokenizer.ggml.add_bos_token
-    tokenizer.ggml.add_eos_token tokenizer.ggml.add_space_prefix tokenizer.chat_template
-    """.split()
+    [
+        "general.architecture",
+        "general.alignment",
+        "split.no",
+        "split.count",
+        "split.tensors.count",
+        "{arch}.context_length",
+        "{arch}.embedding_length",
+        "{arch}.block_count",
+        "{arch}.feed_forward_length",
+        "{arch}.attention.head_count",
+        "{arch}.attention.head_count_kv",
+        "{arch}.attention.key_length",
+        "{arch}.attention.value_length",
+        "{arch}.attention.layer_norm_epsilon",
+        "{arch}.attention.layer_norm_rms_epsilon",
+        "{arch}.rope.dimension_count",
+        "{arch}.rope.freq_base",
+        "{arch}.rope.scale_linear",
+        "{arch}.rope.scaling.type",
+        "{arch}.rope.scaling.factor",
+        "{arch}.rope.scaling.attn_factor",
+        "{arch}.rope.scaling.original_context_length",
+        "{arch}.rope.scaling.yarn_ext_factor",
+        "{arch}.rope.scaling.yarn_attn_factor",
+        "{arch}.rope.scaling.yarn_beta_fast",
+        "{arch}.rope.scaling.yarn_beta_slow",
+        "tokenizer.ggml.model",
+        "tokenizer.ggml.pre",
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.token_type",
+        "tokenizer.ggml.scores",
+        "tokenizer.ggml.merges",
+        "tokenizer.ggml.bos_token_id",
+        "tokenizer.ggml.eos_token_id",
+        "tokenizer.ggml.eot_token_id",
+        "tokenizer.ggml.eom_token_id",
+        "tokenizer.ggml.unknown_token_id",
+        "tokenizer.ggml.padding_token_id",
+        "tokenizer.ggml.add_bos_token",
+        "tokenizer.ggml.add_eos_token",
+        "tokenizer.ggml.add_space_prefix",
+        "tokenizer.chat_template",
+    ]
 )
 
 NEVER: tuple[Any, ...] = ()

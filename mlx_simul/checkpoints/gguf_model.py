@@ -9,7 +9,7 @@ one added; StableLM's norms of the single heads as one tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,10 @@ class Stored:
 
 
 def read_weights(
-    file: GGUFFile, config: Mapping[str, Any], shapes: Mapping[str, Shape]
+    file: GGUFFile,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+    without: Collection[str] = (),
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the model's weights as float32, by mlx-lm's names and in its layout.
 
@@ -55,12 +58,15 @@ def read_weights(
         file: The file.
         config: What ``read_config`` made of it.
         shapes: The parameters that the model has, each with its shape.
+        without: Those that are not to be read.
 
     Raises:
         ConversionError: before the first weight, if a tensor is missing, left over or of another
             shape; later, if one cannot be dequantised or is not finite.
     """
     for name, stored in locate_weights(file, config, shapes).items():
+        if name in without:
+            continue
         values = file.read(stored.tensor)
         if stored.row is not None:
             values = values[stored.row]

@@ -122,6 +122,11 @@ def _yarn(file: GGUFFile, prefix: str, factor: float, magnitude: float) -> dict[
     whole = above_zero(file, key, 0.1 * math.log(max(factor, 1)) + 1)
     if key in file.metadata or not math.isclose(magnitude, 1, rel_tol=1e-6):
         scaling["attention_factor"] = whole * magnitude
+        if factor <= 1 and not math.isclose(whole * magnitude, 1, rel_tol=1e-6):
+            raise ConversionError(
+                f"{file.path} asks for YaRN's attention_factor {whole * magnitude} with a factor "
+                f"of {factor}; mlx-lm's models have one only with a factor above 1."
+            )
     return scaling
 
 
