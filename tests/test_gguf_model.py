@@ -1,5 +1,6 @@
 """Config and weights from GGUF: the checkpoint that the file was made from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from tiny_checkpoints import (
 
 from mlx_simul.checkpoints import gguf_model
 from mlx_simul.checkpoints.gguf import GGUFFile
-from mlx_simul.checkpoints.gguf_model import read_config, read_weights, restore_rotary_layout
+from mlx_simul.checkpoints.gguf_config import read_config
+from mlx_simul.checkpoints.gguf_model import read_weights, restore_rotary_layout
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.errors import ConversionError
 
@@ -54,15 +56,10 @@ def test_weights_come_back_exactly(
 ) -> None:
     path = write_tiny(tmp_path / "m.gguf", family)
     assert equal(weights_of(path, family), golden_weights(family))
-    broken = {
-        "llama": ("restore_rotary_layout", lambda rows, n_heads: rows),
-        "qwen2": ("architecture", lambda file: "llama"),
-    }
-    monkeypatch.setattr(gguf_model, *broken[family])
-    file = GGUFFile(path)
-    config = golden_config(family)
-    shapes = {name: values.shape for name, values in golden_weights(family).items()}
-    assert not equal(dict(read_weights(file, config, shapes)), golden_weights(family))
+    own = gguf_model.family_of
+    other = {"llama": {"is_interleaved": False}, "qwen2": {"is_interleaved": True}}[family]
+    monkeypatch.setattr(gguf_model, "family_of", lambda file: replace(own(file), **other))
+    assert not equal(weights_of(path, family), golden_weights(family))
 
 
 @given(
@@ -114,25 +111,6 @@ def test_llama_3_scaling_is_recovered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
-        ({"rope.scaling.type": "none"}, {"rope_scaling": None}),
-        (
-            {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
-            {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-        ),
-        (
-            {
-                "rope.scaling.type": "yarn",
-                "rope.scaling.factor": 4.0,
-                "rope.scaling.original_context_length": 512,
-            },
-            {
-                "rope_scaling": {
-                    "rope_type": "yarn",
-                    "factor": 4.0,
-                    "original_max_position_embeddings": 512,
-                }
-            },
-        ),
         (
             {"attention.sliding_window": 128},
             {
@@ -168,9 +146,9 @@ CONTRADICTIONS = {
     "llama.block_count": (2**31, "claims 2147483648 layers"),
     "llama.context_length": (0, "must be at least 1"),
     "llama.rope.dimension_count": (8, "rotates 8 of 16"),
-    "llama.rope.scaling.type": ("longrope", "Supported: none, linear, yarn"),
-    "llama.expert_count": (8, "mixture of experts"),
-    "split.count": (3, "llama-gguf-split --merge"),
+    "llama.rope.scaling.type": ("dynamic", "Supported: none, linear, yarn"),
+    "llama.expert_count": (8, "does not state 'llama.expert_used_count'"),
+    "llama.attention.value_length": (32, "value_length is 32 and attention.key_length 16"),
     "llama.attention.layer_norm_rms_epsilon": ("small", "should be of type float"),
     "tokenizer.ggml.eos_token_id": ("2", "should be of type int, but is '2'"),
     "llama.rope.freq_base": (float("nan"), "must be finite"),
@@ -206,8 +184,11 @@ def test_missing_metadata_is_named(tmp_path: Path, key: str) -> None:
 
 
 def test_another_architecture_is_refused_with_the_supported_ones(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "m.gguf", {}, architecture="gemma3")
-    with pytest.raises(ConversionError, match=r"'gemma3'.*Supported: llama, qwen2"):
+    path = write_gguf(tmp_path / "m.gguf", {}, architecture="bert")
+    with pytest.raises(ConversionError, match=r"'bert', which.*Supported: .*llama.*qwen2"):
+        read_config(GGUFFile(path))
+    path = write_tiny(tmp_path / "m.gguf", "qwen2", metadata={"qwen2.expert_count": 4})
+    with pytest.raises(ConversionError, match="'qwen2' with experts, which cannot"):
         read_config(GGUFFile(path))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import shutil
 from collections import Counter
@@ -26,7 +25,10 @@ from mlx_simul import archs
 from mlx_simul.checkpoints import folder as contents
 from mlx_simul.checkpoints.folder import Progress
 from mlx_simul.checkpoints.gguf import GGUFFile
-from mlx_simul.checkpoints.gguf_model import read_config, read_weights
+from mlx_simul.checkpoints.gguf_blocks import BITS, GROUP_SIZE, read_blocks
+from mlx_simul.checkpoints.gguf_config import read_config
+from mlx_simul.checkpoints.gguf_model import Stored, locate_weights, read_weights
+from mlx_simul.checkpoints.gguf_split import open_gguf
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.errors import ConversionError, ModelLoadError, ValidationError
 from mlx_simul.loading import (
@@ -85,30 +87,42 @@ def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoi
     return Checkpoint(model, config, tokenizer)
 
 
-def read_gguf(path: Path, dtype: str | None, progress: Progress) -> Checkpoint:
-    """Read a GGUF file of the llama or qwen2 family.
+def read_gguf(
+    path: Path, dtype: str | None, progress: Progress, keep_quantized: bool = False
+) -> Checkpoint:
+    """Read a GGUF file of one of the families of ``gguf_families``.
 
     Args:
-        path: The file.
+        path: The file; of one in pieces, any piece.
         dtype: What to cast the weights to; None keeps the type most of them are stored in, and
             takes float16 for quantised ones, whose scales have that type.
         progress: Shows which weights have been read.
+        keep_quantized: Leave the weights of Q4_0, Q4_1 and Q8_0 as they are stored, number by
+            number, in MLX's quantised layers.
 
     Raises:
-        ConversionError: if it cannot be read, or its weights are not finite in ``dtype``.
+        ConversionError: if it cannot be read, its weights are not finite in ``dtype``, or none of
+            them, or not in ``dtype``, can be kept as they are stored.
     """
-    file = GGUFFile(path)
+    file = open_gguf(path)
     config = read_config(file)
     tokenizer = read_tokenizer(file)
     dtype = dtype or _stored_dtype(file)
-    family = importlib.import_module(f"mlx_lm.models.{_mlx_module(config)}")
-    model = family.Model(family.ModelArgs.from_dict(config))
+    model = _fresh_model(config)
     shapes = {name: value.shape for name, value in _parameters(model)}
+    kept = _keep_quantized(file, config, model, shapes, dtype) if keep_quantized else {}
     weights = []
-    for name, values in progress(read_weights(file, config, shapes), "Reading", len(shapes)):
-        weight = mx.array(np.ascontiguousarray(values)).astype(DTYPES[dtype])
-        _refuse_infinite(path, name, weight, dtype)
-        weights.append((name, weight))
+    dense = read_weights(file, config, shapes, kept)
+    for name, values in progress(dense, "Reading", len(shapes) - len(kept)):
+        weights.append((name, _finite(path, name, values, dtype)))
+    for name, stored in progress(kept.items(), "Keeping", len(kept)):
+        affine = read_blocks(file, stored)
+        layer = name.removesuffix(".weight")
+        weights += [
+            (name, mx.array(affine.weight)),
+            (f"{layer}.scales", _finite(path, f"{layer}.scales", affine.scales, dtype)),
+            (f"{layer}.biases", _finite(path, f"{layer}.biases", affine.biases, dtype)),
+        ]
     model.load_weights(weights)
     config["torch_dtype"] = dtype
     return Checkpoint(model, config, tokenizer)
@@ -230,6 +244,68 @@ def _stored_dtype(file: GGUFFile) -> str:
     return exact.get(most, "float16")
 
 
-def _mlx_module(config: dict[str, Any]) -> str:
-    """Return mlx-lm's module for a model read from GGUF; Mistral is its llama with a window."""
-    return "qwen2" if config["model_type"] == "qwen2" else "llama"
+def _finite(path: Path, name: str, values: np.ndarray, dtype: str) -> mx.array:
+    weight = mx.array(np.ascontiguousarray(values)).astype(DTYPES[dtype])
+    _refuse_infinite(path, name, weight, dtype)
+    return weight
+
+
+def _keep_quantized(
+    file: GGUFFile,
+    config: dict[str, Any],
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: str,
+) -> dict[str, Stored]:
+    """Make layers quantised whose weights can be kept; say so in the config.
+
+    Returns:
+        Where the weights of these layers lie, by name.
+    """
+    if dtype == "bfloat16":
+        raise ConversionError(
+            f"{file.path}: bfloat16 cannot hold the float16 scales of quantised weights without "
+            "loss. Use --dtype float16 or float32."
+        )
+    modules = dict(model.named_modules())
+    kept = {
+        name: stored
+        for name, stored in locate_weights(file, config, shapes).items()
+        if file.tensors[stored.tensor].type in BITS
+        and hasattr(modules.get(name.removesuffix(".weight")), "to_quantized")
+    }
+    if not kept:
+        raise ConversionError(
+            f"{file.path} holds no layer of type {', '.join(kind.name for kind in BITS)}, so none "
+            "can be kept as it is. Leave out --keep-quantized."
+        )
+    formats = {
+        name.removesuffix(".weight"): {
+            "group_size": GROUP_SIZE,
+            "bits": BITS[file.tensors[stored.tensor].type],
+            "mode": "affine",
+        }
+        for name, stored in kept.items()
+    }
+    nn.quantize(model, class_predicate=lambda path, _: formats.get(path, False))
+    usual = Counter(one["bits"] for one in formats.values()).most_common(1)[0][0]
+    config["quantization"] = {
+        "group_size": GROUP_SIZE,
+        "bits": usual,
+        "mode": "affine",
+        **{path: one for path, one in formats.items() if one["bits"] != usual},
+    }
+    config["quantization_config"] = config["quantization"]
+    return kept
+
+
+def _fresh_model(config: Mapping[str, Any]) -> nn.Module:
+    """Return the model of a config, as mlx-lm's loader has it before it gets its weights."""
+    model_class, args_class = registered_classes(dict(config))
+    model = model_class(args_class.from_dict({**config, **overrides_for_mlx_lm(config)}))
+    if config["tie_word_embeddings"] and hasattr(model, "sanitize"):  # as mlx-lm's loader asks
+        # Some models learn only from the weights that there is not a head.
+        given = dict(_parameters(model))
+        given.pop("lm_head.weight", None)
+        model.sanitize(given)
+    return model

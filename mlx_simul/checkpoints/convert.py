@@ -65,6 +65,7 @@ def convert(
     *,
     dtype: str | None = None,
     quantization: Quantization | None = None,
+    keep_quantized: bool = False,
     force: bool = False,
     revision: str | None = None,
     progress: Progress = silent,
@@ -72,11 +73,13 @@ def convert(
     """Convert a checkpoint into an MLX folder, which appears whole or not at all.
 
     Args:
-        source: A folder of safetensors, a GGUF file, or one of these on the Hugging Face Hub
-            (``owner/name``, ``owner/name/file.gguf``).
+        source: A folder of safetensors, a GGUF file (of one in pieces, any piece), or one of these
+            on the Hugging Face Hub (``owner/name``, ``owner/name/file.gguf``).
         target: The folder to write.
         dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``; None keeps what the source has.
         quantization: How to quantise; None leaves the weights as they are.
+        keep_quantized: Of a GGUF file, leave the weights of Q4_0, Q4_1 and Q8_0 as they are stored,
+            in MLX's quantised layers; they are turned into ``dtype`` otherwise, as all others are.
         force: Replace a target that holds a model already.
         revision: Branch, tag or commit on the Hub.
         progress: Wraps each sequence of steps, and shows how far it has got.
@@ -87,8 +90,13 @@ def convert(
     Raises:
         ConversionError: if the source cannot be converted or the target cannot be written. The
             target is then as it was.
-        InvalidOptionError: if ``dtype`` is not one of the three.
+        InvalidOptionError: if ``dtype`` is not one of the three, or weights are both to be
+            quantised and to be kept as they are.
     """
+    if keep_quantized and quantization is not None:
+        raise InvalidOptionError(
+            "keep_quantized keeps the weights as they are and quantization changes them: give one."
+        )
     if dtype is not None and dtype not in DTYPES:
         raise InvalidOptionError(f"dtype is {dtype!r}. Possible: {', '.join(DTYPES)}.")
     target = Path(target).expanduser().resolve()
@@ -97,7 +105,7 @@ def convert(
             path = locate(source, revision)
             if target in (path.resolve(), *path.resolve().parents):
                 raise ConversionError(f"{target} holds the source; name another folder to write.")
-            _write(path, folder, dtype, quantization, progress)
+            _write(path, folder, dtype, quantization, keep_quantized, progress)
     except OSError as error:
         raise ConversionError(f"Converting {source} to {target} failed: {error}") from error
     return target
@@ -108,17 +116,23 @@ def _write(
     folder: Path,
     dtype: str | None,
     quantization: Quantization | None,
+    keep_quantized: bool,
     progress: Progress,
 ) -> None:
     from mlx_simul.checkpoints import checkpoint as steps
 
     steps.refuse_pickle(path)
+    if keep_quantized and path.is_dir():
+        raise ConversionError(
+            f"{path} is a folder, and --keep-quantized is for a GGUF file. Leave it out: quantised "
+            "weights of a folder stay as they are."
+        )
     if path.is_dir():
         checkpoint = steps.read_folder(path, dtype, progress)
     elif path.suffix == ".safetensors":
         raise ConversionError(f"{path} is one file of a model; name its folder, {path.parent}.")
     else:
-        checkpoint = steps.read_gguf(path, dtype, progress)
+        checkpoint = steps.read_gguf(path, dtype, progress, keep_quantized)
     if quantization is not None:
         checkpoint = steps.quantise(
             checkpoint, quantization.bits, quantization.group_size, progress
@@ -148,9 +162,14 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
         )
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    from mlx_simul.checkpoints.gguf_split import piece_names
+
     try:
         if inside:
-            return Path(hf_hub_download(owner_and_name, inside, revision=revision))
+            folder, _, name = inside.rpartition("/")
+            pieces = [f"{folder}/{piece}".lstrip("/") for piece in piece_names(name)]
+            paths = [hf_hub_download(owner_and_name, piece, revision=revision) for piece in pieces]
+            return Path(paths[0])
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
         raise ConversionError(
@@ -172,6 +191,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=Q_GROUP_SIZES,
         help="weights that share a scale (default: 64)",
+    )
+    parser.add_argument(
+        "--keep-quantized",
+        action="store_true",
+        help="keep Q4_0, Q4_1 and Q8_0 weights of a GGUF file as they are stored",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
@@ -199,6 +223,7 @@ def run(args: argparse.Namespace) -> int:
             args.target,
             dtype=args.dtype,
             quantization=quantization,
+            keep_quantized=args.keep_quantized,
             force=args.force,
             revision=args.revision,
             progress=progress,

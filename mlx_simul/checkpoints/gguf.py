@@ -15,7 +15,7 @@ and how they are turned back into numbers, stays with the ``gguf`` package.
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -57,20 +57,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies in the file; ``shape`` is outermost first, as numpy has it."""
+    """Where one tensor lies in a file's bytes; ``shape`` is outermost first, as numpy has it."""
 
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
     offset: int
     n_bytes: int
+    data: mmap.mmap = field(repr=False, compare=False)
 
 
 class GGUFFile:
     """The metadata and tensors of one GGUF file, mapped into memory.
 
     Args:
-        path: A little-endian GGUF file, version 2 or 3, in one piece.
+        path: A little-endian GGUF file, version 2 or 3, or one piece of it.
 
     Raises:
         ConversionError: if it is not such a file, ends early, or contradicts itself.
@@ -81,8 +82,8 @@ class GGUFFile:
         if path.stat().st_size == 0:
             raise ConversionError(f"{path} is empty: download it again.")
         with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        cursor = _Cursor(path, self._map)
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        cursor = _Cursor(path, data)
         n_tensors, n_entries = _read_preamble(cursor)
         self.metadata: dict[str, Any] = {}
         for _ in range(n_entries):
@@ -120,7 +121,7 @@ class GGUFFile:
             )
         if type(value) is not kind:
             raise ConversionError(
-                f"{self.path}: {key!r} should be of type {kind.__name__}, but is {_brief(value)}."
+                f"{self.path}: {key!r} should be of type {kind.__name__}, but is {brief(value)}."
             )
         return value
 
@@ -136,29 +137,38 @@ class GGUFFile:
             )
         return self.tensors[name].shape
 
+    def blocks(self, name: str) -> np.ndarray:
+        """Return a tensor as it is stored: uint8, each row's blocks one after the other.
+
+        Raises:
+            ConversionError: if the file has no such tensor.
+        """
+        shape = self.shape(name)
+        info = self.tensors[name]
+        raw = np.frombuffer(info.data, np.uint8, info.n_bytes, info.offset)
+        return raw.reshape(*shape[:-1], -1)
+
     def read(self, name: str) -> np.ndarray:
         """Return a tensor as float32, dequantised.
 
         Raises:
             ConversionError: if it is missing, of a type that cannot be dequantised, or not finite.
         """
-        shape = self.shape(name)
-        info = self.tensors[name]
-        raw = np.frombuffer(self._map, np.uint8, info.n_bytes, info.offset)
+        raw, kind = self.blocks(name), self.tensors[name].type
         try:
             with np.errstate(all="ignore"):  # what is not finite is refused below, by name
-                values = dequantize(raw.reshape(*shape[:-1], -1), info.type)
+                values = dequantize(raw, kind)
         except NotImplementedError as error:
             raise ConversionError(
-                f"{self.path}: tensor {name!r} is of type {info.type.name}, which cannot be "
-                "dequantised. Use an F32, F16, BF16, Q8_0, Q4_0, Q4_1 or K-quant file."
+                f"{self.path}: tensor {name!r} is of type {kind.name}, which cannot be "
+                "dequantised. Use an F32, F16, BF16, Q4_0 to Q8_0, K-quant or I-quant file."
             ) from error
         if not np.isfinite(values).all():
             raise ConversionError(
                 f"{self.path}: tensor {name!r} holds NaN or infinite weights. The file is "
                 "damaged, or its quantisation failed: use another one."
             )
-        return values.reshape(shape)
+        return values.reshape(self.shape(name))
 
 
 class _Cursor:
@@ -271,7 +281,9 @@ def _read_tensors(cursor: _Cursor, n_tensors: int, alignment: int) -> dict[str, 
                 f"{cursor.path} is truncated: tensor {name!r} ends at byte "
                 f"{start + offset + n_bytes}, the file at {len(cursor.data)}. Download it again."
             )
-        tensors[name] = TensorInfo(name, shape, GGMLQuantizationType(kind), start + offset, n_bytes)
+        tensors[name] = TensorInfo(
+            name, shape, GGMLQuantizationType(kind), start + offset, n_bytes, cursor.data
+        )
     in_order = sorted(tensors.values(), key=lambda tensor: tensor.offset)
     for before, after in pairwise(in_order):
         if before.offset + before.n_bytes > after.offset:
@@ -279,7 +291,7 @@ def _read_tensors(cursor: _Cursor, n_tensors: int, alignment: int) -> dict[str, 
     return tensors
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     """Show a value in an error message, however long it is."""
     text = repr(value)
     return f"{text[:60]}..." if len(text) > 63 else text
