@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 # Texts that leave the next one's tokens alone, to be tried in this order: some tokenizers join line
 # breaks, drop them, or join letters.
@@ -37,13 +38,7 @@ class PieceEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        control = {
-            token: added.content
-            for token, added in tokenizer.added_tokens_decoder.items()
-            if added.special or _is_control(added.content)
-        }
-        self.control_ids = frozenset(control)
-        self.thought_ids = frozenset(i for i, text in control.items() if _THOUGHT.search(text))
+        self.control_ids, self.thought_ids = _control_ids_of(tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Encodes a text alone; control tokens in it count."""
@@ -105,6 +100,28 @@ class PieceEncoder:
         """Gives the token that the tokenizer itself puts before a text, or nothing."""
         first = self._tokenizer.encode("a", add_special_tokens=True)[:1]
         return first if first == [self._tokenizer.bos_token_id] else []
+
+
+# Gemma has thousands of them. Each beside the number of entries it was made from.
+_cache: WeakKeyDictionary[Any, tuple[int, tuple[frozenset[int], frozenset[int]]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _control_ids_of(tokenizer: Any) -> tuple[frozenset[int], frozenset[int]]:
+    """The control tokens, and those of thoughts among them; computed once per tokenizer."""
+    n_known, found = _cache.get(tokenizer, (-1, (frozenset(), frozenset())))
+    if n_known == len(tokenizer):
+        return found
+    control = {
+        token: added.content
+        for token, added in tokenizer.added_tokens_decoder.items()
+        if added.special or _is_control(added.content)
+    }
+    thoughts = (token for token, text in control.items() if _THOUGHT.search(text))
+    found = frozenset(control), frozenset(thoughts)
+    _cache[tokenizer] = len(tokenizer), found
+    return found
 
 
 def _is_control(text: str) -> bool:

@@ -83,7 +83,7 @@ class StreamingLayout:
             source_language=options.source_language,
             target_language=options.target_language,
             frame=options.frame,
-            date=options.date and Date.fromisoformat(options.date),
+            date=None if options.date is None else Date.fromisoformat(options.date),
         )
         self._encode_word = lru_cache(_MAX_CACHED_WORDS)(
             partial(prompt.encode_word, is_first=False)
