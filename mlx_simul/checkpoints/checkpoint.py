@@ -28,6 +28,7 @@ from mlx_simul.checkpoints.folder import Progress
 from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.checkpoints.gguf_model import read_config, read_weights
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
+from mlx_simul.checkpoints.parameters import check_parameters
 from mlx_simul.errors import ConversionError, ModelLoadError, ValidationError
 from mlx_simul.loading import (
     load_folder,
@@ -76,7 +77,7 @@ def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoi
     streams = archs.is_registered(str(stored_config.get("model_type")))
     get_classes = registered_classes if streams else stock_classes
     with _conversion_errors():
-        contents.check_parameters(folder, stored_config, stored, get_classes)
+        check_parameters(folder, stored_config, stored, get_classes)
         model, config = load_folder(folder, lazy=True, get_model_classes=get_classes)
     if dtype is not None:
         _cast(model, DTYPES[dtype])

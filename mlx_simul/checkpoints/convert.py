@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import ConversionError, InvalidOptionError
+from mlx_simul.paths import expanded
 
 if TYPE_CHECKING:
     from mlx_simul.checkpoints.folder import Progress, T
@@ -92,7 +93,7 @@ def convert(
     """
     if dtype is not None and dtype not in DTYPES:
         raise InvalidOptionError(f"dtype is {dtype!r}. Possible: {', '.join(DTYPES)}.")
-    target = Path(target).expanduser().resolve()
+    target = expanded(target).resolve()
     try:
         with replacing_folder(target, force=force) as folder:
             path = locate(source, revision)
@@ -138,7 +139,7 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     Raises:
         ConversionError: if there is no such path, and it cannot be downloaded either.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.exists():
         return path
     owner_and_name, inside = "/".join(path.parts[:2]), "/".join(path.parts[2:])

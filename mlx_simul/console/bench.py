@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -19,6 +18,7 @@ from mlx_simul.bench import CORRECTING, INSTRUCTION, Bench, drafting, growth, sp
 from mlx_simul.bench_batch import BatchBench, throughput
 from mlx_simul.blas import describe
 from mlx_simul.loading import load
+from mlx_simul.paths import expanded
 
 SPEED_COLUMNS = {
     "wait_k": "wait-k",
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=_sizes, default=[1, 2, 4, 8, 16], metavar="N,...", help="sessions at once"
     )
     parser.add_argument("--no-tiny", action="store_true", help="leave the tiny model out")
-    parser.add_argument("--json", type=Path, help="write all figures here too")
+    parser.add_argument("--json", type=expanded, help="write all figures here too")
 
 
 def run(args: argparse.Namespace) -> int:

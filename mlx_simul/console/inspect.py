@@ -14,6 +14,7 @@ from mlx_simul.console.live import emit, harmless
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.extras import require
+from mlx_simul.paths import expanded
 from mlx_simul.policies import JudgingPolicy, Shown, parse_policy, policy_names, usage
 
 # From no attention to half of what falls on the source, in equal steps.
@@ -173,7 +174,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show it though the policy goes without (of the heads that calibrate found)",
     )
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it: .png or .svg")
+    parser.add_argument("--picture", type=expanded, metavar="FILE", help="draw it: .png or .svg")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import mlx_simul.before_mlx
@@ -33,6 +32,7 @@ from mlx_simul.evaluation.translate import Translator
 from mlx_simul.extras import require
 from mlx_simul.loading import DEFAULT_MODEL, find_folder, load
 from mlx_simul.pairs import PairKeys
+from mlx_simul.paths import expanded
 from mlx_simul.policies import parse_policy
 from mlx_simul.session import SessionOptions
 
@@ -80,7 +80,7 @@ def evaluate(
             f"no such session option: {', '.join(sorted(unknown))}; SimulSession's own names, "
             "but no policy, which is named by itself, and nothing that JSON has no value for."
         )
-    if options.adapter is not None and not Path(options.adapter).is_dir():
+    if options.adapter is not None and not expanded(options.adapter).is_dir():
         raise InvalidOptionError(
             f"there is no folder {options.adapter}; the adapter is the one that holds "
             "adapters.safetensors and adapter_config.json."
@@ -91,7 +91,7 @@ def evaluate(
         require("matplotlib", "eval", "leave the plot out (--no-plot)")
     keys = PairKeys(options.source_key, options.target_key)
     items = read_corpus(options.corpus, options.references, keys, options.split, options.n_sources)
-    folder = ResultFolder(Path(options.folder), _setting(options, items))
+    folder = ResultFolder(expanded(options.folder), _setting(options, items))
     folder.require_distinct(options.policies)
     _translate(options, items, folder, report or (lambda *_: None))
     records = {spec: _in_order(folder, spec, len(items)) for spec in options.policies}
@@ -183,13 +183,13 @@ def _options_from(table: Mapping[str, Any]) -> EvaluationOptions:
 
 def _shown(path_or_id: str) -> str:
     """A file by its name alone: others have it elsewhere. An id of the hub is all of it."""
-    path = Path(path_or_id)
+    path = expanded(path_or_id)
     return path.absolute().name if path.exists() else path_or_id
 
 
 def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any]:
     """All that decides what a translation is, its policy excepted."""
-    adapter = options.adapter and files_digest(Path(options.adapter))
+    adapter = options.adapter and files_digest(expanded(options.adapter))
     return {
         "model": files_digest(find_folder(options.model or DEFAULT_MODEL)),
         "adapter": adapter,

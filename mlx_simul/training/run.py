@@ -22,6 +22,7 @@ from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.extras import require
 from mlx_simul.pairs import Pair, PairKeys, corpus_digest, read_pairs
+from mlx_simul.paths import expanded
 from mlx_simul.training.batches import Batches
 from mlx_simul.training.config import WHOLE, as_tables, make_options
 from mlx_simul.training.layout import StreamingLayout
@@ -75,7 +76,7 @@ class Run:
 
     def __init__(self, options: TrainOptions, report: Reporter | None = None) -> None:
         self.options = options
-        self.folder = Path(options.run.folder)
+        self.folder = expanded(options.run.folder)
         self._report = report or (lambda step: None)
         if options.run.plot:
             require("matplotlib", "train", "leave run.plot out")
