@@ -26,11 +26,12 @@ from mlx_lm.utils import (
     load_model,
 )
 
-from mlx_simul import archs
+from mlx_simul import archs, peft_adapters
 from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
 from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ModelLoadError, SimulError, ValidationError
 from mlx_simul.kernels import ensure_kernels
+from mlx_simul.paths import expanded
 from mlx_simul.stored import (
     UNQUANTISED,
     StoredTensor,
@@ -75,7 +76,8 @@ def load(
     Args:
         path_or_hf_repo: a folder, or the id of a Hugging Face repository, fetched once; by default
             the model that comes with the package, which translates English to French.
-        adapter_path: a folder with LoRA or DoRA adapters, or fully fine-tuned weights.
+        adapter_path: a folder with LoRA or DoRA adapters, mlx-lm's or PEFT's, or fully
+            fine-tuned weights of mlx-lm's.
         revision: branch, tag or commit of the repository.
         tokenizer_config: extra arguments for the tokenizer.
         model_config: entries that override config.json.
@@ -122,14 +124,22 @@ def load(
         model.streaming_config = dict(config.get(CONFIG_KEY) or {})
     if adapter_path is not None:
         with _explained(f"the adapters in {adapter_path}"):
-            model = load_adapters(model, str(adapter_path))
-            model.eval()
-            adapters = json.loads(Path(adapter_path, "adapter_config.json").read_text("utf-8"))
-            trained = adapters.get(CONFIG_KEY) or {}
+            trained = put_on(model, expanded(adapter_path)).get(CONFIG_KEY) or {}
             model.streaming_config = {**archs.streaming_config(model), **trained}
     with _explained(f"the tokenizer in {folder}"):
         tokenizer = read_tokenizer(folder, config, tokenizer_config)
     return model, tokenizer
+
+
+def put_on(model: nn.Module, adapter: Path) -> dict[str, Any]:
+    """Put adapters on a model, in place; mlx-lm's, or PEFT's. Returns their config."""
+    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    if peft_adapters.is_peft(config):
+        peft_adapters.apply(model, adapter, config)
+    else:
+        load_adapters(model, str(adapter))
+    model.eval()
+    return config
 
 
 def load_folder(
@@ -309,7 +319,7 @@ def find_folder(path_or_hf_repo: str | PathLike[str], revision: str | None = Non
     Raises:
         ModelLoadError: if there is neither such a folder nor such a repository.
     """
-    folder = Path(path_or_hf_repo)
+    folder = expanded(path_or_hf_repo)
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_simul.errors import DataError, InvalidOptionError
+from mlx_simul.paths import expanded
 
 MAX_LINE_CHARS = 1 << 16
 """A line with more characters than this is refused, compressed or not."""
@@ -69,7 +70,7 @@ def read_pairs(
         DataError: if there is no such dataset, its format is unknown, or a line is no pair.
     """
     keys = keys or PairKeys()
-    path = Path(path_or_dataset)
+    path = expanded(path_or_dataset)
     parse = _parser(path, keys)
     if parse is None:
         yield from _dataset_pairs(str(path_or_dataset), keys, split)

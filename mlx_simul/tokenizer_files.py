@@ -59,8 +59,8 @@ def read_tokenizer(
     # Without its files transformers makes up a tokenizer that knows no text.
     if not tokenizer.encode("a", add_special_tokens=False):
         raise ModelLoadError(
-            f"{folder} holds no tokenizer that knows any text: its vocabulary is empty: "
-            "tokenizer.json is missing. Fetch the tokenizer's files again."
+            f"the tokenizer in {folder} cannot be used: its vocabulary is empty: tokenizer.json is "
+            "missing. Fetch the tokenizer's files again."
         )
     if not tokenizer.has_chat_template:
         _tell_of_no_template(folder, tokenizer)

@@ -74,7 +74,7 @@ def test_a_template_is_found_used_and_kept(folder: Path, tmp_path: Path, place: 
     PLACES[place](folder)
     wanted = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     for path in (folder, convert(folder, tmp_path / "target")):
-        model, tokenizer = mlx_simul.load(path)
+        _, tokenizer = mlx_simul.load(path)
         assert turn(tokenizer) == wanted
         prompt = mlx_simul.StreamingDataPreparator(tokenizer, instruction="Translate")
         assert prompt.header_text.endswith("assistant\n")

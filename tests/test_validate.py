@@ -19,6 +19,7 @@ from mlx_simul import loading, testing
 from mlx_simul.archs.base import Architecture
 from mlx_simul.cache import LayerCache
 from mlx_simul.checkpoints import folder as contents
+from mlx_simul.checkpoints import parameters as parameters_of
 from mlx_simul.checkpoints import validate as module
 from mlx_simul.checkpoints.validate import run, validate
 from mlx_simul.errors import ValidationError
@@ -353,20 +354,20 @@ def test_weights_of_which_nothing_is_made_are_refused(folder, monkeypatch, name)
 
         return Forgetful, args_class
 
-    parameters = contents.read_parameters(folder, forgetful)
-    contents.check_shapes(parameters)
+    parameters = parameters_of.read_parameters(folder, forgetful)
+    parameters_of.check_shapes(parameters)
     stored = contents.read_headers(folder, contents.weight_files(folder))
     with pytest.raises(ValidationError, match=f"^{name} is in the files, but .* would drop it"):
-        contents.check_unused(parameters, stored)
+        parameters_of.check_unused(parameters, stored)
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq"])
 def test_what_is_computed_anyway_may_be_in_the_files(folder, name):
     edit_weights(folder, **{name.replace(".", "__"): mx.ones((4,))})
-    parameters = contents.read_parameters(folder)
+    parameters = parameters_of.read_parameters(folder)
     stored = contents.read_headers(folder, contents.weight_files(folder))
     assert parameters.unused == [name]
-    contents.check_unused(parameters, stored)
+    parameters_of.check_unused(parameters, stored)
 
 
 @pytest.mark.usefixtures("one_law")

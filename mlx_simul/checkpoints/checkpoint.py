@@ -30,6 +30,7 @@ from mlx_simul.checkpoints.gguf_config import read_config
 from mlx_simul.checkpoints.gguf_model import Stored, locate_weights, read_weights
 from mlx_simul.checkpoints.gguf_split import open_gguf
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
+from mlx_simul.checkpoints.parameters import check_parameters
 from mlx_simul.errors import ConversionError, ModelLoadError, ValidationError
 from mlx_simul.loading import (
     load_folder,
@@ -78,7 +79,7 @@ def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoi
     streams = archs.is_registered(str(stored_config.get("model_type")))
     get_classes = registered_classes if streams else stock_classes
     with _conversion_errors():
-        contents.check_parameters(folder, stored_config, stored, get_classes)
+        check_parameters(folder, stored_config, stored, get_classes)
         model, config = load_folder(folder, lazy=True, get_model_classes=get_classes)
     if dtype is not None:
         _cast(model, DTYPES[dtype])

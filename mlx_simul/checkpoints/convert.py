@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import ConversionError, InvalidOptionError
 from mlx_simul.terminal import emit, ending_tidily
+from mlx_simul.paths import expanded
 
 if TYPE_CHECKING:
     from mlx_simul.checkpoints.folder import Progress, T
@@ -99,7 +100,7 @@ def convert(
         )
     if dtype is not None and dtype not in DTYPES:
         raise InvalidOptionError(f"dtype is {dtype!r}. Possible: {', '.join(DTYPES)}.")
-    target = Path(target).expanduser().resolve()
+    target = expanded(target).resolve()
     try:
         with replacing_folder(target, force=force) as folder:
             path = locate(source, revision)
@@ -151,7 +152,7 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     Raises:
         ConversionError: if there is no such path, and it cannot be downloaded either.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.exists():
         return path
     owner_and_name, inside = "/".join(path.parts[:2]), "/".join(path.parts[2:])

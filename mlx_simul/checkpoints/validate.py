@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from mlx_simul.checkpoints.convert import progress_bar, silent
 from mlx_simul.errors import ModelLoadError, PromptError, ValidationError
 from mlx_simul.terminal import emit
+from mlx_simul.paths import expanded
 
 if TYPE_CHECKING:
     import mlx.nn as nn
@@ -88,6 +89,7 @@ def validate(folder: Path, *, progress: Progress = silent) -> Iterator[Row]:
 def _rows(folder: Path, progress: Progress) -> Iterator[Row]:
     from mlx_simul import archs
     from mlx_simul.checkpoints import folder as contents
+    from mlx_simul.checkpoints.parameters import check_parameters
     from mlx_simul.loading import load
     from mlx_simul.prompts import StreamingDataPreparator
 
@@ -106,7 +108,7 @@ def _rows(folder: Path, progress: Progress) -> Iterator[Row]:
     yield Row("weight files", "ok", f"{len(files)} safetensors, {len(stored)} tensors")
 
     with _check("tensor shapes"):
-        parameters = contents.check_parameters(folder, config, stored)
+        parameters = check_parameters(folder, config, stored)
     yield Row("tensor shapes", "ok", f"{len(parameters.expected)} as the config has them")
 
     with _check("tensor values"):
@@ -287,7 +289,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if nothing failed, else 1.
     """
-    folder = _packaged() if args.folder is None else args.folder.expanduser()
+    folder = _packaged() if args.folder is None else expanded(args.folder)
     with progress_bar() as progress:
         rows = list(validate(folder, progress=progress))
     _print_table(rows)

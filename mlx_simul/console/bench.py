@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -20,6 +19,7 @@ from mlx_simul.blas import describe
 from mlx_simul.console.arguments import require_writable
 from mlx_simul.console.tables import fitting_table
 from mlx_simul.loading import load
+from mlx_simul.paths import expanded
 
 SPEED_COLUMNS = {
     "wait_k": "wait-k",
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=_sizes, default=[1, 2, 4, 8, 16], metavar="N,...", help="sessions at once"
     )
     parser.add_argument("--no-tiny", action="store_true", help="leave the tiny model out")
-    parser.add_argument("--json", type=Path, help="write all figures here too")
+    parser.add_argument("--json", type=expanded, help="write all figures here too")
 
 
 def run(args: argparse.Namespace) -> int:

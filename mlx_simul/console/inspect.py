@@ -11,6 +11,7 @@ from typing import Any
 from mlx_simul.console.arguments import add_languages, require_writable, utf8
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.paths import expanded
 from mlx_simul.pictures import picture, require_matplotlib, save
 from mlx_simul.policies import JudgingPolicy, Shown, parse_policy, policy_names, usage
 from mlx_simul.terminal import emit, harmless
@@ -159,7 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show it though the policy goes without (of the heads that calibrate found)",
     )
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it: .png or .svg")
+    parser.add_argument("--picture", type=expanded, metavar="FILE", help="draw it: .png or .svg")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_simul.console.arguments import add_instruction, add_languages, loading, utf8
 from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.loop import Limits
+from mlx_simul.paths import expanded
 from mlx_simul.policies import WHOLE, parse_policy, policy_names, usage
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _read_glossary(path: str) -> dict[str, str]:
 
 def _read_option_file(option: str, path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open(expanded(path), "rb") as file:
             data = file.read(MAX_OPTION_FILE_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from mlx_simul.console.live import (
 )
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.errors import InvalidOptionError, SimulError
+from mlx_simul.paths import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +72,7 @@ def _opened(args: argparse.Namespace) -> Iterator[Source]:
         yield LiveText(sys.stdin.fileno())
     else:
         try:
-            fd = os.open(args.file, os.O_RDONLY)
+            fd = os.open(expanded(args.file), os.O_RDONLY)
         except (OSError, ValueError) as error:
             raise InvalidOptionError(f"--file {args.file}: {error}.") from error
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlx_simul.errors import DataError
 from mlx_simul.pairs import Pair, PairKeys, checked_pair, read_pairs, text_lines
+from mlx_simul.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def read_corpus(
             there is nothing in them.
     """
     if references:
-        items = _aligned(Path(path), [Path(each) for each in references])
+        items = _aligned(expanded(path), [expanded(each) for each in references])
     else:
         items = group_by_source(read_pairs(path, keys, split))
     if not items:

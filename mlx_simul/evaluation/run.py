@@ -40,6 +40,7 @@ from mlx_simul.evaluation.translate import Translator
 from mlx_simul.loading import DEFAULT_MODEL, find_folder, load
 from mlx_simul.pairs import PairKeys
 from mlx_simul.pictures import require_matplotlib
+from mlx_simul.paths import expanded
 from mlx_simul.policies import parse_policy
 from mlx_simul.session import SessionOptions
 
@@ -87,7 +88,7 @@ def evaluate(
             f"no such session option: {', '.join(sorted(unknown))}; SimulSession's own names, "
             "but no policy, which is named by itself, and nothing that JSON has no value for."
         )
-    if options.adapter is not None and not Path(options.adapter).is_dir():
+    if options.adapter is not None and not expanded(options.adapter).is_dir():
         raise InvalidOptionError(
             f"there is no folder {options.adapter}; the adapter is the one that holds "
             "adapters.safetensors and adapter_config.json."
@@ -99,7 +100,7 @@ def evaluate(
     keys = PairKeys(options.source_key, options.target_key)
     items = read_corpus(options.corpus, options.references, keys, options.split, options.n_sources)
     date = options.session.get("date")
-    folder = ResultFolder(Path(options.folder), _setting(options, items), date and str(date))
+    folder = ResultFolder(expanded(options.folder), _setting(options, items), date and str(date))
     options = replace(options, session={**options.session, "date": folder.date})
     folder.require_distinct(options.policies)
     if options.quality:
@@ -194,7 +195,7 @@ def _options_from(table: Mapping[str, Any]) -> EvaluationOptions:
 
 def _shown(path_or_id: str) -> str:
     """A file by its name alone: others have it elsewhere. An id of the hub is all of it."""
-    path = Path(path_or_id)
+    path = expanded(path_or_id)
     name = path.absolute().name if path.exists() else path_or_id
     # A name in another encoding than UTF-8 is shown with escapes, as JSON cannot say it.
     return os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -202,7 +203,7 @@ def _shown(path_or_id: str) -> str:
 
 def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any]:
     """All that decides what a translation is, its policy excepted."""
-    adapter = options.adapter and files_digest(Path(options.adapter))
+    adapter = options.adapter and files_digest(expanded(options.adapter))
     return {
         "model": files_digest(find_folder(options.model or DEFAULT_MODEL)),
         "adapter": adapter,

@@ -29,6 +29,7 @@ from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.loading import CONFIG_KEY, load
 from mlx_simul.needs import HEADS_KEY
 from mlx_simul.pairs import Pair, read_pairs
+from mlx_simul.paths import expanded
 from mlx_simul.policies.base import Head, require_count
 from mlx_simul.terminal import emit
 from mlx_simul.training.layout import Example, StreamingLayout
@@ -129,7 +130,9 @@ def _require_config(folder: Path) -> Path:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", type=Path, help="folder of the model; its config.json is changed")
+    parser.add_argument(
+        "model", type=expanded, help="folder of the model; its config.json is changed"
+    )
     parser.add_argument("--data", required=True, metavar="FILE", help="pairs: .tsv or .jsonl")
     parser.add_argument("--heads", type=int, default=DEFAULT_HEADS, metavar="N", help="at most")
     parser.add_argument("--pairs", type=int, default=DEFAULT_PAIRS, metavar="N", help="to run on")

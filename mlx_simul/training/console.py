@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mlx_simul.paths import expanded
 from mlx_simul.terminal import emit
 from mlx_simul.training.config import make_options, read_config, set_option
 from mlx_simul.training.options import TrainOptions
@@ -36,7 +36,9 @@ _FLAGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``mlx-simul train``."""
-    parser.add_argument("config", nargs="?", type=Path, help="a TOML file with the run's options")
+    parser.add_argument(
+        "config", nargs="?", type=expanded, help="a TOML file with the run's options"
+    )
     for name, (flag, kind, metavar, about) in _FLAGS.items():
         parser.add_argument(flag, dest=name, type=kind, metavar=metavar, help=f"{about} ({name})")
     parser.add_argument(

@@ -25,6 +25,7 @@ from mlx_simul.evaluation.corpus import group_by_source
 from mlx_simul.evaluation.quality import require_scorable
 from mlx_simul.pairs import Pair, PairKeys, corpus_digest, read_pairs
 from mlx_simul.pictures import require_matplotlib
+from mlx_simul.paths import expanded
 from mlx_simul.training.batches import Batches
 from mlx_simul.training.config import WHOLE, as_tables, make_options
 from mlx_simul.training.layout import StreamingLayout
@@ -77,7 +78,7 @@ class Run:
     """
 
     def __init__(self, options: TrainOptions, report: Reporter | None = None) -> None:
-        self.folder = Path(options.run.folder)
+        self.folder = expanded(options.run.folder)
         self.options = options = self._dated(options)
         self._report = report or (lambda step: None)
         if options.run.plot:

@@ -1,4 +1,4 @@
-"""Folders with Mistral's own tokenizer file, beside mistral-common, whose package brings real ones."""
+"""Folders with Mistral's own tokenizer file; mistral-common, which reads it, brings real ones."""
 
 from __future__ import annotations
 
