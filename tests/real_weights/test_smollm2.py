@@ -1,49 +1,27 @@
 """SmolLM2-135M-Instruct, from the GGUF file to a translation (tox -e real-weights).
 
 The file and the folder made of it are kept in $MLX_SIMUL_CACHE, by default where
-tools/fetch_smollm2.py keeps the file.
+tools/fetch_weights.py keeps the file.
 """
 
 import argparse
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from golden_cases import GOLDEN
 
 import mlx_simul
-from mlx_simul.checkpoints.convert import convert
 from mlx_simul.checkpoints.validate import run
 
 pytestmark = pytest.mark.real_weights
 
-ROOT = Path(__file__).parents[2]
 CASES = json.loads((GOLDEN / "smollm2_golden.json").read_text())["generation"]
 SOURCE = "Good morning, how are you today?"
 
 
-def fetch_tool():
-    """tools/fetch_smollm2.py as a module."""
-    path = ROOT / "tools" / "fetch_smollm2.py"
-    spec = importlib.util.spec_from_file_location("fetch_smollm2", path)
-    tool = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
 @pytest.fixture(scope="module")
-def folder():
-    """The float32 folder, converted again whenever the package has changed."""
-    tool = fetch_tool()
-    cache = tool.CACHE
-    target = cache / "SmolLM2-135M-Instruct-float32"
-    config = target / "config.json"
-    changed_s = max(p.stat().st_mtime for p in (ROOT / "mlx_simul").rglob("*.py"))
-    if not config.is_file() or config.stat().st_mtime < changed_s:
-        convert(tool.fetch(cache), target, dtype="float32", force=True)
-    return target
+def folder(converted):
+    return converted("smollm2", "SmolLM2-135M-Instruct-float32")
 
 
 @pytest.fixture(scope="module")

