@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mlx_simul.errors import ModelLoadError
+
 
 def overrides_for_mlx_lm(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config says in transformers 5's words, where mlx-lm's families look for it.
@@ -24,6 +26,19 @@ def overrides_for_mlx_lm(config: Mapping[str, Any]) -> dict[str, Any]:
             **overrides_for_mlx_lm(config["text_config"]),
         }
     return found
+
+
+def refuse_own_code(config: Mapping[str, Any]) -> None:
+    """Pass if mlx-lm builds the model from its own classes. Its release 0.31 runs others unasked.
+
+    Raises:
+        ModelLoadError: if the checkpoint names a file of its own code.
+    """
+    if config.get("model_file") is not None:
+        raise ModelLoadError(
+            f"config.json names a file of code, model_file={config['model_file']!r}; code that "
+            "comes with a checkpoint is not run. If mlx-lm has the family, remove that entry."
+        )
 
 
 _RENAMED = {

@@ -29,7 +29,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from mlx_simul import archs
 from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
-from mlx_simul.configs import overrides_for_mlx_lm
+from mlx_simul.configs import overrides_for_mlx_lm, refuse_own_code
 from mlx_simul.errors import ModelLoadError, SimulError
 from mlx_simul.tryout import try_out
 
@@ -155,7 +155,9 @@ def load_folder(
     """
     with _explained(f"the model in {folder}"):
         given = dict(model_config or {})
-        overrides = overrides_for_mlx_lm(load_config(folder) | given) | given
+        stored = load_config(folder) | given
+        refuse_own_code(stored)
+        overrides = overrides_for_mlx_lm(stored) | given
         model, config = load_model(
             folder,
             lazy=lazy or dequantize,

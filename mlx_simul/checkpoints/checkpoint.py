@@ -28,7 +28,7 @@ from mlx_simul.checkpoints.folder import Progress
 from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.checkpoints.gguf_model import read_config, read_weights
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
-from mlx_simul.configs import overrides_for_mlx_lm
+from mlx_simul.configs import overrides_for_mlx_lm, refuse_own_code
 from mlx_simul.errors import ConversionError, ValidationError
 from mlx_simul.loading import registered_classes, stock_classes, tokenizer_options
 
@@ -67,6 +67,7 @@ def read_folder(folder: Path, dtype: str | None, progress: Progress) -> Checkpoi
         if mx.issubdtype(weight.dtype, mx.floating):
             _refuse_infinite(path, name, weight.astype(DTYPES[dtype]) if dtype else weight, dtype)
     try:
+        refuse_own_code(stored_config)
         streams = archs.is_registered(str(stored_config.get("model_type")))
         model, config = load_model(
             folder,
