@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
+from mlx_simul.errors import ModelLoadError
+
 _logger = logging.getLogger(__name__)
 
 _SAYS_NOTHING_OF_THE_WEIGHTS = {
@@ -96,6 +98,19 @@ def _left_out(config: Mapping[str, Any], meaning: PretrainedConfig | None) -> di
         and not name.startswith("_")
         and not isinstance(vars(meaning).get(name), PretrainedConfig)  # a part it does not have
     }
+
+
+def refuse_own_code(config: Mapping[str, Any]) -> None:
+    """Pass if mlx-lm builds the model from its own classes. Its release 0.31 runs others unasked.
+
+    Raises:
+        ModelLoadError: if the checkpoint names a file of its own code.
+    """
+    if config.get("model_file") is not None:
+        raise ModelLoadError(
+            f"config.json names a file of code, model_file={config['model_file']!r}; code that "
+            "comes with a checkpoint is not run. If mlx-lm has the family, remove that entry."
+        )
 
 
 _RENAMED = {

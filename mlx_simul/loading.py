@@ -28,7 +28,7 @@ from mlx_lm.utils import (
 
 from mlx_simul import archs, peft_adapters
 from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
-from mlx_simul.configs import overrides_for_mlx_lm
+from mlx_simul.configs import overrides_for_mlx_lm, refuse_own_code
 from mlx_simul.errors import ModelLoadError, SimulError, ValidationError
 from mlx_simul.kernels import ensure_kernels
 from mlx_simul.paths import expanded
@@ -170,6 +170,7 @@ def load_folder(
     with _explained(f"the model in {folder}"):
         given = dict(model_config or {})
         stated = load_config(folder) | given
+        refuse_own_code(stated)
         stored = {k: v for path in weight_paths(folder) for k, v in read_header(path).items()}
         refuse_unreadable_formats(stored, stated)
         overrides = overrides_for_mlx_lm(stated) | given

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mlx_simul.before_mlx
@@ -18,7 +21,9 @@ from tiny_models import first_of, fresh_model
 from transformers import AutoTokenizer
 
 import mlx_simul
-from mlx_simul import ModelLoadError, UnknownArchitectureError, archs, loading
+from mlx_simul import ConversionError, ModelLoadError, UnknownArchitectureError, archs, loading
+from mlx_simul.archs import rewrites
+from mlx_simul.checkpoints.convert import convert
 from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.testing import LAWS
 
@@ -205,6 +210,26 @@ def test_code_in_a_checkpoint_is_not_run(folder):
     edit_config(folder, model_file="evil.py")
     with pytest.raises(ModelLoadError, match=r"evil\.py"):
         mlx_simul.load(folder)
+    # mlx-lm 0.31 would run it in any case, so that this does not depend on mlx-lm.
+    with pytest.raises(ConversionError, match=r"evil\.py.*is not run"):
+        convert(folder, folder.parent / "converted")
+
+
+def test_a_family_that_the_installed_mlx_lm_does_not_have(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlx_lm.models.talkie", None)
+    with pytest.raises(UnknownArchitectureError, match=r"'talkie'.*upgrade mlx-lm"):
+        replace(archs.find("talkie"), rewrite=None).classes  # noqa: B018
+
+
+def test_the_allowed_mlx_lm_can_load_what_it_has():
+    """Families that a later release brought stand in a module of their own."""
+    recent = {t for t, home in rewrites.HOMES.items() if home == "recent"}
+    code = "import sys\n" + "".join(f"sys.modules['mlx_lm.models.{t}'] = None\n" for t in recent)
+    code += "from mlx_simul import archs\n"
+    others = set(rewrites.HOMES) - recent
+    code += f"for name in {sorted(others)}: archs.find(name).classes\n"
+    code += f"for name in {sorted(recent)}: archs.find(name)\n"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_file_where_a_folder_belongs(folder):
@@ -226,6 +251,13 @@ def test_rope_settings_are_found_where_transformers_5_writes_them(folder, scalin
     assert np.array_equal(logits(mlx_simul.load(folder)[0]), old)
     path.write_text(json.dumps(config))
     assert not np.array_equal(logits(mlx_simul.load(folder)[0]), old)
+
+
+def test_exaone_is_read_as_transformers_writes_it():
+    found = overrides_for_mlx_lm(
+        {"model_type": "exaone", "num_hidden_layers": 3, "rms_norm_eps": 1e-5}
+    )
+    assert found == {"num_layers": 3, "layer_norm_epsilon": 1e-5}
 
 
 def test_yarn_is_read_as_transformers_reads_it():
