@@ -26,7 +26,7 @@ from mlx_simul.generate import stream_generate
 from mlx_simul.loading import load
 from mlx_simul.policies import WaitK
 from mlx_simul.prompts import StreamingDataPreparator
-from mlx_simul.training.augment import with_disfluencies, without_punctuation
+from mlx_simul.training.augment import caption, with_disfluencies, without_punctuation
 from mlx_simul.training.options import AugmentOptions
 
 WAIT_K = {"1": 1, "3": 3, "5": 5, "7": 7, "whole": 1 << 20}
@@ -46,8 +46,8 @@ def spoken(text: str) -> str:
 LOOKS: Mapping[str, Callable[[str], str]] = {
     "lower case": str.lower,
     "no punctuation": without_punctuation,
-    "captions": lambda text: without_punctuation(text).lower(),
-    "speech": lambda text: without_punctuation(spoken(text)).lower(),
+    "captions": caption,
+    "speech": lambda text: caption(spoken(text)),
 }
 
 

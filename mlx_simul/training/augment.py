@@ -8,7 +8,7 @@ in both texts, and a cut leaves of both texts the halves that translate each oth
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import regex
@@ -83,16 +83,25 @@ class Augmenter:
         sources = [pair.source for pair in turns]
         if draw.random() < options.disfluent_rate:
             sources = [with_disfluencies(text, options.fillers, draw) for text in sources]
-        spelling = draw.random()
-        unpunctuated = options.caption_rate + options.unpunctuated_rate
-        if spelling < unpunctuated:
-            sources = [without_punctuation(text) for text in sources]
-        if (
-            spelling < options.caption_rate
-            or 0 <= spelling - unpunctuated < options.lower_case_rate
+        spelled = self._spelling(draw)
+        return [Pair(spelled(text), pair.target) for text, pair in zip(sources, turns, strict=True)]
+
+    def _spelling(self, draw: random.Random) -> Callable[[str], str]:
+        options, left = self._options, draw.random()
+        for spelled, rate in (
+            (caption, options.caption_rate),
+            (without_punctuation, options.unpunctuated_rate),
+            (str.lower, options.lower_case_rate),
         ):
-            sources = [text.lower() for text in sources]
-        return [Pair(text, pair.target) for text, pair in zip(sources, turns, strict=True)]
+            if left < rate:
+                return spelled
+            left -= rate
+        return str
+
+
+def caption(text: str) -> str:
+    """A text without punctuation and without capitals."""
+    return without_punctuation(text).lower()
 
 
 def without_punctuation(text: str) -> str:

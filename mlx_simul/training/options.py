@@ -113,10 +113,10 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """How samples are made like what live sources bring; all of it is off by default.
+    """How clean pairs are made like what live sources bring; all of it is off by default.
 
-    A rate is a share of the samples, drawn from ``batches.seed``. The three spellings exclude each
-    other; everything else may meet. Texts are taken to have spaces between their words.
+    A rate is a share of the samples, drawn from ``batches.seed``. A source has one of the three
+    spellings at most; the other changes combine freely. They expect spaces between words.
 
     Attributes:
         lower_case_rate: sources in lower case.
@@ -124,9 +124,9 @@ class AugmentOptions:
         caption_rate: sources with neither, as many recognisers write.
         disfluent_rate: sources with fillers and repeated words, as people speak.
         fillers: those that may be put in.
-        cut_rate: turns that end or begin in mid-sentence, with the half of the target that belongs
-            to them. Word links learned from the pairs say where such a cut is honest; a pair that
-            has no such place stays whole.
+        cut_rate: turns that end or begin in mid-sentence, with the half of the target that
+            translates them. Word links learned from the pairs say where a cut is possible; a pair
+            without such a place stays whole.
         values_rate: pairs whose numbers and times of day, where both texts hold the same digits,
             become others.
         names_rate: pairs whose names, where both texts hold them, become others of their group.
