@@ -16,6 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
+from mlx_simul.characters import is_visible
 from mlx_simul.errors import DataError, InvalidOptionError
 
 MAX_LINE_CHARS = 1 << 16
@@ -116,7 +117,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                         f"{path}, line {number}: longer than {MAX_LINE_CHARS} characters; split "
                         "the text into sentences or short passages."
                     )
-                if line.strip():
+                if is_visible(line):
                     yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(
@@ -183,8 +184,8 @@ def checked_pair(source: Any, target: Any) -> Pair:
     for name, text in (("source", source), ("target", target)):
         if not isinstance(text, str):
             raise ValueError(f"the {name} is no text but {type(text).__name__}.")
-        if not text.strip():
-            raise ValueError(f"the {name} is empty.")
+        if not is_visible(text):
+            raise ValueError(f"the {name} is empty: {text!r} shows no word.")
         if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
             raise ValueError(f"the {name} holds half a character (a lone surrogate).")
     return Pair(source.strip(), target.strip())

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mlx_simul.characters import is_spaceless, is_visible
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.segmenter import (
     MAX_GRAPHEME_CHARS,
     MAX_WORD_CHARS,
     SourceSegmenter,
-    is_spaceless,
 )
 
 FAMILY = "👩\u200d👩\u200d👧"

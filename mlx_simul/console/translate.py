@@ -21,6 +21,7 @@ from mlx_simul.console.live import (
     TextView,
     View,
     WholeText,
+    exit_code,
     run_session,
 )
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
@@ -55,8 +56,7 @@ def run(args: argparse.Namespace) -> int:
         session = session_maker(args, options)()
         with _view(args) as view, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: view.note(str(message))
-            run_session(session, source, view)
-    return 0
+            return exit_code(run_session(session, source, view))
 
 
 @contextmanager
