@@ -11,17 +11,18 @@ from fractions import Fraction
 
 from mlx_simul.words import ends_sentence
 
-DRY_WORDS = 3
-"""Words of speech that were read after the last target word, with sentences left over."""
+DRY_WORDS, DRY_SHARE = 8, Fraction(1, 2)
+"""From so many source words on, a target with fewer sentences and less than this share of the source's
+speech has dried up."""
 
-DRY_SHARE = Fraction(1, 2)
-"""Of the source's speech; a target with less has dried up if it has fewer sentences."""
+LATE_WORDS, LATE_SHARE = 3, Fraction(3, 5)
+"""So has one with less than this share, if so many words were read after its last word."""
 
 BARE_WORDS, BARE_SHARE = 12, Fraction(1, 4)
-"""A source with so many words, and the share of them below which a target has dried up anyway.
+"""With so many source words, or fewer sentences, a target with less than this share has dried up.
 
 No French translation in 4,869 of Tatoeba's sources with that many words has less than 0.46 of them. It
-is for recognised speech, which has no full stops to be counted."""
+is for recognised speech, which has no full stops to be counted, and for short texts."""
 
 
 @dataclass
@@ -36,12 +37,13 @@ class Sentences:
     ended: int = 0
     is_open: bool = False
 
-    def add(self, word: str) -> None:
-        """Take the next word."""
-        self.is_open = self.is_open or any(map(str.isalnum, word))
-        # Three full stops are one end.
-        if self.is_open and ends_sentence(word):
-            self.ended, self.is_open = self.ended + 1, False
+    def add(self, text: str) -> None:
+        """Take the next word; one token may hold several."""
+        for word in text.split():
+            self.is_open = self.is_open or any(map(str.isalnum, word))
+            # Three full stops are one end.
+            if self.is_open and ends_sentence(word):
+                self.ended, self.is_open = self.ended + 1, False
 
     def __len__(self) -> int:
         return self.ended + self.is_open
@@ -64,10 +66,10 @@ class Balance:
     def has_dried_up(self, source_speech: Fraction, target_speech: Fraction) -> bool:
         """Whether a target that has ended lacks what the source still had to say.
 
-        It does if nothing was written. It does if the source has more sentences than the target,
-        and either the target has less than half of the source's speech or ``DRY_WORDS`` were read
-        after its last word. And it does if a source of ``BARE_WORDS``, whatever its sentences, has
-        a target of less than a quarter of its speech.
+        It does if nothing was written. If it has fewer sentences than the source, it does with less
+        than half of its speech, or less than three fifths and none for the last ``LATE_WORDS`` that
+        were read; of a source shorter than ``DRY_WORDS``, with less than a quarter. With as many
+        sentences, it does with less than a quarter of the speech of ``BARE_WORDS`` and more.
 
         Args:
             source_speech: words of speech read in all.
@@ -75,9 +77,9 @@ class Balance:
         """
         if not target_speech:
             return source_speech > 0
-        if len(self.target) < len(self.source) and (
-            target_speech < DRY_SHARE * source_speech
-            or source_speech - self.answered_speech >= DRY_WORDS
-        ):
-            return True
-        return source_speech >= BARE_WORDS and target_speech < BARE_SHARE * source_speech
+        share = target_speech / source_speech if source_speech else 1
+        has_fewer = len(self.target) < len(self.source)
+        if has_fewer and source_speech >= DRY_WORDS:
+            is_late = source_speech - self.answered_speech >= LATE_WORDS
+            return share < (LATE_SHARE if is_late else DRY_SHARE)
+        return (has_fewer or source_speech >= BARE_WORDS) and share < BARE_SHARE

@@ -41,7 +41,10 @@ DEFAULT_MAX_RATIO = 3.0
 """Small models ramble; no pair of languages needs three words for one, beyond the shortest texts."""
 
 SHORT_SOURCE_WORDS = 3
-"""A shorter source says little about how long its translation is: "Cheers!" is "À votre santé !"."""
+"""A shorter source says little about how long its translation is: "Cheers!" is "À votre santé !".
+
+Of 140,140 French translations in Tatoeba 45 have more than three times the words of their source, and
+with this 17."""
 
 Step: TypeAlias = Event | Pass | Literal["need source"]
 Steps: TypeAlias = Generator[Step, Reply | None, None]
@@ -76,9 +79,9 @@ class Limits:
     Attributes:
         max_words: target words.
         max_tokens: target tokens.
-        max_target_source_ratio: target words per source word read, where a source shorter than
-            ``SHORT_SOURCE_WORDS`` counts as that many; a session that has reached it reads on, and
-            ends when there is nothing left to read.
+        max_target_source_ratio: target words per source word read, one that has begun included; a
+            whole source shorter than ``SHORT_SOURCE_WORDS`` counts as that many. A session that has
+            reached it reads on, and ends when there is nothing left to read.
 
     Raises:
         InvalidOptionError: if one is not positive.
@@ -237,7 +240,10 @@ class SimulLoop:
         """Whole words that the ratio lets the target have, given the source read so far."""
         if self._max_ratio is None:
             return math.inf
-        return math.floor(self._max_ratio * max(self.state.source_speech, SHORT_SOURCE_WORDS))
+        source_words = math.ceil(self.state.source_speech)
+        if self.state.source_exhausted():
+            source_words = max(source_words, SHORT_SOURCE_WORDS)
+        return math.floor(self._max_ratio * source_words)
 
     def _max_words_allows_a_word(self) -> bool:
         most = self.state.max_target_words

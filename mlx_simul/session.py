@@ -94,8 +94,8 @@ class SimulSession:
             speech, which are as long in any script (:mod:`mlx_simul.speech`).
         max_tokens: target tokens after which it ends.
         max_tokens_per_word: target tokens after which a word is cut.
-        max_target_source_ratio: target words per source word read, at most; a source of one or
-            two words counts as three. ``"auto"`` is 3, and ``None`` in reference mode.
+        max_target_source_ratio: target words per source word read, at most; a whole source of one
+            or two words counts as three. ``"auto"`` is 3, and ``None`` in reference mode.
         sampler: mlx-lm's (``mlx_lm.sample_utils.make_sampler``); greedy by default.
         logits_processors: mlx-lm's; they see target tokens only.
         early_eos: an end-of-turn predicted while source is left means ``"read"`` on or ``"stop"``.

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import regex
+
 from mlx_simul.characters import is_spaceless, is_visible
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.pieces import end_of_turn_ids_of, piece_texts
 
 CLOSING_PUNCTUATION = frozenset(".,:;?!")
 
-SENTENCE_ENDS = frozenset(".?!…。！？｡؟।")
+# Unicode's property of what ends a sentence has no ellipsis.
+_SENTENCE_END = regex.compile(r"[\p{Sentence_Terminal}…]")
 _CLOSES = "\"'”’»)]】」』"
 
 _REPLACEMENT = "\ufffd"
@@ -106,7 +109,7 @@ class WordBoundaryStoppingCriteria:
 
 def ends_sentence(text: str) -> bool:
     """Whether a text closes a sentence, a quotation mark or bracket behind that allowed."""
-    return text.rstrip().rstrip(_CLOSES)[-1:] in SENTENCE_ENDS if text.strip() else False
+    return _SENTENCE_END.fullmatch(text.rstrip().rstrip(_CLOSES)[-1:]) is not None
 
 
 class MaxLengthStoppingCriteria:

@@ -214,12 +214,15 @@ def test_limits_are_never_exceeded(seed, words, max_words, ratio):
     finished = whole(seed, words, WaitK(1), max_words=max_words).events[-1]
     assert len(finished.delays) <= max_words
     stream = whole(seed, words, WaitK(1), max_target_source_ratio=ratio)
+    n_source = 0
     for event in stream.events[:-1]:
         if isinstance(event, Write):
-            assert (
-                event.target_words_generated - event.word_complete + 1
-                <= ratio * max(event.source_words_read, SHORT_SOURCE_WORDS)
-            )
+            n_written = event.target_words_generated - event.word_complete + 1
+            assert n_written <= ratio * n_source
+        else:
+            n_source = event.source_words_read
+            if event.source_finished:
+                n_source = max(n_source, SHORT_SOURCE_WORDS)
 
 
 class Reference(ScriptedStream):

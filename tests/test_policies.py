@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from mlx_simul import InvalidOptionError, StreamingState, WaitK
 from mlx_simul.events import Read, Write
-from mlx_simul.loop import SHORT_SOURCE_WORDS
 from mlx_simul.policies import (
     Action,
     AlignAtt,
@@ -233,7 +232,7 @@ def test_limits_hold_for_proposals_too(seed, max_words, ratio):
         for event in said:
             if isinstance(event, Write):
                 n_words = event.target_words_generated + (not event.word_complete)
-                assert n_words <= ratio * max(event.source_words_read, SHORT_SOURCE_WORDS)
+                assert n_words <= ratio * event.source_words_read
 
 
 @given(st.integers(0, 500))
