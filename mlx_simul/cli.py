@@ -25,8 +25,8 @@ exit codes:
   0    done
   {EXIT_FAILED}    something failed
   {EXIT_USAGE}    wrong usage
-  {EXIT_INCOMPLETE}    translate, demo, inspect: the translation is incomplete; a limit cut it off, the model
-       ended it long before the source did, or source was left unread
+  {EXIT_INCOMPLETE}    translate, demo, inspect: the translation is incomplete; a limit cut it off,
+       the model ended it long before the source did, or source was left unread
   {EXIT_INTERRUPTED}  Ctrl-C
   {EXIT_CLOSED_PIPE}  the reader of the output has gone
 """

@@ -12,7 +12,7 @@ from fractions import Fraction
 from mlx_simul.words import ends_sentence
 
 DRY_WORDS, DRY_SHARE = 8, Fraction(1, 2)
-"""From so many source words on, a target with fewer sentences and less than this share of the source's
+"""From so many source words on, a target with fewer sentences and less than this share of their
 speech has dried up."""
 
 LATE_WORDS, LATE_SHARE = 3, Fraction(3, 5)
@@ -21,8 +21,8 @@ LATE_WORDS, LATE_SHARE = 3, Fraction(3, 5)
 BARE_WORDS, BARE_SHARE = 12, Fraction(1, 4)
 """With so many source words, or fewer sentences, a target with less than this share has dried up.
 
-No French translation in 4,869 of Tatoeba's sources with that many words has less than 0.46 of them. It
-is for recognised speech, which has no full stops to be counted, and for short texts."""
+No French translation of Tatoeba's 4,869 sources with that many words has less than 0.46 of them.
+It is for recognised speech, which has no full stops to be counted, and for short texts."""
 
 
 @dataclass

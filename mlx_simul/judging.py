@@ -24,7 +24,8 @@ MAX_HYPOTHESIS_WORDS = 64
 """Words of speech after which a hypothesis is cut that finds no end."""
 
 MAX_DOUBTED_WORDS = 6
-"""Words of source speech after which the end of a target sentence is believed though no source sentence ends.
+"""Words of source speech after which the end of a target sentence is believed though the source
+ends none.
 
 Speech that was recognised has no full stops."""
 

@@ -4,11 +4,12 @@ A word between spaces counts 1. Scripts without spaces are counted by characters
 characters stand for syllables with a meaning, 2/3 of a word each; letters of other such scripts,
 kana among them, 1/4. Marks on a letter count with it.
 
-The fractions are those of the Universal Declaration of Human Rights. For each English word of its
-articles there are 1.46 characters in Chinese, 1.05 Han characters and 1.21 kana in Japanese, and 4.2
-letters in Thai, 4.3 in Lao, 3.6 in Khmer, 3.7 in Burmese, 3.6 in Tibetan and 3.4 in Javanese. So they
-come to 0.9 to 1.1 words of speech for an English word, as French does with 1.13 words, Hindi with 1.19
-or Russian with 0.92.
+The fractions come from the Universal Declaration of Human Rights. For each English word of its
+articles there are 1.5 characters in Chinese, 1.05 Han characters and 1.21 kana in Japanese, and 4.2
+letters in Thai, 4.3 in Lao, 3.6 in Khmer, 3.9 in Burmese and 3.5 in Javanese, marks not counted.
+With them the articles are 0.88 (Javanese) to 1.13 (Lao) times as much speech as in English;
+Tibetan, which ends each syllable with a letter's worth of punctuation, 1.35. That is as alike as
+languages with spaces are: all 521 translations lie between 0.29 and 1.95.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _WORD, _SYLLABLE, _LETTER = 12, 8, 3
 
 _SYLLABLES = r"\p{Script=Han}\p{Script=Yi}"
 # Line breaks in these take a dictionary (UAX 14), and so no space ends a word.
-_LETTERS = rf"\p{{Line_Break=SA}}\p{{Script=Tibetan}}\p{{Script=Javanese}}\p{{Script=Balinese}}"
+_LETTERS = r"\p{Line_Break=SA}\p{Script=Tibetan}\p{Script=Javanese}\p{Script=Balinese}"
 # U+1361 is the space between words that Ethiopic has of its own.
 _PART = regex.compile(
     rf"(?P<syllable>[{_SYLLABLES}])|(?P<letter>[{SPACELESS}{_LETTERS}])"

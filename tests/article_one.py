@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Article 1 of the Universal Declaration of Human Rights: the same speech in many scripts."""
 
 ARTICLE = {

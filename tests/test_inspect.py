@@ -88,7 +88,7 @@ def test_attention_needs_heads_whatever_the_policy(tmp_path, capsys):
 def test_the_command(tmp_path, capsys):
     folder = write_chat_folder(tmp_path / "model")
     picture = tmp_path / "a.png"
-    options = ["--max-tokens", "20", "--policy", "confidence:0.1", "--to", "French"]
+    options = ["--max-tokens", "8", "--policy", "confidence:0.1", "--to", "French"]
     args = ["inspect", "one two three", "--model", str(folder), *options]
     assert cli.main([*args, "--picture", str(picture)]) == cli.EXIT_INCOMPLETE
     out, err = capsys.readouterr()

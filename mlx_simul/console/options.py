@@ -75,9 +75,7 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="how the model streams (default: as it can best; see `mlx-simul models`)",
     )
-    when.add_argument(
-        "--max-words", type=int, metavar="N", help="target words of speech in all"
-    )
+    when.add_argument("--max-words", type=int, metavar="N", help="target words of speech in all")
     when.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="default: 1024")
     when.add_argument(
         "--max-tokens-per-word", type=int, default=50, metavar="N", help="default: 50"

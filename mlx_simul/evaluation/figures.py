@@ -15,9 +15,7 @@ from mlx_simul.evaluation.units import Unit, reference_length, said_by
 from mlx_simul.latency import Latency, latency, live_times_ms, mean_latency
 
 
-def elapsed_ms(
-    record: Record, word_ms: float, said: Sequence[float] | None = None
-) -> list[float]:
+def elapsed_ms(record: Record, word_ms: float, said: Sequence[float] | None = None) -> list[float]:
     """When each unit would have been there, had the source come at a pace; since its beginning."""
     return live_times_ms(record.times_ms, record.fed_ms, word_ms, said)
 

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import regex
 
-from mlx_simul.characters import is_spaceless, is_visible
+from mlx_simul.characters import is_visible
 from mlx_simul.segmenter import SourceSegmenter
 from mlx_simul.speech import speech
 
@@ -59,12 +59,9 @@ def said_by(source: str) -> tuple[float, ...]:
 
 def unit_of(texts: Iterable[str]) -> Unit:
     """The unit for some references: characters if most of what they say has no spaces."""
-    spaceless = ordinary = 0
-    for text in texts:
-        n_spaceless = sum(map(is_spaceless, text))
-        spaceless += n_spaceless
-        ordinary += sum(map(str.isalnum, text)) - n_spaceless
-    return "char" if spaceless > ordinary else "word"
+    letters = [char for text in texts for char in text if char.isalnum()]
+    n_spaceless = sum(0 < speech(char) < 1 for char in letters)
+    return "char" if 2 * n_spaceless > len(letters) else "word"
 
 
 def bleu_tokenizer_of(texts: Iterable[str]) -> str:
