@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from mlx_simul.console.live import EXIT_INCOMPLETE
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
 from mlx_simul.terminal import (
     drop_stdout,
@@ -25,6 +26,17 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE
+
+_EXIT_CODES = f"""\
+exit codes:
+  0    done
+  {EXIT_FAILED}    something failed
+  {EXIT_USAGE}    wrong usage
+  {EXIT_INCOMPLETE}    translate, demo, inspect: the translation is incomplete; a limit cut it off,
+       the model ended it long before the source did, or source was left unread
+  {EXIT_INTERRUPTED}  Ctrl-C
+  {EXIT_CLOSED_PIPE}  the reader of the output has gone
+"""
 
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
@@ -61,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process by default.
 
     Returns:
-        The exit code: 0, 1 for what failed, 2 for wrong usage, 130 after Ctrl-C, 141 if whoever
-        read the output has gone.
+        The exit code: 0, 1 for what failed, 2 for wrong usage, 3 for a translation that is not
+        complete, 130 after Ctrl-C, 141 if the reader of the output has gone.
 
     Raises:
         SystemExit: from argparse, for ``--help``, ``--version`` and wrong usage.
@@ -89,7 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     parser = _Parser(
-        prog="mlx-simul", description="Simultaneous translation with large language models on MLX."
+        prog="mlx-simul",
+        description="Simultaneous translation with large language models on MLX.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action=_Version, help="show versions and the BLAS in use, and exit"

@@ -15,6 +15,7 @@ FinishReason: TypeAlias = Literal[
     "max_words",
     "max_tokens",
     "max_target_source_ratio",
+    "drought",
     "empty_source",
     "stop_limit",
 ]
@@ -65,8 +66,9 @@ class Finished:
     Attributes:
         reason: ``end_of_turn`` (the model was done), ``early_end_of_turn`` (it was done before the
             source, with ``early_eos="stop"``), a limit (``max_words``, ``max_tokens``,
-            ``max_target_source_ratio``), ``empty_source``, or ``stop_limit`` (reference mode: over
-            100 stops more than segments read).
+            ``max_target_source_ratio``), ``drought`` (it was done, and left much of the source
+            untranslated: :mod:`mlx_simul.drought`), ``empty_source``, or ``stop_limit`` (reference
+            mode: over 100 stops more than segments read).
         token_ids: the generated ids, the header not included.
         text: the whole target text.
         delays: for each target word, the source words read when it was emitted.
@@ -74,6 +76,7 @@ class Finished:
         word_times_ms: for each target word, when it was complete.
         total_ms: when the stream ended.
         n_passes: passes asked of the model, reads and writes.
+        source_finished: the source had ended, and all of it was read.
     """
 
     reason: FinishReason
@@ -84,6 +87,12 @@ class Finished:
     word_times_ms: tuple[float, ...] = field(default=(), compare=False)
     total_ms: float = field(default=0.0, compare=False)
     n_passes: int = field(default=0, compare=False)
+    source_finished: bool = True
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the model ended a translation of the whole source by itself."""
+        return self.reason in ("end_of_turn", "empty_source")
 
 
 Event: TypeAlias = Read | Write | Finished

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +12,7 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 from typing_extensions import Unpack
 
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event
 from mlx_simul.prompts import TokenizedSource
 from mlx_simul.session import SessionOptions, SimulSession
@@ -36,10 +37,17 @@ def stream_generate(
         An iterator over Read, Write, and last Finished; it runs as far as it is asked.
 
     Raises:
+        InvalidOptionError: at once if the source is of another kind; for a chunk that is not a
+            ``str``, when it arrives.
         as :class:`~mlx_simul.SimulSession`, at once.
     """
     if isinstance(source, TokenizedSource):
         return SimulSession(model, tokenizer, source=source, **options).events()
+    if isinstance(source, bytes | bytearray) or not isinstance(source, Iterable):
+        raise InvalidOptionError(
+            "source must be a str, an iterable of str or a TokenizedSource, not "
+            f"{type(source).__name__}; decode bytes, and give what is async to astream_generate."
+        )
     chunks = iter([source] if isinstance(source, str) else source)
     return _run(SimulSession(model, tokenizer, **options), chunks)
 
@@ -76,24 +84,35 @@ async def astream_generate(
         Read, Write, and last Finished.
 
     Raises:
+        InvalidOptionError: if the source is not async; for a chunk that is not a ``str``, when it
+            arrives.
         as :class:`~mlx_simul.SimulSession`, with the first event.
     """
+    if not isinstance(source, AsyncIterable):
+        raise InvalidOptionError(
+            f"source must be an async iterable of str, not {type(source).__name__}; "
+            "stream_generate takes texts and other iterables."
+        )
     loop = asyncio.get_running_loop()
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-simul")
     try:
-        chunks = aiter(source)
         session = await loop.run_in_executor(
             thread, lambda: SimulSession(model, tokenizer, **options)
         )
-        while not session.finished:
-            chunk = await anext(chunks, None)
-            if chunk is None:
-                await loop.run_in_executor(thread, session.close)
-            else:
-                await loop.run_in_executor(thread, session.push, chunk)
+
+        async def events_after(step: Callable[..., None], *given: str) -> AsyncIterator[Event]:
+            await loop.run_in_executor(thread, step, *given)
             events = session.events()
             while (event := await loop.run_in_executor(thread, next, events, None)) is not None:
                 yield event
+
+        async for chunk in source:
+            async for event in events_after(session.push, chunk):
+                yield event
+            if session.finished:
+                return
+        async for event in events_after(session.close):
+            yield event
     finally:
         # Waiting here for the thread would hold up every other task of the loop.
         thread.shutdown(wait=False, cancel_futures=True)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlx_simul.endings import remark
 from mlx_simul.events import Event, Finished, Write
+from mlx_simul.segmenter import require_text
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -23,10 +25,12 @@ class Answer:
     Attributes:
         words: what is complete now, cut at white space.
         finished: there will be no more.
+        remark: with the last of it, what was left out, if anything was.
     """
 
     words: tuple[str, ...]
     finished: bool
+    remark: str | None = None
 
 
 class Interpreter:
@@ -45,6 +49,7 @@ class Interpreter:
         self._session: SimulSession | None = None
         self._part = ""
         self._finished = False
+        self._remark: str | None = None
 
     def answer(self, source_words: Iterable[str], source_finished: bool) -> Answer:
         """Hear more of the source.
@@ -52,6 +57,9 @@ class Interpreter:
         Args:
             source_words: whole words, none of them perhaps.
             source_finished: they are the last.
+
+        Raises:
+            InvalidOptionError: if one is not a ``str``.
 
         Returns:
             What was written because of it. A session that has come to its end takes nothing more
@@ -63,18 +71,21 @@ class Interpreter:
             self._session = self._begin()
         events: list[Event] = []
         for word in source_words:
+            require_text(word)
             # Without white space behind it a live word might still go on.
             events += self._session.feed(f"{word} ")
         if source_finished:
             events += self._session.finish()
         # Target words such as "1." and "5" come apart, and are one word between white space.
         text = "".join(map(self._completed, events))
-        return Answer(tuple(text.split()), self._finished)
+        return Answer(tuple(text.split()), self._finished, self._remark)
 
     def _completed(self, event: Event) -> str:
         if isinstance(event, Write):
             self._part += event.text
         self._finished = isinstance(event, Finished)
+        if isinstance(event, Finished):
+            self._remark = remark(event)
         if not self._finished and not (isinstance(event, Write) and event.word_complete):
             return ""
         text, self._part = self._part, ""

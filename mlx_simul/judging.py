@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from mlx_simul.errors import InvalidOptionError
@@ -16,13 +17,15 @@ from mlx_simul.events import Read
 from mlx_simul.loop import Detokenizer, Limits, SimulLoop, Step, Steps, WordSteps
 from mlx_simul.passes import Evidence, Pass, Reply, Wanted
 from mlx_simul.policies import JudgingPolicy, Proposal, ProposedWord
+from mlx_simul.speech import speech
 from mlx_simul.words import WordBoundaryStoppingCriteria, ends_sentence
 
 MAX_HYPOTHESIS_WORDS = 64
-"""Where a hypothesis is cut that finds no end."""
+"""Words of speech after which a hypothesis is cut that finds no end."""
 
 MAX_DOUBTED_WORDS = 6
-"""Source words after which the end of a target sentence is believed though no source sentence ends.
+"""Words of source speech after which the end of a target sentence is believed though the source
+ends none.
 
 Speech that was recognised has no full stops."""
 
@@ -76,7 +79,7 @@ class JudgingLoop(SimulLoop):
         self._memory: object = None
         # Sentences that the source has ended, and the target not yet.
         self._n_open_ends = 0
-        self._doubted_at: int | None = None
+        self._doubted_at: Fraction | None = None
         wanted = Wanted(needs.probabilities, heads if needs.attention else ())
         self._wanted = None if wanted == Wanted() else wanted
         # Of the newest predictions; the last of it belongs to the last of those that stand.
@@ -123,17 +126,17 @@ class JudgingLoop(SimulLoop):
         if not doubted:
             self._doubted_at = None
             return ()
-        n_read = self.state.source_words_read
+        read = self.state.source_speech
         if self._doubted_at is None:
-            self._doubted_at = n_read
-        is_believed = n_read - self._doubted_at >= MAX_DOUBTED_WORDS
+            self._doubted_at = read
+        is_believed = read - self._doubted_at >= MAX_DOUBTED_WORDS
         return doubted[is_believed:]
 
     # Proposals
 
     def _propose(self) -> Generator[Step, Reply | None, Proposal]:
         """Predict whole words, as many as the policy wants to see, and write nothing."""
-        most_words = self._most_words()
+        proposed, most_speech = Fraction(0), self._most_speech()
         words: list[ProposedWord] = []
         word, start, n_taken = list(self._word), 0, 0
         while True:
@@ -149,19 +152,17 @@ class JudgingLoop(SimulLoop):
             if (should_stop or is_last) and self._boundary.has_content(word):
                 first = len(self._evidence) - len(self._predicted)
                 words.append(self._word_of(word, self._evidence[first + start : first + n_taken]))
+                proposed += speech(self._boundary.text(word))
                 word, start = [], n_taken
-            if is_last or len(words) == most_words:
+            if is_last or len(words) == self._lookahead_words or proposed >= most_speech:
                 return Proposal(tuple(words), ended)
 
-    def _most_words(self) -> int:
-        """Words of a proposal, as far as they might be written."""
-        most = MAX_HYPOTHESIS_WORDS if self._lookahead_words is None else self._lookahead_words
-        n_written = self.state.target_words_generated
+    def _most_speech(self) -> float | Fraction:
+        """Words of speech in a proposal, as far as they might be written."""
+        limits = [self._most_speech_by_ratio()]
         if self.state.max_target_words is not None:
-            most = min(most, self.state.max_target_words - n_written)
-        if self._max_ratio is not None:
-            most = min(most, int(self._max_ratio * self.state.delay_words) - n_written)
-        return most
+            limits.append(self.state.max_target_words)
+        return min(MAX_HYPOTHESIS_WORDS, min(limits) - self.state.target_speech)
 
     def _foresee(self) -> Generator[Step, Reply | None, None]:
         """Predict one token more, behind those that are predicted and not written."""

@@ -226,7 +226,10 @@ def normalised_erasure(outputs: Sequence[Sequence[str]]) -> float:
 
 
 def live_times_ms(
-    times_ms: Iterable[float], fed_ms: Sequence[float], word_ms: float
+    times_ms: Iterable[float],
+    fed_ms: Sequence[float],
+    word_ms: float,
+    said: Sequence[float] | None = None,
 ) -> list[float]:
     """When each unit would have been there, had the source come at a steady pace.
 
@@ -239,6 +242,8 @@ def live_times_ms(
         times_ms: of target units, on the recording's clock.
         fed_ms: when each source word was fed, on the same clock.
         word_ms: milliseconds from one source word to the next; 0 if all are there at once.
+        said: words of speech in the first j source words, from j = 0 on, where those are not as
+            long as a word is: the graphemes of a script without spaces. By default j itself.
 
     Returns:
         Milliseconds since the source began.
@@ -249,7 +254,8 @@ def live_times_ms(
     starts: list[float] = []
     for j, fed in enumerate(fed_ms):
         done = starts[-1] + fed - fed_ms[j - 1] if starts else 0.0
-        starts.append(max((j + 1) * word_ms, done))
+        n_said = j + 1 if said is None else said[j + 1]
+        starts.append(max(n_said * word_ms, done))
     live: list[float] = []
     for time in times_ms:
         j = bisect_right(fed_ms, time) - 1

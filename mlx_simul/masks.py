@@ -2,8 +2,8 @@
 
 Shape legend: B rows of a batch, L tokens that look, S source tokens, T target tokens.
 
-A token stands in the row ``[source | target]`` of its own stream, as that row was when the token was
-written: source token j at j, target token j behind the source that it sees. It sees what stands
+A token stands in the row ``[source | target]`` of its own stream, as that row was when the token
+was written: source token j at j, target token j behind the source that it sees. It sees what stands
 before it there, within its window, and itself (SPEC section 1).
 """
 
@@ -46,9 +46,7 @@ def who_sees_whom(
     row, n_visible = order[..., None], _column(n_visible)
     # The numbers of unread source tokens are those of the target tokens that took their places.
     ahead = mx.where(source < n_visible, source, _UNSEEN)
-    columns = mx.concatenate(
-        [_for_each(row, ahead), _for_each(row, n_visible + target)], axis=-1
-    )
+    columns = mx.concatenate([_for_each(row, ahead), _for_each(row, n_visible + target)], axis=-1)
     seen = columns <= row
     if window is not None:
         seen = seen & (row - columns < _column(window))

@@ -18,6 +18,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from mlx_simul.characters import is_visible
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.paths import expanded
 
@@ -120,7 +121,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             while data := file.readline(_MAX_LINE_BYTES + 1):
                 number += 1
                 line = _decoded(data, number, path)
-                if line.strip():
+                if is_visible(line):
                     yield number, line.rstrip("\r\n")
     except FileNotFoundError as error:
         raise InvalidOptionError(f"there is no file {path}; is the path right?") from error
@@ -214,8 +215,8 @@ def checked_pair(source: Any, target: Any) -> Pair:
     for name, text in (("source", source), ("target", target)):
         if not isinstance(text, str):
             raise ValueError(f"the {name} is no text but {type(text).__name__}.")
-        if not text.strip():
-            raise ValueError(f"the {name} is empty.")
+        if not is_visible(text):
+            raise ValueError(f"the {name} is empty: {text!r} shows no word.")
         if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
             raise ValueError(f"the {name} holds half a character (a lone surrogate).")
     return Pair(source.strip(), target.strip())

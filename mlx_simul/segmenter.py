@@ -11,6 +11,12 @@ from collections.abc import Callable, Sequence
 
 import regex
 
+from mlx_simul.characters import (
+    SPACELESS,
+    SPACELESS_PUNCTUATION,
+    is_visible,
+    without_edge_noise,
+)
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 
 MAX_WORD_CHARS = 4096
@@ -19,28 +25,10 @@ MAX_WORD_CHARS = 4096
 MAX_GRAPHEME_CHARS = 64
 """A grapheme cluster is cut once it has this many characters (a base under endless accents)."""
 
-# By script, not by script extension: those would make a Latin letter's tilde Thai and the Catalan
-# middle dot Han. The punctuation that only these scripts use is added by hand.
-_SCRIPTS = "".join(
-    rf"\p{{Script={name}}}"
-    for name in ("Han", "Hiragana", "Katakana", "Thai", "Khmer", "Lao", "Myanmar")
-)
-_PUNCTUATION = (
-    r"\u3001-\u3003\u3008-\u3011\u3014-\u301F\u3030\u30A0\u30FB"
-    r"\uFF01-\uFF0F\uFF1A-\uFF20\uFF3B-\uFF40\uFF5B-\uFF65"
-)
-_SPACELESS = rf"{_SCRIPTS}{_PUNCTUATION}\u30FC\uFF70"
-
-_RUN = regex.compile(rf"(?P<space>\s+)|(?P<word>[^\s{_SPACELESS}]+)|(?P<spaceless>[{_SPACELESS}])")
-_IS_SPACELESS = regex.compile(rf"[{_SPACELESS}]")
+_RUN = regex.compile(rf"(?P<space>\s+)|(?P<word>[^\s{SPACELESS}]+)|(?P<spaceless>[{SPACELESS}])")
 _GRAPHEME = regex.compile(r"\X")
-_CLAUSE_END = regex.compile(rf"[{_PUNCTUATION}]")
+_CLAUSE_END = regex.compile(rf"[{SPACELESS_PUNCTUATION}]")
 _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]")
-
-
-def is_spaceless(character: str) -> bool:
-    """Whether a character belongs to a script written without spaces, or to its punctuation."""
-    return _IS_SPACELESS.fullmatch(character) is not None
 
 
 class SourceSegmenter:
@@ -49,8 +37,11 @@ class SourceSegmenter:
     A word is a maximal run of characters that are not Unicode white space. Inside it, text in a
     script written without spaces (Han, Hiragana, Katakana, Thai, Khmer, Lao, Myanmar, with the
     punctuation of these) is cut again, grapheme by grapheme or by ``split``: ``"iPhone15手机"``
-    gives ``"iPhone15", "手", "机"``. Halves of a surrogate pair are joined; a lone one becomes
-    U+FFFD. Time is linear in the characters fed; memory is bounded by ``MAX_WORD_CHARS``.
+    gives ``"iPhone15", "手", "机"``. What shows nothing (a zero-width space, a byte order mark, a
+    control character, an accent without a letter) is not a word. At the ends of a word it is
+    dropped, joiners and variation selectors excepted; within a word it stays. Halves of a surrogate
+    pair are joined; a lone one becomes U+FFFD. Time is linear in the characters fed; memory is
+    bounded by ``MAX_WORD_CHARS``.
 
     Args:
         split: Segmenter for runs of spaceless script: run -> its words, which must concatenate to
@@ -88,11 +79,7 @@ class SourceSegmenter:
             InvalidOptionError: ``chunk`` is not a ``str``, or ``split`` lost or changed text.
         """
         self._refuse_if_closed("feed")
-        if not isinstance(chunk, str):
-            raise InvalidOptionError(
-                f"a source chunk must be a str, not {type(chunk).__name__}; decode bytes first "
-                "(codecs.getincrementaldecoder does so across chunks)."
-            )
+        require_text(chunk)
         text = self._surrogate + chunk
         self._surrogate = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
@@ -159,6 +146,8 @@ class SourceSegmenter:
         return words
 
     def _add_grapheme(self, grapheme: str) -> list[str]:
+        if self._run and not self._run_is_spaceless and not is_visible(grapheme):
+            return self._add_word_part(grapheme)  # a vowel sign on a dotted circle
         words = [] if self._run_is_spaceless else self._end_run()
         self._run_is_spaceless = True
         self._run.append(grapheme)
@@ -174,22 +163,47 @@ class SourceSegmenter:
     def _end_run(self) -> list[str]:
         if not self._run:
             return []
-        run = "".join(self._run)
-        words = [run]
-        if self._run_is_spaceless and self._split is not None:
-            words = [word for word in self._split(run) if word]
-            if "".join(words) != run:
-                raise InvalidOptionError(
-                    f"split returned {words!r}, which does not concatenate to its input {run!r}; "
-                    "return every character, in order."
-                )
-        self._run = []
-        self._run_chars = 0
+        run, self._run, self._run_chars = "".join(self._run), [], 0
+        words = self._words_of(run)
+        if not words:
+            return []
         if self._space:
             words[0] = " " + words[0]
         self._space = False
         self._started = True
         return words
+
+    def _words_of(self, run: str) -> list[str]:
+        """The words of a run, each of which shows something."""
+        if not self._run_is_spaceless:
+            return [without_edge_noise(run)] if is_visible(run) else []
+        parts = [run] if self._split is None else self._split(run)
+        if "".join(parts) != run:
+            raise InvalidOptionError(
+                f"split returned {parts!r}, which does not concatenate to its input {run!r}; "
+                "return every character, in order."
+            )
+        words: list[str] = []
+        for part in parts:
+            # A mark that was cut off belongs to the letter before it.
+            if words and not is_visible(part):
+                words[-1] += part
+            elif is_visible(part):
+                words.append(part)
+        return words
+
+
+def require_text(chunk: object) -> None:
+    """Pass if a piece of a source is text.
+
+    Raises:
+        InvalidOptionError: if it is not.
+    """
+    if not isinstance(chunk, str):
+        raise InvalidOptionError(
+            f"a source chunk must be a str, not {type(chunk).__name__}; decode bytes first "
+            "(codecs.getincrementaldecoder does so across chunks)."
+        )
 
 
 def _join_surrogates(text: str) -> str:

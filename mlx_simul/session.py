@@ -21,7 +21,7 @@ from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished
 from mlx_simul.judging import JudgingLoop
-from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.loop import DEFAULT_MAX_RATIO, NEED_SOURCE, Limits, SimulLoop
 from mlx_simul.needs import meet_needs
 from mlx_simul.passes import Pass, Reply
 from mlx_simul.pieces import end_of_turn_ids_of
@@ -30,7 +30,7 @@ from mlx_simul.positions import TargetStart
 from mlx_simul.prefix import EncodedPrefix
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
 from mlx_simul.reference import ReferenceLoop
-from mlx_simul.segmenter import SourceSegmenter
+from mlx_simul.segmenter import SourceSegmenter, require_text
 from mlx_simul.trained import told
 from mlx_simul.words import WordBoundaryStoppingCriteria
 
@@ -55,7 +55,7 @@ class SessionOptions(TypedDict, total=False):
     max_words: int | None
     max_tokens: int
     max_tokens_per_word: int
-    max_target_source_ratio: float | None
+    max_target_source_ratio: float | Literal["auto"] | None
     sampler: Sampler | None
     logits_processors: Iterable[LogitsProcessor] | None
     early_eos: Literal["read", "stop"]
@@ -94,10 +94,12 @@ class SimulSession:
             source) or ``"auto"`` (as the checkpoint was trained, else ``"follow"``); SPEC 1.
         kv_bits: store keys and values in so many bits, in mode ``"group"``.
         kv_group_size: numbers that share a scale, with ``kv_bits``.
-        max_words: target words after which the session ends.
+        max_words: target words after which the session ends. It and the ratio count words of
+            speech, which are as long in any script (:mod:`mlx_simul.speech`).
         max_tokens: target tokens after which it ends.
         max_tokens_per_word: target tokens after which a word is cut.
-        max_target_source_ratio: target words per source word read that are never exceeded.
+        max_target_source_ratio: target words per source word read, at most; a whole source of one
+            or two words counts as three. ``"auto"`` is 3, and ``None`` in reference mode.
         sampler: mlx-lm's (``mlx_lm.sample_utils.make_sampler``); greedy by default.
         logits_processors: mlx-lm's; they see target tokens only.
         early_eos: an end-of-turn predicted while source is left means ``"read"`` on or ``"stop"``.
@@ -143,7 +145,7 @@ class SimulSession:
         max_words: int | None = None,
         max_tokens: int = 1024,
         max_tokens_per_word: int = 50,
-        max_target_source_ratio: float | None = None,
+        max_target_source_ratio: float | Literal["auto"] | None = "auto",
         sampler: Sampler | None = None,
         logits_processors: Iterable[LogitsProcessor] | None = None,
         early_eos: Literal["read", "stop"] = "read",
@@ -204,6 +206,8 @@ class SimulSession:
             prefix_ids, header = source.segments[0], source.header
             end_of_turn_ids = end_of_turn_ids_of(tokenizer)
         policy = _checked_policy(policy)
+        if max_target_source_ratio == "auto":
+            max_target_source_ratio = None if gpe_compat else DEFAULT_MAX_RATIO
         heads, wait_ids = meet_needs(policy, self._engine, tokenizer)
         end_of_turn_ids = {*end_of_turn_ids, *wait_ids}
         parts = (
@@ -324,10 +328,12 @@ class SimulSession:
         """Take a piece of the source without running: :meth:`events` does that.
 
         Raises:
+            InvalidOptionError: if it is not a ``str``; the session goes on without it.
             SessionClosedError: after :meth:`finish` or :meth:`close`, or after an error.
         """
         if self._source_closed:
             raise SessionClosedError("this session's source has ended; begin a new SimulSession.")
+        require_text(text)
         if self._is_finished:
             return
         with self._breaking_off():

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from operator import attrgetter
 
 from simuleval.agents import TextToTextAgent
@@ -52,6 +53,8 @@ class MLXSimulAgent(TextToTextAgent):
         source = self.states.source
         answer = self._interpreter.answer(source[self._n_heard :], self.states.source_finished)
         self._n_heard = len(source)
+        if answer.remark is not None:
+            print(f"mlx-simul: warning: {answer.remark}", file=sys.stderr)
         if not answer.words and not answer.finished:
             return ReadAction()
         segment = EmptySegment(finished=answer.finished)

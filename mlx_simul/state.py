@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies import Action, WaitK
@@ -19,6 +20,11 @@ class StreamingState:
         wait_k: the k that :meth:`check_wait_k_policy` judges by; ``None`` under another policy.
         max_target_words: most target words to write; ``None`` for no limit.
         source_complete: ``source_seg_len`` holds the whole source, suffix included.
+
+    Attributes:
+        source_speech: how much speech was read, in words that are as long in any script
+            (:mod:`mlx_simul.speech`).
+        target_speech: how much was written, likewise.
 
     Raises:
         InvalidOptionError: if ``wait_k`` or ``max_target_words`` is below 1.
@@ -42,6 +48,7 @@ class StreamingState:
         self.max_target_words = max_target_words
         self.source_words_read = 0
         self.target_words_generated = 0
+        self.source_speech = self.target_speech = Fraction(0)
         self.wait_lagging: list[int] = []
         self.is_reading = True
 
@@ -96,24 +103,33 @@ class StreamingState:
             return sum(self.source_seg_len[:2])
         return self.source_seg_len[self.source_words_read + 1]
 
-    def mark_source_read(self) -> None:
+    def mark_source_read(self, speech: Fraction | None = None) -> None:
         """Count one segment as read.
+
+        Args:
+            speech: how much speech it is; by default 1 for a word and 0 for the suffix.
 
         Raises:
             InvalidOptionError: if none is left.
         """
         if not self.should_read_next_source():
             raise InvalidOptionError("no source segment is left to read; add_source_segment first.")
+        before = self.delay_words
         self.source_words_read += 1
+        self.source_speech += self.delay_words - before if speech is None else speech
 
-    def mark_target_written(self, lagging: int | None = None) -> None:
+    def mark_target_written(
+        self, lagging: int | None = None, speech: Fraction = Fraction(1)
+    ) -> None:
         """Count one target word as written and note its delay.
 
         Args:
             lagging: the delay to note, where a mode defines its own (SPEC section 4); the source
                 words read by default.
+            speech: how much speech it is.
         """
         self.target_words_generated += 1
+        self.target_speech += speech
         self.wait_lagging.append(self.delay_words if lagging is None else lagging)
 
     def switch_to_reading(self) -> None:

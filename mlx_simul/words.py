@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import regex
+
+from mlx_simul.characters import is_spaceless, is_visible
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.pieces import end_of_turn_ids_of, piece_texts
-from mlx_simul.segmenter import is_spaceless
 
 CLOSING_PUNCTUATION = frozenset(".,:;?!")
 
-SENTENCE_ENDS = frozenset(".?!…。！？｡؟।")
+# Unicode's property of what ends a sentence has no ellipsis.
+_SENTENCE_END = regex.compile(r"[\p{Sentence_Terminal}…]")
 _CLOSES = "\"'”’»)]】」』"
 
 _REPLACEMENT = "\ufffd"
@@ -22,7 +25,7 @@ class WordBoundaryStoppingCriteria:
 
     A word ends before a token that starts a new one (its piece begins with white space), before an
     end-of-turn, right after closing punctuation or a character of a script written without spaces,
-    and at a length limit. White space alone never makes a word.
+    and at a length limit. What shows nothing is never a word.
 
     Args:
         tokenizer: a Hugging Face tokenizer or mlx-lm's wrapper around one.
@@ -71,8 +74,22 @@ class WordBoundaryStoppingCriteria:
         return length >= self._max_tokens and self.has_content(tokens), False
 
     def has_content(self, tokens: Sequence[int]) -> bool:
-        """Whether the tokens hold more than white space."""
-        return any(not self._piece(token).isspace() for token in tokens)
+        """Whether the tokens show anything: more than white space and invisible characters."""
+        has_bytes = False
+        for token in tokens:
+            piece = self._piece(token)
+            if _REPLACEMENT in piece:
+                has_bytes = True
+            elif is_visible(piece):
+                return True
+        # Bytes of a character may spell an invisible one.
+        return has_bytes and is_visible(self.text(tokens))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What the tokens of a word spell."""
+        text = "".join(map(self._piece, tokens))
+        # Pieces of a character: only the decoder knows which one it is.
+        return self._tokenizer.decode(list(tokens)) if _REPLACEMENT in text else text
 
     def ends_sentence(self, tokens: Sequence[int]) -> bool:
         """Whether the last token closes a sentence."""
@@ -86,14 +103,13 @@ class WordBoundaryStoppingCriteria:
         """Whether the word now ends in a whole character of a script without spaces."""
         text = self._piece(tokens[-1])
         if _REPLACEMENT in text:
-            # A piece of a character: only the decoder knows whether it is whole now.
-            text = self._tokenizer.decode(list(tokens))
-        return is_spaceless(text[-1:])
+            text = self.text(tokens)
+        return is_spaceless(text[-1:]) and self.has_content(tokens)
 
 
 def ends_sentence(text: str) -> bool:
     """Whether a text closes a sentence, a quotation mark or bracket behind that allowed."""
-    return text.rstrip().rstrip(_CLOSES)[-1:] in SENTENCE_ENDS if text.strip() else False
+    return _SENTENCE_END.fullmatch(text.rstrip().rstrip(_CLOSES)[-1:]) is not None
 
 
 class MaxLengthStoppingCriteria:

@@ -27,7 +27,10 @@ class Checked(Recording):
     def note(self, layer, queries, keys, cache, scale, mask, sinks):
         super().note(layer, queries, keys, cache, scale, mask, sinks)
         of_layer = [
-            (i, head) for i, view in enumerate(self.views) for head in view.heads if head[0] == layer
+            (i, head)
+            for i, view in enumerate(self.views)
+            for head in view.heads
+            if head[0] == layer
         ]
         whole = keys
         if not isinstance(keys, mx.array):

@@ -19,8 +19,8 @@ from mlx_simul.cache.layout import Layout
 from mlx_simul.drafts import NGramDrafter
 from mlx_simul.engine import drawing
 from mlx_simul.engine import runner as passes_of
-from mlx_simul.engine.runner import Part
 from mlx_simul.engine.group import StreamingEngine
+from mlx_simul.engine.runner import Part
 from mlx_simul.passes import Pass
 from mlx_simul.policies import (
     AlignAtt,

@@ -136,6 +136,7 @@ CUT_OFF = "mlx-simul: warning: the translation was cut off by a limit, max_token
 
 def parsed(line):
     fields = json.loads(line)
+    fields.pop("complete", None)
     kind = EVENTS[fields.pop("type")]
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
@@ -146,20 +147,32 @@ def test_json_is_the_events_of_the_library(capsys, folder, loaded, tmp_path):
     options = [*SHORT_OPTIONS, "--json", "--file", str(file)]
     code, out, err = run(capsys, *arguments(folder, *options))
     events = [parsed(line) for line in out.splitlines()]
-    assert (code, err) == (0, CUT_OFF)
+    assert (code, err) == (cli.EXIT_INCOMPLETE, CUT_OFF)
+    assert json.loads(out.splitlines()[-1])["complete"] is False
     assert events == library_events(loaded)
     assert events != library_events(loaded, k=3)
 
 
 def test_text_is_the_translation_and_nothing_else(capsys, folder, loaded):
     code, out, err = run(capsys, *arguments(folder, SOURCE, *SHORT_OPTIONS))
-    assert (code, out, err) == (0, library_events(loaded)[-1].text.lstrip() + "\n", CUT_OFF)
+    said = library_events(loaded)[-1].text.lstrip() + "\n"
+    assert (code, out, err) == (cli.EXIT_INCOMPLETE, said, CUT_OFF)
 
 
 def test_an_empty_source_gives_an_empty_line(capsys, folder):
-    assert run(capsys, *arguments(folder, "--file", os.devnull)) == (0, "\n", "")
+    code, out, err = run(capsys, *arguments(folder, "--file", os.devnull))
+    assert (code, out) == (0, "\n")
+    assert "the source is empty" in err
     _, out, _ = run(capsys, *arguments(folder, "--file", os.devnull, "--json"))
     assert parsed(out).reason == "empty_source"
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff \u00ad", "\u200e\u202e", "\ufe0f", "\x07"])
+def test_a_source_that_shows_nothing_is_empty(capsys, folder, text):
+    nothing = run(capsys, *arguments(folder, "--file", os.devnull))
+    assert run(capsys, *arguments(folder, text)) == nothing
+    assert run(capsys, "demo", "--model", str(folder), "--pace", "0", text)[0] == 0
+    assert run(capsys, "inspect", "--model", str(folder), text)[0] == cli.EXIT_USAGE
 
 
 def test_limits_reach_the_session(capsys, folder):
@@ -167,6 +180,7 @@ def test_limits_reach_the_session(capsys, folder):
     _, out, _ = run(capsys, *arguments(folder, SOURCE, *options))
     finished = parsed(out.splitlines()[-1])
     assert (finished.reason, len(finished.delays)) == ("max_words", 2)
+    assert not finished.source_finished
 
 
 def test_a_seed_makes_samples_reproducible(capsys, folder):
@@ -309,7 +323,7 @@ def test_a_model_that_is_not_there_is_one_message(capsys, tmp_path):
 @pytest.mark.filterwarnings("default")
 def test_a_command_line_that_is_no_text_is_taken(capsys, folder, loaded):
     code, out, err = run(capsys, *arguments(folder, "caf\udce9 au lait", *SHORT_OPTIONS))
-    assert code == 0
+    assert code == cli.EXIT_INCOMPLETE
     assert out == library_events(loaded, "caf\ufffd au lait")[-1].text.lstrip() + "\n"
     assert "not UTF-8, first b'\\xe9'" in err
 

@@ -52,6 +52,7 @@ def test_aligned_files_keep_equal_sources_apart(tmp_path):
     [
         (["one", "two"], ["un"], "has 2 lines and .* 1"),
         (["one", "", "two"], ["un", "deux"], "line 2 is empty"),
+        (["one", "\u200b", "two"], ["un", "deux", "trois"], "line 2 is empty"),
         (["one"], ["\ufeff \t"], "has 1 lines and .* 0"),
     ],
 )

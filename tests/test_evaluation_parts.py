@@ -152,7 +152,7 @@ def test_a_checkpoints_digest_sees_its_weights(tmp_path):
 
 def test_a_line_break_in_a_text_shifts_no_line(tmp_path):
     items = [Item("a\nb", ("v\r\nw",)), Item("c", ("x",))]
-    held = [Record(i, "", 1, (), (), (0,), 2, 0, 1, END) for i in range(2)]
+    held = [Record(i, "", 2 - i, (), (), (0,), 2, 0, 1, END) for i in range(2)]
     write_logs(tmp_path, items, held, 400)
     assert (tmp_path / "source.txt").read_text("utf-8").splitlines() == ["a b", "c"]
     assert (tmp_path / "reference.txt").read_text("utf-8").splitlines() == ["v w", "x"]

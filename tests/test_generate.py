@@ -109,3 +109,58 @@ def test_an_error_of_an_async_source_reaches_the_caller(model, tokenizer):
 
     with pytest.raises(Stumble):
         asyncio.run(consume())
+
+
+ODD = [None, b"bytes", 3, 0, False, ["one"], bytearray(b"x")]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_a_chunk_that_is_not_text_is_refused_by_both_twins(model, tokenizer, odd):
+    """None ended the async one, and what came behind it was lost."""
+
+    async def chunks():
+        for chunk in ("one two ", odd, "three four"):
+            yield chunk
+
+    async def collect():
+        return [e async for e in mlx_simul.astream_generate(model, tokenizer, chunks())]
+
+    with pytest.raises(InvalidOptionError, match=type(odd).__name__):
+        asyncio.run(collect())
+    with pytest.raises(InvalidOptionError, match=type(odd).__name__):
+        list(mlx_simul.stream_generate(model, tokenizer, ["one two ", odd, "three four"]))
+
+
+def test_empty_chunks_end_nothing(model, tokenizer):
+    async def chunks():
+        for chunk in ("", TEXT[:30], "", "", TEXT[30:], ""):
+            yield chunk
+
+    async def collect():
+        options = {"policy": WaitK(2), "max_tokens": 24}
+        return [e async for e in mlx_simul.astream_generate(model, tokenizer, chunks(), **options)]
+
+    assert asyncio.run(collect()) == run(model, tokenizer, TEXT)
+
+
+@pytest.mark.parametrize("odd", [None, b"bytes", 3, bytearray(b"x")], ids=repr)
+def test_a_source_of_another_kind_is_refused_by_both_twins(model, tokenizer, odd):
+    with pytest.raises(InvalidOptionError, match=f"not {type(odd).__name__}"):
+        mlx_simul.stream_generate(model, tokenizer, odd)
+    for source in (odd, "text", ["text"]):
+        with pytest.raises(InvalidOptionError, match="async iterable"):
+            asyncio.run(anext(mlx_simul.astream_generate(model, tokenizer, source)))
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_a_session_refuses_what_is_not_text_and_goes_on(model, tokenizer, odd):
+    session = SimulSession(model, tokenizer, policy=WaitK(2), max_tokens=24)
+    events = session.feed(TEXT[:20])
+    with pytest.raises(InvalidOptionError, match=type(odd).__name__):
+        session.feed(odd)
+    assert events + session.feed(TEXT[20:]) + session.finish() == run(model, tokenizer, TEXT)
+    finished = SimulSession(model, tokenizer, policy=WaitK(1), max_tokens=1)
+    finished.feed("one two three ")
+    assert finished.finished
+    with pytest.raises(InvalidOptionError, match=type(odd).__name__):
+        finished.feed(odd)

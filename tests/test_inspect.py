@@ -90,8 +90,10 @@ def test_the_command(tmp_path, capsys):
     picture = tmp_path / "a.png"
     options = ["--max-tokens", "8", "--policy", "confidence:0.1", "--to", "French"]
     args = ["inspect", "one two three", "--model", str(folder), *options]
-    assert cli.main([*args, "--picture", str(picture)]) == 0
-    assert "one two" in capsys.readouterr().out
+    assert cli.main([*args, "--picture", str(picture)]) == cli.EXIT_INCOMPLETE
+    out, err = capsys.readouterr()
+    assert "one two" in out
+    assert "was cut off by a limit, max_tokens" in err
     assert picture.exists()
     assert cli.main([*args, "--policy", "align-att"]) == cli.EXIT_USAGE
     assert "calibrate" in capsys.readouterr().err

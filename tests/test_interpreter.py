@@ -4,7 +4,7 @@ import pytest
 from streams import TEXT, words_of
 
 import mlx_simul
-from mlx_simul import Finished, WaitK, Write
+from mlx_simul import Finished, InvalidOptionError, WaitK, Write
 from mlx_simul.interpreter import Answer, Interpreter
 
 OPTIONS = {"max_tokens": 40, "max_tokens_per_word": 4, "max_target_source_ratio": 3.0}
@@ -53,7 +53,15 @@ def test_a_session_that_ends_before_its_source_is_over_at_once(begin):
 
 
 def test_a_source_without_words_ends_with_nothing(begin):
-    assert Interpreter(begin).answer([], True) == Answer((), finished=True)
+    answer = Interpreter(begin).answer([], True)
+    assert (answer.words, answer.finished) == ((), True)
+    assert "the source is empty" in (answer.remark or "")
+
+
+@pytest.mark.parametrize("word", [None, b"word", 3])
+def test_a_word_that_is_not_text_is_refused(begin, word):
+    with pytest.raises(InvalidOptionError, match=type(word).__name__):
+        Interpreter(begin).answer([word], False)
 
 
 def test_several_words_at_once_are_heard_like_one_after_another(begin):

@@ -174,7 +174,10 @@ def test_any_history_leaves_what_the_plain_cache_holds_but_for_the_bits(history)
 
 def test_it_takes_less_memory():
     sizes = {}
-    for name, cache in (("plain", DualStreamingCache()), (8, DualStreamingCache(QuantizedLayerCache(8, 64)))):
+    for name, cache in (
+        ("plain", DualStreamingCache()),
+        (8, DualStreamingCache(QuantizedLayerCache(8, 64))),
+    ):
         cache.update_and_fetch(*mx.random.normal((2, 1, 2, 512, 64)))
         sizes[name] = cache.nbytes
     assert sizes[8] < 0.3 * sizes["plain"]

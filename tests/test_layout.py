@@ -19,9 +19,7 @@ K, D = 2, 3
 def lanes(draw):
     """One stream's part: something new of either group, and perhaps source that is hidden."""
     n_source, n_target = draw(st.integers(0, 9)), draw(st.integers(0, 6))
-    n_new_source, n_new_target = draw(
-        st.tuples(st.integers(0, 4), st.integers(0, 4)).filter(any)
-    )
+    n_new_source, n_new_target = draw(st.tuples(st.integers(0, 4), st.integers(0, 4)).filter(any))
     n_hidden = draw(st.integers(0, n_source)) if n_new_target and not n_new_source else 0
     return Lane(
         n_source,
@@ -70,7 +68,10 @@ def tokens_of(lane):
 
 
 def columns_of(left, right):
-    return [*(("source", j) for j in range(left - 1, -1, -1)), *(("target", j) for j in range(right))]
+    return [
+        *(("source", j) for j in range(left - 1, -1, -1)),
+        *(("target", j) for j in range(right)),
+    ]
 
 
 def as_array(mask, n_rows, n_columns):
@@ -132,7 +133,9 @@ def test_slices_are_a_case_of_the_general_layout(lane):
         new = mx.random.normal((1, K, plan.n_tokens, D), key=mx.random.key(3))
         storage.fit((new,))
         layout.put(storage, (new,))
-        held.append(np.array(storage.between(slice(1), -lane.n_source_after, lane.n_target_after)[0]))
+        held.append(
+            np.array(storage.between(slice(1), -lane.n_source_after, lane.n_target_after)[0])
+        )
     assert np.array_equal(*held)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Read, Write
-from mlx_simul.loop import Limits
+from mlx_simul.loop import SHORT_SOURCE_WORDS, Limits
 from mlx_simul.passes import Reply
 from mlx_simul.policies import Action, WaitK
 from mlx_simul.reference import ReferenceLoop
@@ -42,7 +42,7 @@ def test_every_stream_ends_and_keeps_the_policy(seed, words, k):
             assert n_read >= min(k + n_written, len(words) + 1)
             assert event.source_words_read == min(n_read, len(words))
             n_written += event.word_complete
-    assert finished.reason in ("end_of_turn", "max_tokens")
+    assert finished.reason in ("end_of_turn", "drought", "max_tokens")
     assert finished.token_ids == tuple(e.token for e in said if isinstance(e, Write))
     assert END_OF_TURN not in finished.token_ids
     assert len(finished.delays) == n_written
@@ -94,7 +94,7 @@ def test_an_early_end_of_turn_reads_one_segment_and_writes_nothing(seed, words, 
     stream.feed(words, suffix=[200])
     *said, finished = stream.events
     assert [type(event) for event in said] == [Read] * (len(words) + 1)
-    assert (finished.reason, finished.token_ids, finished.delays) == ("end_of_turn", (), ())
+    assert (finished.reason, finished.token_ids, finished.delays) == ("drought", (), ())
     assert stream.target == [9, 9]
     # One prediction per segment from the k-th on, and what is read for it shares its pass.
     assert finished.n_passes == max(1, len(words) + 2 - min(k, len(words) + 1))
@@ -214,12 +214,15 @@ def test_limits_are_never_exceeded(seed, words, max_words, ratio):
     finished = whole(seed, words, WaitK(1), max_words=max_words).events[-1]
     assert len(finished.delays) <= max_words
     stream = whole(seed, words, WaitK(1), max_target_source_ratio=ratio)
+    n_source = 0
     for event in stream.events[:-1]:
         if isinstance(event, Write):
-            assert (
-                event.target_words_generated - event.word_complete + 1
-                <= ratio * event.source_words_read
-            )
+            n_written = event.target_words_generated - event.word_complete + 1
+            assert n_written <= ratio * n_source
+        else:
+            n_source = event.source_words_read
+            if event.source_finished:
+                n_source = max(n_source, SHORT_SOURCE_WORDS)
 
 
 class Reference(ScriptedStream):

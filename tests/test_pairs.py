@@ -59,6 +59,8 @@ def test_what_was_written_is_read(folder, kind, packed, pairs, ending, cut):
         (".jsonl", '{"source": "a"}', "no key 'target' here, only"),
         (".jsonl", '{"source": "a", "target": 3}', "the target is no text but int"),
         (".jsonl", '{"source": "", "target": "b"}', "the source is empty"),
+        (".jsonl", '{"source": "\u200b", "target": "b"}', "the source is empty"),
+        (".tsv", "a\t\ufe0f\u00ad", "the target is empty"),
         (".jsonl", '{"source": "\\ud800", "target": "b"}', "half a character"),
     ],
 )

@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
+import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mlx_simul.characters import is_spaceless, is_visible
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.segmenter import (
     MAX_GRAPHEME_CHARS,
     MAX_WORD_CHARS,
     SourceSegmenter,
-    is_spaceless,
 )
 
 FAMILY = "👩\u200d👩\u200d👧"
@@ -95,15 +96,47 @@ def test_the_law_rejects_a_segmenter_that_does_not_hold_back() -> None:
     assert forgetful(["か", "\u3099"]) != forgetful(["か\u3099"])
 
 
+def visible(text: str) -> str:
+    """The characters of a text that show, and its spaces."""
+    return "".join(char for char in text if char == " " or is_visible(char))
+
+
 @given(TEXTS)
-def test_segments_concatenate_to_the_text_with_white_space_normalised(text: str) -> None:
+def test_segments_concatenate_to_what_the_text_shows(text: str) -> None:
     words = segments([text])
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    # str.split knows four separators (U+001C to U+001F) that Unicode does not call white space.
-    kept = joined.translate({code: chr(0xE000 + code) for code in range(0x1C, 0x20)})
-    expected = " ".join(kept.split())
-    assert "".join(words) == expected.translate({0xE000 + c: chr(c) for c in range(0x1C, 0x20)})
-    assert all(word.strip(" ") for word in words)
+    parts = [part for part in regex.split(r"\s+", joined) if is_visible(part)]
+    assert visible("".join(words)) == visible(" ".join(parts))
+    assert all(map(is_visible, words))
+    assert bool(words) == is_visible(joined)
+
+
+NOISE = "\u200b\ufeff\u00ad\u200e\u200f\u202e\u2060\u2066\u061c\0\x1b\x7f\u2800\ufff9"
+
+
+@given(st.lists(st.sampled_from(["word", "e\u0301", "手机", "ที่", "می\u200cخ", FAMILY])), st.data())
+def test_what_shows_nothing_between_words_changes_nothing(words: list[str], data: object) -> None:
+    noise = st.text(st.sampled_from(NOISE + " "), max_size=3)
+    drawn = [data.draw(noise) for _ in words]
+    text = "".join(f"{before}{word}{before} " for before, word in zip(drawn, words, strict=True))
+    assert segments([text + data.draw(noise)]) == segments([" ".join(words)])
+
+
+@given(st.lists(st.sampled_from(["手机", "ที่", "iPhone"]), max_size=5))
+def test_a_zero_width_space_ends_a_run_of_the_callers_segmenter(words: list[str]) -> None:
+    def whole(run: str) -> list[str]:
+        return [run]
+
+    assert segments(["\u200b".join(words)], whole) == segments(["\u200b".join(words)], whole)
+    spaceless = [word for word in words if word != "iPhone"]
+    assert segments(["\u200b".join(spaceless)], whole) == spaceless
+
+
+@given(TEXTS)
+def test_a_segmenter_by_code_points_loses_no_mark(text: str) -> None:
+    """Marks and joiners that were cut off stay with the letter before them."""
+    assert "".join(segments([text], list)) == "".join(segments([text]))
+    assert all(map(is_visible, segments([text], list)))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +155,15 @@ def test_segments_concatenate_to_the_text_with_white_space_normalised(text: str)
         ("안녕하세요 여러분", ["안녕하세요", " 여러분"]),
         ("שלום עולם", ["שלום", " עולם"]),
         (f"{FAMILY}{FAMILY} 🇫🇷🇩🇪", [f"{FAMILY}{FAMILY}", " 🇫🇷🇩🇪"]),
-        ("a\0b \0", ["a\0b", " \0"]),
+        ("a\0b \0", ["a\0b"]),
+        ("\ufeffGood \u200b \u00ad morning\u200e, \ufe0f", ["Good", " morning\u200e,"]),
+        ("می\u200cخواهم क्\u200d", ["می\u200cخواهم", " क्\u200d"]),
+        ("❤\ufe0f 🏴\U000e0067\U000e007f", ["❤\ufe0f", " 🏴\U000e0067\U000e007f"]),
+        ("ไทย\u200bดี\u200b ครับ", ["ไ", "ท", "ย", "ดี", " ค", "รั", "บ"]),
+        ("ខ្ញុំ\u200bស្រឡាញ់", [*regex.findall(r"\X", "ខ្ញុំ"), *regex.findall(r"\X", "ស្រឡាញ់")]),
+        ("a \u0301 \u0e34 \u093e b", ["a", " b"]),
+        ("\u25cc\u0e34", ["\u25cc\u0e34"]),
+        ("葛\U000e0100手", ["葛\U000e0100", "手"]),
         ("x\ud83d y\ude00", ["x\ufffd", " y\ufffd"]),
     ],
 )
@@ -152,7 +193,8 @@ def test_what_has_no_end_is_cut_at_the_documented_lengths() -> None:
         2,
     ]
     accents = "手" + "\u0301" * MAX_GRAPHEME_CHARS
-    assert [len(word) for word in segments([accents])] == [MAX_GRAPHEME_CHARS, 1]
+    # Accents alone are not a word.
+    assert [len(word) for word in segments([accents])] == [MAX_GRAPHEME_CHARS]
     for text in ("a" * 9000 + "手" * 9000, accents * 3):
         assert segments(list(text)) == segments([text])
         assert segments(list(text), pairs) == segments([text], pairs)
@@ -163,7 +205,11 @@ def test_what_has_no_end_is_cut_at_the_documented_lengths() -> None:
 def test_a_character_at_a_time_takes_linear_time(character: str) -> None:
     def seconds(chunks: Sequence[str]) -> float:
         start = time.perf_counter()
-        assert "".join(segments(chunks)) == "".join(chunks)
+        said = segments(chunks)
+        if is_visible(character):
+            assert "".join(said) == "".join(chunks)
+        else:  # accents alone are no words
+            assert all(len(word) == MAX_GRAPHEME_CHARS for word in said)
         return time.perf_counter() - start
 
     # Quadratic work would take 256 times as long.

@@ -116,9 +116,8 @@ def test_odd_sources_give_whole_text_in_any_chunks(model, tokenizer, text):
     whole = run(model, tokenizer, text, policy=WaitK(100))
     assert run(model, tokenizer, list(text), policy=WaitK(100)) == whole
     said = "".join(event.text for event in reads(whole))
-    assert said == " ".join(
-        text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split()
-    )
+    visible = text.replace(" \0 ", " ").encode("utf-16", "surrogatepass")
+    assert said == " ".join(visible.decode("utf-16", "replace").split())
 
 
 def test_feeding_after_the_end_is_refused(model, tokenizer):

@@ -2,10 +2,26 @@
 
 from itertools import pairwise
 
+import pytest
+from article_one import ARTICLE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_simul.evaluation.units import Units, reference_length, target_units
+from mlx_simul.errors import DataError
+from mlx_simul.evaluation.corpus import Item
+from mlx_simul.evaluation.figures import policy_figures
+from mlx_simul.evaluation.logs import omnisteval_line, simuleval_line
+from mlx_simul.evaluation.options import EvaluationOptions
+from mlx_simul.evaluation.record import Record
+from mlx_simul.evaluation.units import (
+    Units,
+    bleu_tokenizer_of,
+    reference_length,
+    said_by,
+    target_units,
+    unit_of,
+)
+from mlx_simul.segmenter import SourceSegmenter
 
 texts = st.text(st.sampled_from("ab.é猫 \n\u00a0"), max_size=20)
 
@@ -72,3 +88,72 @@ def test_references_are_counted_as_simuleval_counts_them():
     assert reference_length("un\u00a0travail\u00a0?", "word") == 1
     assert reference_length("un travail ?", "word") == 3
     assert reference_length(" 猫が いる。", "char") == 6
+
+
+def test_a_word_that_shows_nothing_is_no_unit():
+    pieces = [("un", 1, 1.0), (" \u200b ", 2, 2.0), (" deux", 3, 3.0)]
+    assert target_units(pieces, "word").texts == ("un", "deux")
+
+
+@pytest.mark.parametrize(
+    ("language", "unit", "tokenizer"),
+    [
+        *[(each, "word", "13a") for each in ("English", "Russian", "Arabic", "Hindi", "Korean")],
+        ("Chinese", "char", "zh"),
+        *[(each, "char", "char") for each in ("Japanese", "Thai", "Lao", "Khmer", "Burmese")],
+        *[(each, "char", "char") for each in ("Tibetan", "Javanese")],
+    ],
+)
+def test_the_unit_and_the_tokenizer_follow_the_script(language, unit, tokenizer):
+    references = [ARTICLE[language], "OK"]
+    assert (unit_of(references), bleu_tokenizer_of(references)) == (unit, tokenizer)
+    options = EvaluationOptions("corpus.tsv", "folder").suited_to(references)
+    assert (options.known_unit, options.bleu_tokenizer) == (unit, tokenizer)
+    told = EvaluationOptions("corpus.tsv", "folder", unit="word", bleu_tokenizer="13a")
+    assert told.suited_to(references) == told
+
+
+def test_a_unit_that_is_not_chosen_yet_is_refused():
+    with pytest.raises(ValueError, match="suited_to"):
+        _ = EvaluationOptions("corpus.tsv", "folder").known_unit
+
+
+def steady(language):
+    """A record of a source at the pace of its words, of which a target unit comes with each."""
+    source = ARTICLE[language]
+    n_words = len(said_by(source)) - 1
+    segmenter = SourceSegmenter()
+    words = [*segmenter.feed(source), *segmenter.finish()]
+    pieces = [(word, i + 1, 10.0 * i + 5) for i, word in enumerate(words)]
+    units = target_units(pieces, unit_of([source]))
+    fed = tuple(10.0 * i for i in range(n_words))
+    times = units.delays, units.times_ms, fed, 10.0 * n_words
+    return Item(source, (source,)), Record(0, source, n_words, *times, n_words, n_words, "max")
+
+
+# Tibetan and Javanese sources are read in phrases: what stands between spaces.
+@pytest.mark.parametrize(
+    "language", [each for each in ARTICLE if each not in ("Tibetan", "Javanese")]
+)
+def test_what_keeps_pace_lags_by_as_much_in_any_script(language):
+    """Behind by a word or two of speech, whatever the script and however many units it has."""
+    item, record = steady(language)
+    figures = policy_figures([item], [record], unit_of([item.source]), 400.0)
+    assert 0 < figures["latency"]["laal"] < 3
+    said = said_by(item.source)
+    assert simuleval_line(item, record, 400.0)["source_length"] == said[-1]
+    assert omnisteval_line(item, record, 400.0)["delays"][-1] == said[-1] * 400.0
+    # The whole text at a speaker's pace takes as long as that much English.
+    assert 0.6 * 30 * 400 < omnisteval_line(item, record, 400.0)["elapsed"][-1] < 1.7 * 30 * 400
+    assert figures["ends"] == {"max": 1}
+
+
+def test_where_there_are_spaces_a_word_is_a_word():
+    assert said_by("Good morning, how are you?") == (0, 1, 2, 3, 4, 5)
+    assert said_by("") == (0,)
+
+
+def test_a_record_of_other_words_is_refused():
+    item, record = steady("English")
+    with pytest.raises(DataError, match="translated as 30 words and has 2 here"):
+        policy_figures([Item("two words", item.references)], [record], "word", 400.0)

@@ -49,6 +49,22 @@ def test_verdicts(ends, texts, verdict):
     assert ends(*texts) == verdict
 
 
+@pytest.mark.parametrize("invisible", ["\u200b", "\ufeff", "\u200d", "\ufe0f", "\u0301", "\0"])
+def test_what_shows_nothing_is_no_word(tokenizer, ends, invisible):
+    """Neither whole nor as the bytes of a byte-level vocabulary."""
+    criteria = WordBoundaryStoppingCriteria(tokenizer)
+    ids = tokenizer.encode(invisible, add_special_tokens=False)
+    assert not criteria.has_content(ids)
+    assert ends(invisible, " the") == GO_ON
+    assert ends("a", invisible, " the") == LOOK_AHEAD
+
+
+def test_a_vowel_sign_that_is_a_token_of_its_own_is_no_word(ends):
+    assert ends("ก") == ENDED
+    assert ends("\u0e34") == GO_ON
+    assert ends("\u0e34", "น") == ENDED
+
+
 def test_half_a_character_ends_nothing(tokenizer):
     criteria = WordBoundaryStoppingCriteria(tokenizer)
     ids = tokenizer.encode("好", add_special_tokens=False)
@@ -93,7 +109,8 @@ def test_ids_beyond_the_vocabulary_spell_nothing(tokenizer):
     criteria = WordBoundaryStoppingCriteria(tokenizer)
     padding = len(tokenizer.get_vocab()) + 5
     assert criteria([padding]) == GO_ON
-    assert criteria([padding, *tokenizer.encode(" the")]) == LOOK_AHEAD
+    assert criteria([padding, *tokenizer.encode(" the")]) == GO_ON
+    assert not criteria.has_content([padding])
 
 
 def test_other_criteria():

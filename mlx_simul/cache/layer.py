@@ -110,9 +110,7 @@ class LayerCache:
             return None, None
         return self.present(self.storage.between(rows_of(row), -n_source, n_target))
 
-    def restore(
-        self, row: int | None, saved: KeysValues, n_source: int, n_target: int
-    ) -> None:
+    def restore(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
         """Hold what :meth:`saved` gave earlier.
 
         Raises:

@@ -2,8 +2,8 @@
 
 All of it follows from the :class:`~mlx_simul.cache.plan.PassPlan`; all layers look at one layout.
 
-Shape legend: B streams in the pass, L tokens of the longest of them, C columns: what is attended to,
-in the order in which it lies (:mod:`mlx_simul.cache.storage`).
+Shape legend: B streams in the pass, L tokens of the longest of them, C columns: what is attended
+to, in the order in which it lies (:mod:`mlx_simul.cache.storage`).
 """
 
 from __future__ import annotations

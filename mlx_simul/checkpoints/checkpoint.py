@@ -31,6 +31,7 @@ from mlx_simul.checkpoints.gguf_model import Stored, locate_weights, read_weight
 from mlx_simul.checkpoints.gguf_split import open_gguf
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
 from mlx_simul.checkpoints.parameters import check_parameters
+from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ConversionError, ModelLoadError, ValidationError
 from mlx_simul.loading import (
     load_folder,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import ConversionError, InvalidOptionError
-from mlx_simul.terminal import emit, ending_tidily
 from mlx_simul.paths import expanded
+from mlx_simul.terminal import emit, ending_tidily
 
 if TYPE_CHECKING:
     from mlx_simul.checkpoints.folder import Progress, T

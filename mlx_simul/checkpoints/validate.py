@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlx_simul.checkpoints.convert import progress_bar, silent
 from mlx_simul.errors import ModelLoadError, PromptError, ValidationError
-from mlx_simul.terminal import emit
 from mlx_simul.paths import expanded
+from mlx_simul.terminal import emit
 
 if TYPE_CHECKING:
     import mlx.nn as nn

@@ -10,8 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mlx_simul.console.arguments import add_languages, loading, utf8
-from mlx_simul.console.live import View, run_session
-from mlx_simul.console.options import DEFAULT_MAX_RATIO
+from mlx_simul.console.live import View, exit_code, run_session
 from mlx_simul.console.translate import is_terminal
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, Read, Write
@@ -41,13 +40,15 @@ class Speech:
 
     Args:
         text: what is said.
-        words_per_minute: how fast; 0 for all at once, yet word by word.
+        words_per_minute: how fast, in words of speech, which are as long in any script; 0 for all
+            at once, yet word by word.
         clock: seconds; any start.
         sleep: waits for so many seconds.
 
     Attributes:
         has_pace: words take their time.
         word_times_s: when each word that was taken had been said, by the clock.
+        said: how much of it is said with so many words, in words of speech; from 0 on.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Speech:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         from mlx_simul.evaluation.translate import live_chunks
+        from mlx_simul.evaluation.units import said_by
 
         self._words = live_chunks(text)
+        self.said = said_by(text)
         self._seconds = 60 / words_per_minute if words_per_minute else 0.0
         self.has_pace = bool(self._seconds)
         self._clock = clock
@@ -75,7 +78,7 @@ class Speech:
         n_said = len(self.word_times_s)
         if n_said == len(self._words):
             return None
-        due_s = self._began_s + (n_said + 1) * self._seconds
+        due_s = self._began_s + self.said[n_said + 1] * self._seconds
         if now_s < due_s:
             if not wait:
                 return ""
@@ -196,7 +199,9 @@ def lag(recorder: Recorder, speech: Speech) -> str:
     finished = recorder.finished
     if finished is None or not finished.delays:
         return "Nothing was written."
-    words = length_adaptive_average_lagging(finished.delays, finished.source_words)
+    words = length_adaptive_average_lagging(
+        [speech.said[delay] for delay in finished.delays], speech.said[finished.source_words]
+    )
     said = (
         f"{finished.source_words} words read, {len(finished.delays)} written, on average "
         f"{words:.1f} behind (LAAL)"
@@ -262,11 +267,11 @@ def run(args: argparse.Namespace) -> int:
         view = Display(console, *languages)
     recorder = Recorder(view)
     with recorder:
-        run_session(session, speech, recorder)
+        finished = run_session(session, speech, recorder)
     if recorder.finished is not None and not is_plain:
         emit(harmless(with_delays(recorder.words, recorder.finished.delays)) + "\n")
     emit(lag(recorder, speech) + "\n")
-    return 0
+    return exit_code(finished)
 
 
 def _session(args: argparse.Namespace, policy: WaitK) -> tuple[SimulSession, tuple[str, str]]:
@@ -281,7 +286,6 @@ def _session(args: argparse.Namespace, policy: WaitK) -> tuple[SimulSession, tup
         policy=policy,
         source_language=args.source_language,
         target_language=args.target_language,
-        max_target_source_ratio=DEFAULT_MAX_RATIO,
     )
     source, target = streaming_config(model).get(TRANSLATES) or ("Source", "Target")
     return session, (args.source_language or source, args.target_language or target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlx_simul.console.arguments import add_instruction, add_languages, utf8
 from mlx_simul.console.tables import fitting_table
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
-from mlx_simul.evaluation.options import CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
+from mlx_simul.evaluation.options import AUTO, CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.evaluation.units import UNITS
 from mlx_simul.policies import WHOLE
 from mlx_simul.terminal import emit, emit_json, harmless
@@ -71,13 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     score = parser.add_argument_group("scores")
-    score.add_argument("--unit", choices=UNITS, default="word", help="that latency is counted in")
+    score.add_argument(
+        "--unit",
+        choices=(AUTO, *UNITS),
+        default=AUTO,
+        help="that latency is counted in (default: characters for scripts without spaces, else "
+        "words)",
+    )
     score.add_argument(
         "--word-ms",
         type=float,
         default=400.0,
         metavar="MS",
-        help="pace of the source, for computation-aware scores (default: 400)",
+        help="pace of the source's words of speech, for computation-aware scores (default: 400)",
     )
     score.add_argument(
         "--clock",
@@ -85,7 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="wall",
         help="time on the wall, or the CPU's, which a busy machine does not stretch",
     )
-    score.add_argument("--bleu-tokenizer", default="13a", metavar="NAME", help="sacrebleu's")
+    score.add_argument(
+        "--bleu-tokenizer",
+        default=AUTO,
+        metavar="NAME",
+        help="sacrebleu's (default: zh for Chinese, char for other scripts without spaces, else "
+        "13a)",
+    )
     score.add_argument(
         "--bootstrap", type=int, default=1000, metavar="N", help="resamplings (default: 1000)"
     )
@@ -109,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
 
     with TranslationBar(Console(stderr=True)) as report:
         results = evaluate(options, report)
+    for said in unfinished(results):
+        print(f"mlx-simul: warning: {said}", file=sys.stderr)
     if args.json:
         emit_json(results, indent=1)
         return 0
@@ -162,6 +177,20 @@ def tables(results: Mapping[str, Any], console: Console) -> list[RenderableType]
         _table(console, title, main_columns(results), rows),
         _table(console, "", OTHER_COLUMNS, rows),
     ]
+
+
+def unfinished(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each policy under which translations were cut off or dried up."""
+    said: list[str] = []
+    for spec, row in results["policies"].items():
+        ends = {reason: n for reason, n in row["ends"].items() if reason != "end_of_turn"}
+        if ends:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in ends.items())
+            said.append(
+                f"{spec}: {sum(ends.values())} of {sum(row['ends'].values())} translations did not "
+                f"end by themselves: {reasons}."
+            )
+    return said
 
 
 class TranslationBar:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_simul.characters import is_visible
 from mlx_simul.console.arguments import add_languages, require_writable, utf8
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.console.live import exit_code
+from mlx_simul.endings import remark
+from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.paths import expanded
 from mlx_simul.pictures import picture, require_matplotlib, save
@@ -169,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SimulError: for options, models or texts that will not do.
     """
-    if not args.text.split():
+    if not is_visible(args.text):
         raise InvalidOptionError(f"there are no words to inspect in {args.text!r}.")
     if args.picture is not None:
         require_drawable(args.picture)
@@ -198,14 +202,19 @@ def run(args: argparse.Namespace) -> int:
         source_language=args.source_language,
         target_language=args.target_language,
         max_tokens=args.max_tokens,
-        max_target_source_ratio=3.0,
     )
     attention: list[tuple[float, ...]] = []
     if shows:
         session.observe(lambda word: attention.append(word.attention))
     session.push(args.text)
-    stairs = staircase(session.finish(), attention)
+    events = session.finish()
+    stairs = staircase(events, attention)
     emit(as_text(stairs))
     if args.picture is not None:
         draw(stairs, args.picture)
-    return 0
+    finished = events[-1]
+    if not isinstance(finished, Finished):
+        raise SimulError(f"the session ended with {finished!r}, which is not Finished.")
+    if (said := remark(finished)) is not None:
+        print(f"mlx-simul: warning: {said}", file=sys.stderr)
+    return exit_code(finished)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from mlx_simul.endings import remark
 from mlx_simul.errors import SimulError, SimulWarning
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.terminal import emit, emit_json, say
@@ -25,8 +26,8 @@ READ_BYTES = 4096
 MAX_AHEAD_CHARS = 16_384
 """Source text taken in before it is asked for; beyond it, a fast producer has to wait."""
 
-# A session ended so had more to say, perhaps.
-_CUT = ("max_words", "max_tokens", "max_target_source_ratio", "stop_limit")
+EXIT_INCOMPLETE = 3
+"""Exit code of a command whose translation was cut off, dried up, or left source unread."""
 
 
 class View(Protocol):
@@ -168,8 +169,11 @@ class JsonView(TextView):
         """Leaves nothing behind the last line."""
 
     def show(self, event: Event) -> None:
-        """Writes the event."""
-        emit_json({"type": type(event).__name__.lower(), **asdict(event)})
+        """Writes the event; the last one says whether the translation is complete."""
+        fields = {"type": type(event).__name__.lower(), **asdict(event)}
+        if isinstance(event, Finished):
+            fields["complete"] = event.is_complete
+        emit_json(fields)
 
 
 def warn_of_bad_bytes(data: bytes) -> None:
@@ -182,7 +186,12 @@ def warn_of_bad_bytes(data: bytes) -> None:
     )
 
 
-def run_session(session: SimulSession, source: Source, view: View) -> None:
+def exit_code(finished: Finished | None) -> int:
+    """What a command that translates ends with: 0, or ``EXIT_INCOMPLETE``."""
+    return 0 if finished is not None and finished.is_complete else EXIT_INCOMPLETE
+
+
+def run_session(session: SimulSession, source: Source, view: View) -> Finished | None:
     """Run a session on a source to the end, whichever comes first.
 
     All MLX work happens on the calling thread. Between events it takes in what has arrived, up to
@@ -191,9 +200,13 @@ def run_session(session: SimulSession, source: Source, view: View) -> None:
     Args:
         session: fresh; it is fed and closed.
         source: where its text comes from.
-        view: told of all that happens.
+        view: told of all that happens, and of an end that leaves something out.
+
+    Returns:
+        The session's last event.
     """
     is_open, ahead_chars = True, 0
+    finished: Finished | None = None
 
     def take(text: str | None) -> None:
         nonlocal is_open, ahead_chars
@@ -212,9 +225,12 @@ def run_session(session: SimulSession, source: Source, view: View) -> None:
             view.show(event)
             if isinstance(event, Read):
                 ahead_chars -= len(event.text)
-            if isinstance(event, Finished) and event.reason in _CUT:
-                view.note(f"the translation was cut off by a limit, {event.reason}.")
+            if isinstance(event, Finished):
+                finished = event
+                if (said := remark(event)) is not None:
+                    view.note(said)
             if is_open and not session.finished and ahead_chars < MAX_AHEAD_CHARS:
                 text = source.read(wait=False)
                 if text != "":
                     take(text)
+    return finished

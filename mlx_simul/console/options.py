@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_simul.console.arguments import add_instruction, add_languages, loading, utf8
 from mlx_simul.errors import InvalidOptionError, SimulWarning
-from mlx_simul.loop import Limits
+from mlx_simul.loop import DEFAULT_MAX_RATIO, Limits
 from mlx_simul.paths import expanded
 from mlx_simul.policies import WHOLE, parse_policy, policy_names, usage
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
-
-DEFAULT_MAX_RATIO = 3.0
-"""Small models ramble; no language pair needs three words for one, beyond the shortest texts."""
 
 MAX_OPTION_FILE_BYTES = 1_048_576
 """The most that a glossary or context file may hold; a prompt takes far less."""
@@ -84,7 +81,7 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="how the model streams (default: as it can best; see `mlx-simul models`)",
     )
-    when.add_argument("--max-words", type=int, metavar="N", help="target words in all")
+    when.add_argument("--max-words", type=int, metavar="N", help="target words of speech in all")
     when.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="default: 1024")
     when.add_argument(
         "--max-tokens-per-word", type=int, default=50, metavar="N", help="default: 50"
@@ -93,7 +90,8 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-ratio",
         type=float,
         metavar="R",
-        help="target words per source word read (default: 3, --gpe-compat has none; inf: no limit)",
+        help=f"target words per source word read, at most; words of speech, as long in any script "
+        f"(default: {DEFAULT_MAX_RATIO:g}, --gpe-compat has none; inf: no limit)",
     )
     when.add_argument(
         "--early-eos",
@@ -154,12 +152,10 @@ def session_options(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.temp == 0 and (args.top_p is not None or args.min_p is not None):
         raise InvalidOptionError("--top-p and --min-p choose among samples; give a --temp above 0.")
-    max_ratio = args.max_ratio
-    if max_ratio is None and not args.gpe_compat:
-        max_ratio = DEFAULT_MAX_RATIO
-    if max_ratio == math.inf:
-        max_ratio = None
+    max_ratio = None if args.max_ratio == math.inf else args.max_ratio
     limits = Limits(args.max_words, args.max_tokens, max_ratio)
+    if args.max_ratio is None:
+        max_ratio = "auto"
     context = args.context
     if context and context.startswith("@"):
         context = _read_option_file("--context", context[1:])
@@ -179,7 +175,7 @@ def session_options(args: argparse.Namespace) -> dict[str, Any]:
         "max_words": limits.max_words,
         "max_tokens": limits.max_tokens,
         "max_tokens_per_word": args.max_tokens_per_word,
-        "max_target_source_ratio": limits.max_target_source_ratio,
+        "max_target_source_ratio": max_ratio,
         "early_eos": args.early_eos,
         "gpe_compat": args.gpe_compat,
         "drafter": args.drafter,

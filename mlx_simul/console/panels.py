@@ -77,8 +77,10 @@ class Progress:
             return
         self.read_text += event.text
         self.words_waiting -= 1
-        # The segments differ from what arrived in white space only.
-        self.unread_text = self.unread_text.lstrip()[len(event.text.strip()) :]
+        # Before a word stands nothing that shows; half a character arrives as another one.
+        word = event.text.strip()
+        unread = self.unread_text.lstrip()
+        self.unread_text = unread[max(unread.find(word), 0) + len(word) :]
 
 
 def render(

@@ -122,7 +122,10 @@ class Service:
                 return {}
             case "GET", "/output":
                 words, self._words = self._words, []
-                return _output(self._interpreter.answer(words, self._source_finished))
+                answer = self._interpreter.answer(words, self._source_finished)
+                if answer.remark is not None:
+                    print(f"mlx-simul: warning: {answer.remark}", file=sys.stderr)
+                return _output(answer)
             case "GET", "/":
                 return {"info": "mlx_simul[text -> text]"}
             case _, "/reset" | "/input" | "/output" | "/":

@@ -20,6 +20,7 @@ from mlx_simul.console.live import (
     TextView,
     View,
     WholeText,
+    exit_code,
     run_session,
     warn_of_bad_bytes,
 )
@@ -56,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
         session = session_maker(args, options)()
         with _view(args) as view, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: view.note(str(message))
-            run_session(session, source, view)
-    return 0
+            return exit_code(run_session(session, source, view))
 
 
 @contextmanager

@@ -90,7 +90,10 @@ class Recording:
     ) -> None:
         """Keep the weights of the heads of one layer."""
         chosen = [
-            (i, head) for i, view in enumerate(self.views) for head in view.heads if head[0] == layer
+            (i, head)
+            for i, view in enumerate(self.views)
+            for head in view.heads
+            if head[0] == layer
         ]
         if not chosen:
             return

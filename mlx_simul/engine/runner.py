@@ -216,9 +216,7 @@ class Part:
         except Exception as error:
             self.outcome = error
 
-    def _is_answered(
-        self, token_ids: tuple[int, ...], evidence: tuple[Evidence, ...] = ()
-    ) -> None:
+    def _is_answered(self, token_ids: tuple[int, ...], evidence: tuple[Evidence, ...] = ()) -> None:
         self.outcome = Reply(token_ids, self.request.n_passes, evidence)
 
 

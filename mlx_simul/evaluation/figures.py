@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.record import Record
-from mlx_simul.evaluation.units import Unit, reference_length
+from mlx_simul.evaluation.units import Unit, reference_length, said_by
 from mlx_simul.latency import Latency, latency, live_times_ms, mean_latency
 
 
-def elapsed_ms(record: Record, word_ms: float) -> list[float]:
+def elapsed_ms(record: Record, word_ms: float, said: Sequence[float] | None = None) -> list[float]:
     """When each unit would have been there, had the source come at a pace; since its beginning."""
-    return live_times_ms(record.times_ms, record.fed_ms, word_ms)
+    return live_times_ms(record.times_ms, record.fed_ms, word_ms, said)
+
+
+def said_before(item: Item, record: Record) -> tuple[float, ...]:
+    """Words of speech in the first words of a source, from none to all, as its record counts them.
+
+    Raises:
+        DataError: if the record was made of other words.
+    """
+    said = said_by(item.source)
+    if len(said) - 1 != record.source_words:
+        raise DataError(
+            f"source {record.index} was translated as {record.source_words} words and has "
+            f"{len(said) - 1} here: {item.source!r:.80}. Another version made the record; evaluate "
+            "into a new folder."
+        )
+    return said
 
 
 def policy_figures(
@@ -28,14 +45,16 @@ def policy_figures(
         items: the test set.
         records: of each source in it, under that policy.
         unit: what latency is counted in.
-        word_ms: milliseconds from one source word to the next, for computation-aware scores.
+        word_ms: milliseconds from one source word of speech to the next, for computation-aware
+            scores.
 
     Returns:
         ``latency`` and ``latency_ca``, means over sources for which anything was written, in source
-        words (``None`` if nothing was for any); ``lag_words``, the mean delay;
+        words of speech (``None`` if nothing was for any); ``lag_words``, the mean delay, likewise;
         ``ms_per_word``, the work on a unit since its source was there or the one before it was
         written; ``passes_per_token``, ``tokens_per_s``; ``ended``, the share of translations that
-        the model ended by itself with the whole source read; ``n_empty``; ``seconds`` of work.
+        the model ended by itself with the whole source read; ``ends``, how many ended for which
+        reason; ``n_empty``; ``seconds`` of work.
     """
     if not 0 < word_ms < math.inf:
         raise InvalidOptionError(
@@ -43,15 +62,19 @@ def policy_figures(
         )
     plain: list[Latency | None] = []
     aware: list[Latency | None] = []
+    delays: list[float] = []
     for record in records:
-        n_reference = reference_length(items[record.index].references[0], unit)
-        elapsed = [time / word_ms for time in elapsed_ms(record, word_ms)]
-        plain.append(latency(record.delays, record.source_words, n_reference))
-        aware.append(latency(record.delays, record.source_words, n_reference, elapsed))
+        item = items[record.index]
+        n_reference = reference_length(item.references[0], unit)
+        said = said_before(item, record)
+        lags = [said[delay] for delay in record.delays]
+        elapsed = [time / word_ms for time in elapsed_ms(record, word_ms, said)]
+        plain.append(latency(lags, said[-1], n_reference))
+        aware.append(latency(lags, said[-1], n_reference, elapsed))
+        delays += lags
     n_tokens = sum(record.n_tokens for record in records)
     seconds = sum(record.total_ms for record in records) / 1000
     waits = sorted(wait for record in records for wait in record.response_ms)
-    delays = [delay for record in records for delay in record.delays]
     return {
         "latency": _as_dict(mean_latency(plain)),
         "latency_ca": _as_dict(mean_latency(aware)),
@@ -60,6 +83,7 @@ def policy_figures(
         "passes_per_token": sum(record.n_passes for record in records) / max(1, n_tokens),
         "tokens_per_s": n_tokens / seconds,
         "ended": sum(record.reason == "end_of_turn" for record in records) / len(records),
+        "ends": dict(Counter(record.reason for record in records).most_common()),
         "n_empty": sum(not record.delays for record in records),
         "seconds": seconds,
     }

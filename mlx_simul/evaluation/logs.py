@@ -1,6 +1,7 @@
 """Per-sentence logs that SimulEval and OmniSTEval read.
 
-SimulEval counts text in words: delays, elapsed times and the source's length are source words.
+SimulEval counts text in words: delays, elapsed times and the source's length are source words, and
+words of speech here, so that they mean the same in any script.
 OmniSTEval counts milliseconds: there a source word is as long as the evaluation's pace says.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_simul.evaluation.corpus import Item
-from mlx_simul.evaluation.figures import elapsed_ms
+from mlx_simul.evaluation.figures import elapsed_ms, said_before
 from mlx_simul.evaluation.folder import write_whole
 from mlx_simul.evaluation.record import Record
 
@@ -22,27 +23,29 @@ _SIMULEVAL_CONFIG = "source_type: text\ntarget_type: text\n"
 
 def simuleval_line(item: Item, record: Record, word_ms: float) -> dict[str, Any]:
     """A line of ``instances.log``; of several references it holds the first."""
+    said = said_before(item, record)
     return {
         "index": record.index,
         "prediction": record.prediction,
-        "delays": list(record.delays),
-        "elapsed": [round(time / word_ms, 6) for time in elapsed_ms(record, word_ms)],
+        "delays": [said[delay] for delay in record.delays],
+        "elapsed": [round(time / word_ms, 6) for time in elapsed_ms(record, word_ms, said)],
         "prediction_length": len(record.delays),
         "reference": item.references[0],
         "source": item.source,
-        "source_length": record.source_words,
+        "source_length": said[-1],
     }
 
 
 def omnisteval_line(item: Item, record: Record, word_ms: float) -> dict[str, Any]:
     """A line of OmniSTEval's JSONL; of several references it holds the first."""
+    said = said_before(item, record)
     return {
         "source": item.source,
         "prediction": record.prediction,
         "reference": item.references[0],
-        "delays": [delay * word_ms for delay in record.delays],
-        "elapsed": [round(time, 3) for time in elapsed_ms(record, word_ms)],
-        "source_length": record.source_words * word_ms,
+        "delays": [said[delay] * word_ms for delay in record.delays],
+        "elapsed": [round(time, 3) for time in elapsed_ms(record, word_ms, said)],
+        "source_length": said[-1] * word_ms,
     }
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.evaluation.units import UNITS, Unit
+from mlx_simul.evaluation.units import UNITS, Unit, bleu_tokenizer_of, unit_of
 from mlx_simul.policies import WHOLE, parse_policy
 
 Clock: TypeAlias = Literal["wall", "cpu"]
 
 CLOCK_NAMES: tuple[Clock, ...] = ("wall", "cpu")
+AUTO: Final = "auto"
 DEFAULT_POLICIES = (*(f"wait-k:{k}" for k in (1, 3, 5, 7, 9)), WHOLE)
 
 
@@ -35,11 +36,14 @@ class EvaluationOptions:
         target_key: where it holds the translation, or a list of them.
         split: which part of a Hugging Face dataset.
         n_sources: the first so many sources only.
-        unit: what target text is counted in for latency.
-        word_ms: milliseconds from one source word to the next, for computation-aware scores.
+        unit: what target text is counted in for latency; "auto" is characters where most of what
+            the references say is in scripts without spaces, else words.
+        word_ms: milliseconds from one source word of speech to the next, for computation-aware
+            scores.
         clock: what times are taken by: the wall, or the work of the process, which others on the
             machine do not slow down.
-        bleu_tokenizer: sacrebleu's.
+        bleu_tokenizer: sacrebleu's; "auto" is "13a" where words are counted, "zh" for Chinese, else
+            "char".
         quality: measure BLEU and chrF; needs sacrebleu.
         n_bootstrap: how often the test set is resampled for confidence; 0 for never.
         plot: draw quality over latency; needs matplotlib.
@@ -62,10 +66,10 @@ class EvaluationOptions:
     target_key: str = "target"
     split: str = "test"
     n_sources: int | None = None
-    unit: Unit = "word"
+    unit: Unit | Literal["auto"] = "auto"
     word_ms: float = 400.0
     clock: Clock = "wall"
-    bleu_tokenizer: str = "13a"
+    bleu_tokenizer: str = "auto"
     quality: bool = True
     n_bootstrap: int = 1000
     plot: bool = True
@@ -90,7 +94,7 @@ class EvaluationOptions:
                 f"the baseline {self.baseline!r} is not evaluated; these are: "
                 f"{', '.join(self.policies)}."
             )
-        for name, known in (("unit", UNITS), ("clock", CLOCK_NAMES)):
+        for name, known in (("unit", (AUTO, *UNITS)), ("clock", CLOCK_NAMES)):
             if getattr(self, name) not in known:
                 raise InvalidOptionError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
@@ -111,6 +115,25 @@ class EvaluationOptions:
                 f"the drafter must be 'ngram', got {self.session['drafter']!r}: an evaluation "
                 "makes one for each session."
             )
+
+    def suited_to(self, references: Sequence[str]) -> EvaluationOptions:
+        """These options, with what is "auto" chosen for the script of some references."""
+        unit = unit_of(references) if self.unit == AUTO else self.unit
+        tokenizer = self.bleu_tokenizer
+        if tokenizer == AUTO:
+            tokenizer = bleu_tokenizer_of(references)
+        return replace(self, unit=unit, bleu_tokenizer=tokenizer)
+
+    @property
+    def known_unit(self) -> Unit:
+        """The unit, once it is chosen.
+
+        Raises:
+            InvalidOptionError: if it is still "auto".
+        """
+        if self.unit == AUTO:
+            raise InvalidOptionError('unit is "auto"; suited_to(references) chooses one.')
+        return self.unit
 
     @property
     def baseline_policy(self) -> str:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import mlx_simul.before_mlx
@@ -27,7 +26,7 @@ from mlx_simul.evaluation.corpus import Item, corpus_digest, read_corpus
 from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.folder import ResultFolder, files_digest, write_whole
 from mlx_simul.evaluation.logs import write_logs
-from mlx_simul.evaluation.options import EvaluationOptions
+from mlx_simul.evaluation.options import AUTO, EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
 from mlx_simul.evaluation.quality import (
     paired_bootstrap,
@@ -39,8 +38,8 @@ from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Translator
 from mlx_simul.loading import DEFAULT_MODEL, find_folder, load
 from mlx_simul.pairs import PairKeys
-from mlx_simul.pictures import require_matplotlib
 from mlx_simul.paths import expanded
+from mlx_simul.pictures import require_matplotlib
 from mlx_simul.policies import parse_policy
 from mlx_simul.session import SessionOptions
 
@@ -94,11 +93,12 @@ def evaluate(
             "adapters.safetensors and adapter_config.json."
         )
     if options.quality:
-        require_tokenizer(options.bleu_tokenizer)
+        require_tokenizer("13a" if options.bleu_tokenizer == AUTO else options.bleu_tokenizer)
     if options.plot:
         require_matplotlib("eval", "leave the plot out (--no-plot)")
     keys = PairKeys(options.source_key, options.target_key)
     items = read_corpus(options.corpus, options.references, keys, options.split, options.n_sources)
+    options = options.suited_to([text for item in items for text in item.references])
     date = options.session.get("date")
     folder = ResultFolder(expanded(options.folder), _setting(options, items), date and str(date))
     options = replace(options, session={**options.session, "date": folder.date})
@@ -127,7 +127,7 @@ def summary(
         records: for each policy, of all sources in their order.
     """
     figures: dict[str, dict[str, Any]] = {
-        spec: policy_figures(items, held, options.unit, options.word_ms)
+        spec: policy_figures(items, held, options.known_unit, options.word_ms)
         for spec, held in records.items()
     }
     signatures: dict[str, str] = {}
@@ -169,7 +169,7 @@ def summary(
             "target_key": options.target_key,
             "split": options.split,
             "n_bootstrap": options.n_bootstrap,
-            "unit": options.unit,
+            "unit": options.known_unit,
             "word_ms": options.word_ms,
             "clock": options.clock,
             "bleu_tokenizer": options.bleu_tokenizer,
@@ -208,7 +208,7 @@ def _setting(options: EvaluationOptions, items: Sequence[Item]) -> dict[str, Any
         "model": files_digest(find_folder(options.model or DEFAULT_MODEL)),
         "adapter": adapter,
         "test set": corpus_digest(items),
-        "unit": options.unit,
+        "unit": options.known_unit,
         "clock": options.clock,
         "session options": {k: v for k, v in options.session.items() if k != "date"},
     }
@@ -256,7 +256,7 @@ def _translator(options: EvaluationOptions) -> Translator:
         allow_unverified=options.allow_unverified,
     )
     session: Any = dict(options.session)
-    return Translator(model, tokenizer, session, options.unit, options.clock)
+    return Translator(model, tokenizer, session, options.known_unit, options.clock)
 
 
 def _in_this_process(

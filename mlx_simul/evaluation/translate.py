@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
+from math import ceil
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -19,9 +20,14 @@ from mlx_simul.events import Event, Finished, Write
 from mlx_simul.policies import Policy
 from mlx_simul.segmenter import SourceSegmenter
 from mlx_simul.session import SessionOptions, SimulSession
+from mlx_simul.speech import speech
 
 CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """Seconds, by the name of the clock."""
+
+TOKENS_PER_WORD = 48
+"""Target tokens that a source word may take. In Burmese an English one is 26 bytes on average,
+which may be as many tokens."""
 
 
 class Translator:
@@ -34,7 +40,7 @@ class Translator:
         model: from :func:`mlx_simul.load`, in evaluation mode.
         tokenizer: likewise.
         options: of the sessions. ``policy`` is given with each source, and ``max_tokens`` grows
-            with it unless it is set.
+            with the words of speech in it unless it is set.
         unit: what latency is counted in.
         clock: the wall's, or the work of the process, which others on the machine do not slow down.
 
@@ -71,7 +77,7 @@ class Translator:
         chunks = live_chunks(source, self._options)
         if not chunks:
             raise InvalidOptionError(f"source {index} holds no words: {source!r}.")
-        session = self._session(len(chunks), policy)
+        session = self._session(ceil(speech(source)), policy)
         pieces: list[tuple[str, int, float]] = []
         fed_ms: list[float] = []
         finished: Finished | None = None
@@ -104,7 +110,7 @@ class Translator:
 
     def _session(self, n_words: int, policy: Policy) -> SimulSession:
         options = SessionOptions(**self._options)
-        options.setdefault("max_tokens", 64 + 8 * n_words)
+        options.setdefault("max_tokens", 64 + TOKENS_PER_WORD * n_words)
         options["policy"], options["prefix"] = policy, self._prefix
         return SimulSession(self._model, self._tokenizer, **options)
 

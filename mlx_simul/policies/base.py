@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from fractions import Fraction
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from mlx_simul.errors import InvalidOptionError
@@ -48,6 +49,16 @@ class Progress(Protocol):
     @property
     def target_words_generated(self) -> int:
         """Target words written."""
+        ...
+
+    @property
+    def source_speech(self) -> Fraction:
+        """How much speech was read, in words that are as long in any script."""
+        ...
+
+    @property
+    def target_speech(self) -> Fraction:
+        """How much speech was written, likewise; what lags is the difference."""
         ...
 
 

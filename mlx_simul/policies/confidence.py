@@ -23,8 +23,8 @@ class Confidence:
         margin: the least margin between a token's probability and that of the likeliest other,
             from 0 to 1.
         min_words: source words to read before the first word is proposed.
-        max_lag: read words ahead of written ones at which a word is written however unsure the
-            model is; ``None`` for no such limit.
+        max_lag: words of speech read ahead of those written, counted alike in any script, at
+            which a word is written however unsure the model is; ``None`` for no such limit.
 
     Raises:
         InvalidOptionError: for anything else.
@@ -51,6 +51,6 @@ class Confidence:
 
     def judge(self, progress: Progress, proposal: Proposal, memory: None) -> tuple[int, None]:
         """The word, if its least margin is wide enough or it has waited long enough."""
-        lag = progress.source_words_read - progress.target_words_generated
+        lag = progress.source_speech - progress.target_speech
         is_late = self.max_lag is not None and lag >= self.max_lag
         return int(is_late or min(proposal.words[0].margins) >= self.margin), None

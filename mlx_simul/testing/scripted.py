@@ -87,7 +87,8 @@ class ScriptedStream:
         """Let words arrive, and with a suffix the end of the source; run as far as that allows."""
         for word in words:
             # Now and then a sentence ends.
-            self.loop.add_segment(word, f"{word}." if word[-1] % 4 == 0 else str(word))
+            text = "-".join(map(str, word))
+            self.loop.add_segment(word, f"{text}." if word[-1] % 4 == 0 else text)
         if suffix is not None:
             self.loop.close_source(suffix)
         self._run()

@@ -12,8 +12,10 @@ import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.corpus import group_by_source
+from mlx_simul.evaluation.figures import said_before
 from mlx_simul.evaluation.quality import text_quality
 from mlx_simul.evaluation.translate import Translator
+from mlx_simul.evaluation.units import bleu_tokenizer_of, unit_of
 from mlx_simul.pairs import Pair
 from mlx_simul.policies import WaitK, WholeSource
 from mlx_simul.session import SessionOptions
@@ -64,10 +66,10 @@ class Quality:
     Attributes:
         bleu: sacrebleu's, against all references of a source.
         chrf: likewise.
-        length_ratio: words written per word of the closest reference, as BLEU takes it; ``None``
-            if the closest references have none.
+        length_ratio: tokens written per token of the closest reference, as BLEU counts them;
+            ``None`` if the closest references have none.
         ended: the share of translations that ended by themselves.
-        lag_words: mean number of words read when a word was written.
+        lag_words: mean number of words of speech read when a word was written.
     """
 
     bleu: float
@@ -116,13 +118,17 @@ def translation_quality(
     items = group_by_source(pairs)[:n_sources]
     if not items:
         raise InvalidOptionError("there are no pairs to measure BLEU on; give some for validation.")
-    translate = Translator(model, tokenizer, session_options(options))
+    texts = [text for item in items for text in item.references]
+    translate = Translator(model, tokenizer, session_options(options), unit_of(texts))
     policy = WholeSource() if wait_k is None else WaitK(wait_k)
     records = [translate(index, item.source, policy) for index, item in enumerate(items)]
     scores = text_quality(
-        [record.prediction for record in records], [item.references for item in items]
+        [record.prediction for record in records],
+        [item.references for item in items],
+        bleu_tokenizer_of(texts),
     )
-    delays = [delay for record in records for delay in record.delays]
+    said = [said_before(item, record) for item, record in zip(items, records, strict=True)]
+    delays = [said[record.index][delay] for record in records for delay in record.delays]
     return Quality(
         bleu=scores.bleu,
         chrf=scores.chrf,

@@ -24,8 +24,8 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.corpus import group_by_source
 from mlx_simul.evaluation.quality import require_scorable
 from mlx_simul.pairs import Pair, PairKeys, corpus_digest, read_pairs
-from mlx_simul.pictures import require_matplotlib
 from mlx_simul.paths import expanded
+from mlx_simul.pictures import require_matplotlib
 from mlx_simul.training.batches import Batches
 from mlx_simul.training.config import WHOLE, as_tables, make_options
 from mlx_simul.training.layout import StreamingLayout
