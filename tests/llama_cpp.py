@@ -95,13 +95,14 @@ _OWN["granitemoe"] = _OWN["granite"]
 TOKENIZER = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "gpt-2",
-    "tokenizer.ggml.tokens": ["<s>", "</s>", "a", "b", "ab"],
-    "tokenizer.ggml.token_type": [3, 3, 1, 1, 1],
+    "tokenizer.ggml.tokens": ["<s>", "</s>", "a", "b", "ab", *(f"t{i}" for i in range(5, 96))],
+    "tokenizer.ggml.token_type": [3, 3, *[1] * 94],
     "tokenizer.ggml.merges": ["a b"],
     "tokenizer.ggml.bos_token_id": 0,
     "tokenizer.ggml.eos_token_id": 1,
+    "tokenizer.ggml.padding_token_id": 0,
 }
-"""One that is enough for a model whose tokenizer is not what is tried."""
+"""One that is enough for a model of 96 tokens whose tokenizer is not what is tried."""
 
 
 def write_checkpoint(
