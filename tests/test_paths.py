@@ -30,7 +30,10 @@ def test_a_folder_of_any_name(tmp_path: Path, name: str):
     assert model.model_type == "qwen2"
     target = convert(folder, tmp_path / "target" / name)
     assert load_folder(target)[0].model_type == "qwen2"
-    assert main(["translate", "--model", str(target), "--to", "French", "--max-tokens", "1", "A."]) == 0
+    assert (
+        main(["translate", "--model", str(target), "--to", "French", "--max-tokens", "1", "A."])
+        == 0
+    )
 
 
 @pytest.fixture
@@ -69,7 +72,14 @@ def test_files_that_translate_reads(home: Path):
     (home / "source.txt").write_text("One two.")
     (home / "context.txt").write_text("Numbers.")
     (home / "terms.tsv").write_text("one\tun\n")
-    options = ["--context", "@~/context.txt", "--glossary", "~/terms.tsv", "--draft-model", "~/model"]
+    options = [
+        "--context",
+        "@~/context.txt",
+        "--glossary",
+        "~/terms.tsv",
+        "--draft-model",
+        "~/model",
+    ]
     run(*TRANSLATE, *options, "--file", "~/source.txt")
 
 
@@ -94,7 +104,9 @@ def test_evaluate(home: Path):
     run(*both, "--set", "max_tokens=2", "--folder", "~/one", "--corpus", "~/pairs.jsonl")
     texts = ["--corpus", "~/source.txt", "--reference", "~/target.txt"]
     run(*both, "--set", "max_tokens=2", "--folder", "~/two", *texts)
-    assert (home / "one" / "results.json").is_file() and (home / "two" / "results.json").is_file()
+    assert (home / "one" / "evaluation.json").is_file() and (
+        home / "two" / "evaluation.json"
+    ).is_file()
 
 
 def test_train(home: Path):
