@@ -59,7 +59,7 @@ def _overrides(config: Mapping[str, Any], meaning: PretrainedConfig | None) -> d
 
 def _meaning(config: Mapping[str, Any]) -> PretrainedConfig | None:
     """transformers' object for a config; None where it has none."""
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         return None
     entries = {k: v for k, v in config.items() if k not in _SAYS_NOTHING_OF_THE_WEIGHTS}

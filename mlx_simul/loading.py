@@ -36,6 +36,7 @@ from mlx_simul.stored import (
     UNQUANTISED,
     StoredTensor,
     foreign_format,
+    load_tensors,
     read_header,
     refuse_unreadable_formats,
     tied_pair,
@@ -212,12 +213,12 @@ def _untied(stored: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> di
     transformers takes such a head for what it is; most of mlx-lm's families would drop it.
     """
     text = config.get("text_config")
-    is_nested = isinstance(text, Mapping) and "tie_word_embeddings" in text
-    is_tied = any(part.get("tie_word_embeddings") for part in (config, text if is_nested else {}))
+    parts = [config, text] if isinstance(text, Mapping) else [config]
+    is_tied = any(part.get("tie_word_embeddings") for part in parts)
     pair = tied_pair(stored) if is_tied else None
     if pair is None:
         return {}
-    head, embedding = (mx.load(str(stored[name].file))[name] for name in pair)
+    head, embedding = (load_tensors(stored[name].file)[name] for name in pair)
     if mx.array_equal(head, embedding).item():
         return {}
     _logger.warning(
@@ -225,8 +226,8 @@ def _untied(stored: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> di
         "from %s in the files; the head is used, as transformers does.",
         *pair,
     )
-    untied = {"tie_word_embeddings": False}
-    return untied | ({"text_config": {**text, **untied}} if is_nested else {})
+    untied: dict[str, Any] = {"tie_word_embeddings": False}
+    return untied | ({"text_config": {**text, **untied}} if isinstance(text, Mapping) else {})
 
 
 def _refuse_integers(model: nn.Module) -> None:

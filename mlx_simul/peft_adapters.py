@@ -83,8 +83,8 @@ def apply(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
     """
     _refuse_options(folder, config)
     adapters, base, whole = _read(folder)
-    modules = {name: module for name, module in model.named_modules() if name}
-    new: dict[str, nn.Module] = {}
+    modules: dict[str, Any] = {name: module for name, module in model.named_modules() if name}
+    new: dict[str, Any] = {}
     for name, parts in base.items():
         path = _find(name, modules, folder)
         modules[path] = new[path] = _replaced(name, modules[path], parts)
@@ -192,9 +192,8 @@ def _scale(
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _adapted(
-    name: str, module: nn.Module, parts: Mapping[str, mx.array], scale: float
-) -> nn.Module:
+def _adapted(name: str, module: Any, parts: Mapping[str, mx.array], scale: float) -> nn.Module:
+    adapted: Any
     magnitude = parts.get("lora_magnitude_vector")
     if isinstance(module, _EMBEDDING) and "lora_embedding_B" in parts:
         if magnitude is not None:

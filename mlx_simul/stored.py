@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx_simul.before_mlx
+
+import mlx.core as mx
 from safetensors import safe_open
 
 from mlx_simul.errors import ModelLoadError
@@ -93,6 +96,11 @@ def foreign_format(config: Mapping[str, Any]) -> str | None:
         (part["quantization_config"] for part in parts if "quantization_config" in part), {}
     )
     return (found or {}).get("quant_method")
+
+
+def load_tensors(path: Path) -> dict[str, mx.array]:
+    """The tensors of a file by name, which stay on disk until they are computed with."""
+    return dict(mx.load(str(path)))  # pyright: ignore
 
 
 def tied_pair(stored: Mapping[str, StoredTensor]) -> tuple[str, str] | None:

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import mlx_simul.before_mlx
+
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 from transformers import CONFIG_MAPPING, PretrainedConfig
@@ -141,7 +143,7 @@ def _from_tekken(path: Path, ends: Any) -> TokenizerWrapper:
             f"{path} is a tokenizer in Mistral's own format, which needs a package: pip install "
             "mistral-common. (`mlx-simul convert` then writes one that needs none.)"
         )
-    from transformers.integrations.mistral import convert_tekken_tokenizer
+    from transformers.integrations.mistral.tokenizer import convert_tekken_tokenizer
 
     tokenizer = convert_tekken_tokenizer(str(path))
     # Said once it is saved, since transformers would warn of other files of Mistral's.

@@ -104,7 +104,9 @@ def test_evaluate(home: Path):
     run(*both, "--set", "max_tokens=2", "--folder", "~/one", "--corpus", "~/pairs.jsonl")
     texts = ["--corpus", "~/source.txt", "--reference", "~/target.txt"]
     run(*both, "--set", "max_tokens=2", "--folder", "~/two", *texts)
-    assert (home / "one" / "results.json").is_file() and (home / "two" / "results.json").is_file()
+    assert (home / "one" / "evaluation.json").is_file() and (
+        home / "two" / "evaluation.json"
+    ).is_file()
 
 
 def test_train(home: Path):

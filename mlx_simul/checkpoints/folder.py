@@ -13,7 +13,7 @@ import mlx.core as mx
 from safetensors import SafetensorError
 
 from mlx_simul.errors import ValidationError
-from mlx_simul.stored import StoredTensor, read_header, weight_paths
+from mlx_simul.stored import StoredTensor, load_tensors, read_header, weight_paths
 from mlx_simul.tokenizer_files import TOKENIZER_FILES
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -154,7 +154,7 @@ def check_values(stored: dict[str, StoredTensor], progress: Progress) -> int:
         sorted(stored.items(), key=lambda item: item[1].file), "Reading weights", len(stored)
     ):
         if tensor.file != open_file:
-            open_file, tensors = tensor.file, _load(tensor.file)
+            open_file, tensors = tensor.file, load_tensors(tensor.file)
         # Taken out, so that a large model need not fit into memory twice.
         values = tensors.pop(name)
         n_values += values.size
@@ -195,7 +195,3 @@ def _index(folder: Path) -> dict[str, str]:
                 f"{name!r}. Fetch it again."
             )
     return dict(listed or {})
-
-
-def _load(path: Path) -> dict[str, mx.array]:
-    return dict(mx.load(str(path)))  # pyright: ignore

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 
 from mlx_simul.errors import ValidationError
 from mlx_simul.loading import ModelClasses, explained_format, load_folder, registered_classes
-from mlx_simul.stored import UNQUANTISED, StoredTensor, tied_pair
+from mlx_simul.stored import UNQUANTISED, StoredTensor, load_tensors, tied_pair
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -103,6 +103,7 @@ def read_parameters(
     seen: dict[str, Any] = {"unused": []}
 
     def recording(config: dict[str, Any]) -> ModelClasses:
+        model_class: Any
         model_class, args_class = get_model_classes(config)
 
         class Recorder(model_class):
@@ -126,9 +127,9 @@ def read_parameters(
 
             def sanitize(self: Any, weights: dict[str, mx.array]) -> dict[str, mx.array]:
                 seen["unused"] = _unused(seen["build"], weights)
-                return super(Recorder, self).sanitize(weights)
+                return model_class.sanitize(self, weights)
 
-            Recorder.sanitize = sanitize
+            Recorder.sanitize = sanitize  # pyright: ignore
         return Recorder, args_class
 
     load_folder(folder, lazy=True, get_model_classes=recording)
@@ -136,7 +137,7 @@ def read_parameters(
     return Parameters(**seen)
 
 
-def _unused(build: Callable[[], nn.Module], weights: dict[str, mx.array]) -> list[str]:
+def _unused(build: Callable[[], Any], weights: dict[str, mx.array]) -> list[str]:
     """Names of weights that leave no trace in what a model makes of all of them.
 
     Two traces are looked for, in names, shapes and types alone, so that nothing is computed: what
@@ -165,7 +166,7 @@ def _changed(weights: dict[str, mx.array], names: list[str]) -> Iterator[dict[st
     yield {**weights, **{name: weights[name].astype(mx.complex64) for name in names}}
 
 
-def _signature(build: Callable[[], nn.Module], weights: dict[str, mx.array]) -> Any:
+def _signature(build: Callable[[], Any], weights: dict[str, mx.array]) -> Any:
     """Shape and type of each parameter; None where the model cannot do with these weights."""
     try:
         made = build().sanitize(dict(weights))
@@ -207,7 +208,7 @@ def check_unused(parameters: Parameters, stored: dict[str, StoredTensor]) -> Non
 
 
 def _are_equal(stored: dict[str, StoredTensor], first: str, second: str) -> bool:
-    one, other = (mx.load(str(stored[name].file))[name] for name in (first, second))
+    one, other = (load_tensors(stored[name].file)[name] for name in (first, second))
     return bool(mx.array_equal(one, other).item())
 
 
