@@ -45,7 +45,7 @@ def record(request):
             worst = float(f"{max(errors.values()):.1e}")
             figures = recorded["model_types"].setdefault(model_type, {})
             figures[what] = {"laws": len(errors), "error": worst}
-            if what == "transformers":
+            if what in ("transformers", "gguf"):
                 recorded["versions"] |= {name: version(name) for name in ("transformers", "torch")}
             else:
                 recorded["versions"] |= {name: version(name) for name in ("mlx", "mlx-lm")}

@@ -81,6 +81,8 @@ _OWN = {
         "embedding_scale": "embedding_multiplier",
         "residual_scale": "residual_multiplier",
     },
+    # Not the converter; others do, and without it the file is a Llama's.
+    "mistral": {"attention.sliding_window": "sliding_window"},
     "olmo3": {"attention.sliding_window": "sliding_window"},
     "phi3": {"attention.sliding_window": "sliding_window"},
     "qwen2_moe": {

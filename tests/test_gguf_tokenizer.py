@@ -183,6 +183,40 @@ def test_sentencepiece_begins_with_begin_and_space_unless_told(sentencepiece) ->
     assert plain.decode(plain.encode(" a")) == " a"
 
 
+def test_a_text_ends_with_the_end_token_where_it_should(sentencepiece) -> None:
+    tokenizer = sentencepiece(add_eos_token=True)
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("a")) == ["<s>", "▁a", "</s>"]
+    tokenizer = sentencepiece(add_eos_token=True, add_bos_token=False)
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("a")) == ["▁a", "</s>"]
+
+
+def test_merges_that_are_listed_go_before_scores(sentencepiece) -> None:
+    merges = ["b c", "▁ a", "a bc", "▁a bc"]
+    for tokenizer, expected in (
+        (sentencepiece(), ["▁abc"]),
+        (sentencepiece(merges=merges), ["▁abc"]),
+        (sentencepiece(merges=merges[:2]), ["▁a", "bc"]),
+    ):
+        ids = tokenizer.encode("abc", add_special_tokens=False)
+        assert tokenizer.convert_ids_to_tokens(ids) == expected
+
+
+def test_scores_that_are_all_one_are_refused(sentencepiece) -> None:
+    with pytest.raises(ConversionError, match="every piece of its vocabulary the score -1000"):
+        sentencepiece(scores=[-1000.0] * (3 + 256 + len(PIECES)))
+
+
+def test_phi_3_swallows_the_space_after_its_control_tokens(tmp_path: Path) -> None:
+    tokens = {}
+    for architecture in ("phi3", "llama"):
+        path = write_gguf(tmp_path / "m.gguf", sentencepiece_metadata(), architecture=architecture)
+        tokenizer = read_tokenizer(GGUFFile(path))
+        ids = tokenizer.encode("</s> a<s> a", add_special_tokens=False)
+        tokens[architecture] = tokenizer.convert_ids_to_tokens(ids)
+    assert tokens["phi3"] == ["</s>", "▁a", "<s>", "▁", "▁a"]
+    assert tokens["llama"] == ["</s>", "▁", "▁a", "<s>", "▁", "▁a"]
+
+
 BAD_TOKENIZERS = {
     "none": ({"tokenizer.ggml.model": None}, "carries no tokenizer"),
     "another": ({"tokenizer.ggml.model": "bert"}, "of kind 'bert'. Supported: 'gpt2'"),

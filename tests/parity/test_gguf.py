@@ -62,13 +62,14 @@ def test_a_file_gives_the_logits_of_the_model_in_it(
     model_type: str, name: str, tmp_path: Path, record: Any
 ) -> None:
     path, wanted = write(tmp_path / "theirs", model_type, name)
-    got = logits(convert(path, tmp_path / "ours"))
-    assert difference(got, wanted) < TOLERANCE
+    error = difference(logits(convert(path, tmp_path / "ours")), wanted)
+    assert error < TOLERANCE
+    record(model_type, "gguf", name, error)
 
 
 @pytest.mark.parametrize(("model_type", "name"), OWN_READING, ids=str)
 def test_a_file_gives_the_logits_of_transformers_own_reading(
-    model_type: str, name: str, tmp_path: Path
+    model_type: str, name: str, tmp_path: Path, record: Any
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -79,8 +80,9 @@ def test_a_file_gives_the_logits_of_transformers_own_reading(
     ).eval()
     with torch.no_grad():
         wanted = theirs(torch.tensor([TOKENS])).logits[0].numpy()
-    got = logits(convert(path, tmp_path / "ours"))
-    assert difference(got, wanted) < TOLERANCE
+    error = difference(logits(convert(path, tmp_path / "ours")), wanted)
+    assert error < TOLERANCE
+    record(model_type, "gguf read by transformers", name, error)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""Write docs/gguf.md from the tables in the code and from what was measured; --check only compares.
+
+To measure anew::
+
+    tox -e parity -- tests/parity/test_gguf.py --record docs/gguf.json
+    python tools/gguf_page.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize, quantize
+
+from mlx_simul.checkpoints.gguf_blocks import BITS
+from mlx_simul.checkpoints.gguf_families import FAMILIES, Family
+from mlx_simul.checkpoints.gguf_keys import HARMLESS, NEUTRAL, READ
+from mlx_simul.checkpoints.gguf_pieces import PRE_TOKENIZERS
+
+DOCS = Path(__file__).parents[1] / "docs"
+HEAD = """\
+# GGUF files
+
+`mlx-simul convert model.gguf folder` makes an MLX folder of a GGUF file: config, weights, tokenizer
+and chat template. Of a file in pieces (`-00001-of-00003.gguf`) name any one; on the hub, name
+`owner/name/file.gguf`. What cannot be converted to the same computation is refused, with the
+reason.
+
+This page is written by `tools/gguf_page.py`; no figure is typed by hand.
+
+## Families
+
+Of each family tiny random models were written into GGUF files as llama.cpp's converter writes them
+(`tests/llama_cpp.py`), converted, and compared with the transformers model they came from; where
+transformers itself reads the architecture from GGUF, with that *own reading* of the same file as
+well. The error is the largest difference of any logit, relative to the largest logit, in float32 on
+the CPU ({versions}). `tox -e real-weights` converts SmolLM2 and Gemma 3 as they are published,
+validates them and translates with them.
+
+| architecture | becomes | rows reordered | scaled positions | files | error | own reading |
+|---|---|---|---|--:|--:|--:|
+"""
+BLOCKS = """
+## Types of tensors
+
+Every type is read that the gguf package turns back into numbers. The error is that of the package's
+own round trip, relative to the root mean square of normally distributed weights; those without one
+can be read and not written by it. With `--keep-quantized` the weights of {kept} stay
+as they are stored, number by number, in MLX's quantised layers; all others become `--dtype`.
+
+| type | bits a weight | error | kept as it is |
+|---|--:|--:|---|
+"""
+TOKENIZERS = """
+## Tokenizers
+
+Byte-level BPE (`tokenizer.ggml.model` is `gpt2`) by the name of its pre-tokenizer, and
+SentencePiece BPE (`llama`) by its scores, or by its merges where the file lists them.
+`tox -e real-tokenizers` writes real ones into GGUF files and compares ids and texts with the
+originals, in a dozen scripts. A SentencePiece vocabulary whose pieces all have one score does not
+say what it joins first, and is refused.
+
+Pre-tokenizers: {names}.
+
+## Metadata
+
+What becomes of every key of the format. *Read* is understood in all families, *read by* in those
+named; otherwise a key is *refused* unless it has a value that changes nothing. A key of the
+model's or of the tokenizer's that is not in this table is refused; other programs' keys are passed
+over.
+
+| key | what becomes of it |
+|---|---|
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    measured = json.loads((DOCS / "gguf.json").read_text("utf-8"))
+    versions = sorted(measured["versions"].items())
+    made_with = ", ".join(f"{name} {number}" for name, number in versions)
+    return "".join(
+        [
+            HEAD.format(versions=made_with),
+            *(_family(family, measured["model_types"]) for family in FAMILIES),
+            BLOCKS.format(kept=_listed(kind.name for kind in BITS)),
+            *_blocks(),
+            TOKENIZERS.format(names=", ".join(f"`{name}`" for name in sorted(PRE_TOKENIZERS))),
+            *_keys(),
+        ]
+    )
+
+
+def _family(family: Family, measured: dict[str, Any]) -> str:
+    figures = measured.get(family.model_type, {})
+    errors = [
+        f"{figures[what]['error']:.1e}" if what in figures else "—"
+        for what in ("gguf", "gguf read by transformers")
+    ]
+    files = figures.get("gguf", {}).get("laws", "—")
+    name = f"`{family.architecture}`"
+    if family.needs_window:
+        name += " with a window"
+    elif family.has_experts and family.architecture == "llama":
+        name += " with experts"
+    scaled = ", ".join(sorted(family.scaling)) or "—"
+    turned = "yes" if family.is_interleaved else "—"
+    cells = (name, f"`{family.model_type}`", turned, scaled, files, *errors)
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def _blocks() -> Iterable[str]:
+    weights = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float32)
+    for kind, (size, n_bytes) in GGML_QUANT_SIZES.items():
+        error = _round_trip(kind, weights)
+        if error is not None:
+            kept = "yes" if kind in BITS else ""
+            yield f"| {kind.name} | {8 * n_bytes / size:g} | {error} | {kept} |\n"
+
+
+def _round_trip(kind: GGMLQuantizationType, weights: np.ndarray) -> str | None:
+    """The error of a type's round trip; a dash if it can only be read, None if it cannot be."""
+    with np.errstate(all="ignore"):  # an empty block may hold numbers that are not finite
+        try:
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        except NotImplementedError:
+            return None
+    try:
+        read = dequantize(quantize(weights, kind), kind)
+    except NotImplementedError:
+        return "—"
+    return f"{np.sqrt(np.mean((read - weights) ** 2) / np.mean(weights**2)):.1e}"
+
+
+def _keys() -> Iterable[str]:
+    for key in sorted({*READ, *NEUTRAL, *HARMLESS}):
+        shown = key.replace("{arch}.", "")
+        yield f"| `{shown}` | {_treatment(key)} |\n"
+
+
+def _treatment(key: str) -> str:
+    if key in READ:
+        return "read"
+    if key in HARMLESS:
+        return f"passed over: {HARMLESS[key]}"
+    readers = [f"`{family.model_type}`" for family in FAMILIES if key in family.keys]
+    values = list(dict.fromkeys(repr(value) for value in NEUTRAL[key]))
+    rule = f"refused unless {' or '.join(values)}" if values else "refused"
+    return f"read by {', '.join(readers)}; otherwise {rule}" if readers else rule
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def main() -> int:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="fail if the page is not up to date")
+    path = DOCS / "gguf.md"
+    if not parser.parse_args().check:
+        path.write_text(page(), "utf-8")
+        return 0
+    if path.read_text("utf-8") == page():
+        return 0
+    print(f"{path} is not what the tables say; run tools/gguf_page.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
