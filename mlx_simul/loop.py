@@ -446,5 +446,5 @@ class SimulLoop:
             word_times_ms=tuple(self._word_times_ms),
             total_ms=self._clock_ms(),
             n_passes=self._n_passes,
-            source_finished=self.state.source_exhausted(),
+            source_finished=reason == "empty_source" or self.state.source_exhausted(),
         )

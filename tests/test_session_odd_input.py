@@ -92,7 +92,9 @@ def test_a_plain_hugging_face_tokenizer_serves(model, tokenizer):
     assert run(model, plain, TEXT) == run(model, tokenizer, TEXT)
 
 
-@pytest.mark.parametrize("source", ["", "   \n\t ", [], ["", " ", ""]], ids=repr)
+@pytest.mark.parametrize(
+    "source", ["", " \n\t ", "\u200b", [], ["\ufeff", " ", "\0\u00ad"]], ids=repr
+)
 def test_an_empty_source_ends_at_once(model, tokenizer, source):
     assert run(model, tokenizer, source) == [
         Finished(reason="empty_source", token_ids=(), text="", delays=(), source_words=0)

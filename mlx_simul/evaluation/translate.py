@@ -26,8 +26,8 @@ CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": ti
 """Seconds, by the name of the clock."""
 
 TOKENS_PER_WORD = 48
-"""Target tokens that a source word may take. In Burmese an English one is 26 bytes on average,
-which may be as many tokens."""
+"""Target tokens that a source word may take. In Burmese an English one is 26 bytes on average, and
+each may be a token."""
 
 
 class Translator:
