@@ -4,8 +4,9 @@ import pytest
 from tiny_chat import write_chat_folder
 
 from mlx_simul import InvalidOptionError, cli
-from mlx_simul.console.inspect import Staircase, as_text, draw, staircase
+from mlx_simul.console.inspect import Staircase, as_text, draw, require_drawable, staircase
 from mlx_simul.events import Finished, Read, Write
+from mlx_simul.pictures import require_matplotlib
 
 EVENTS = [
     Read(" the", 2, 1),
@@ -97,3 +98,19 @@ def test_the_command(tmp_path, capsys):
     assert picture.exists()
     assert cli.main([*args, "--policy", "align-att"]) == cli.EXIT_USAGE
     assert "calibrate" in capsys.readouterr().err
+
+
+def test_matplotlib_without_a_folder_for_its_fonts_is_refused_with_what_to_set(monkeypatch):
+    def no_folder(*_):
+        raise OSError("Matplotlib requires access to a writable cache directory.")
+
+    monkeypatch.setattr("mlx_simul.pictures.require", no_folder)
+    with pytest.raises(InvalidOptionError, match=r"Set MPLCONFIGDIR to a folder .* or leave it"):
+        require_matplotlib("eval", "leave it out")
+
+
+@pytest.mark.parametrize("name", ["folder.png", "none/picture.png"])
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InvalidOptionError, match=r"a folder|cannot be written"):
+        require_drawable(tmp_path / name)

@@ -35,7 +35,7 @@ def fitting_table(
     columns = [[row[i] for row in texts] for i in range(len(heads))]
     widths = _widths(heads, columns, prose, console.width)
     if widths is None:
-        return _stacked(title, heads, texts)
+        return _stacked(title, heads, texts, console.width)
     table = Table(title=_text(title) if title else None)
     for i, head in enumerate(heads):
         is_figure = i > 0 and head not in prose
@@ -65,15 +65,20 @@ def _widths(
     return least
 
 
-def _stacked(title: str, heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> Text:
+def _stacked(
+    title: str, heads: Sequence[str], rows: Sequence[Sequence[Text]], available: int
+) -> Text:
     """A block for each row, headed by its first cell."""
     name_width = _longest(heads[1:])
+    cell_width = _longest(cell.plain for row in rows for cell in row[1:])
+    is_narrow = 4 + name_width + cell_width > available
     lines = [_text(title)] if title else []
     for first, *cells in rows:
         lines.append(first)
         for head, cell in zip(heads[1:], cells, strict=True):
             if cell.plain:
-                lines.append(Text.assemble(f"  {head:{name_width}}  ", cell))
+                name = f"  {head}\n    " if is_narrow else f"  {head:{name_width}}  "
+                lines.append(Text.assemble(name, cell))
     return Text("\n").join(lines)
 
 
