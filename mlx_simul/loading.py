@@ -28,15 +28,14 @@ from mlx_lm.utils import (
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from mlx_simul import archs
-from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
+from mlx_simul.archs.base import Architecture, ModelClasses
+from mlx_simul.archs.prepare import prepare_as
+from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import ModelLoadError, SimulError
 from mlx_simul.tryout import try_out
 
 _logger = logging.getLogger(__name__)
-
-CONFIG_KEY = "mlx_simul"
-"""Where a checkpoint's config.json says how it was trained for streaming."""
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "en-fr"
 """The model that comes with the package: English to French (docs/default-model.md)."""
@@ -100,7 +99,7 @@ def load(
         get_model_classes=stock_classes if try_it_out else None,
     )
     if try_it_out:
-        model.streaming_architecture = try_out(model)
+        prepare_as(model, try_out(model), config)
     architecture = archs.of(model)
     if architecture.not_in_groups_because is not None:
         _logger.warning(
@@ -108,15 +107,13 @@ def load(
             architecture.model_type,
             architecture.not_in_groups_because,
         )
-    with _explained(f"{CONFIG_KEY!r} in {folder / 'config.json'}"):
-        model.streaming_config = dict(config.get(CONFIG_KEY) or {})
     if adapter_path is not None:
         with _explained(f"the adapters in {adapter_path}"):
             model = load_adapters(model, str(adapter_path))
             model.eval()
             adapters = json.loads(Path(adapter_path, "adapter_config.json").read_text("utf-8"))
-            trained = adapters.get(CONFIG_KEY) or {}
-            model.streaming_config = {**archs.streaming_config(model), **trained}
+            trained = StreamingConfig.of_checkpoint(adapters)
+            model.streaming_config = archs.streaming_config(model) | trained
     with _explained(f"the tokenizer in {folder}"):
         tokenizer = load_tokenizer(
             folder,
@@ -166,10 +163,6 @@ def load_folder(
             _dequantize(model)
             if not lazy:
                 mx.eval(model.parameters())
-    # Many of mlx-lm's families do not keep it.
-    model.trained_positions = _positions_of(config)
-    if get_model_classes is None:
-        model.streaming_architecture = registered_architecture(config)
     return model, config
 
 
@@ -188,11 +181,6 @@ def _dequantize(model: nn.Module) -> None:
     model.set_dtype(mx.float32)
     dequantize_model(model)
     model.set_dtype(mx.float32)
-
-
-def _positions_of(config: Mapping[str, Any]) -> int | None:
-    settings = {**config, **(config.get("text_config") or {})}
-    return next((settings[name] for name in POSITION_NAMES if settings.get(name)), None)
 
 
 def registered_classes(config: dict[str, Any]) -> ModelClasses:

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
 
 if TYPE_CHECKING:
@@ -154,9 +155,14 @@ def of(model: Any) -> Architecture:
     return getattr(model, "streaming_architecture", None) or find(model.model_type)
 
 
-def streaming_config(model: Any) -> Mapping[str, Any]:
-    """What the checkpoint's config says of how it was trained for streaming."""
-    return getattr(model, "streaming_config", {})
+def streaming_config(model: Any) -> StreamingConfig:
+    """What the checkpoint's config says about how it was trained to stream.
+
+    Raises:
+        InvalidOptionError: if somebody gave the model a mapping that does not say it right.
+    """
+    found = getattr(model, "streaming_config", None)
+    return found if isinstance(found, StreamingConfig) else StreamingConfig.from_json(found)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -11,6 +12,7 @@ from mlx_lm.models import plamo3
 from mlx_lm.models.cache import RotatingKVCache
 
 from mlx_simul.archs.base import Architecture
+from mlx_simul.archs.surgery import Repair, Surgery
 
 
 class Model(plamo3.Model):
@@ -26,8 +28,17 @@ class Model(plamo3.Model):
         ]
 
 
+def _lengthen(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    surgery.exchange(model, Model)
+
+
 ARCHITECTURES = {
     "plamo3": Architecture(
-        "plamo3", (Model, plamo3.ModelArgs), rope=attrgetter("mixer.rope"), fuses=True
+        "plamo3",
+        repair=Repair(
+            "mlx-lm's caches of layers with a window forget a token that its masks show.", _lengthen
+        ),
+        rope=attrgetter("mixer.rope"),
+        fuses=True,
     )
 }

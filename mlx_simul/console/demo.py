@@ -17,7 +17,6 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.latency import length_adaptive_average_lagging
 from mlx_simul.policies import WaitK
-from mlx_simul.trained import TRANSLATES
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -283,5 +282,5 @@ def _session(args: argparse.Namespace, policy: WaitK) -> tuple[SimulSession, tup
         target_language=args.target_language,
         max_target_source_ratio=DEFAULT_MAX_RATIO,
     )
-    source, target = streaming_config(model).get(TRANSLATES) or ("Source", "Target")
+    source, target = streaming_config(model).translates or ("Source", "Target")
     return session, (args.source_language or source, args.target_language or target)

@@ -1,8 +1,9 @@
 """Where a model looks: the attention of chosen heads, which fused kernels never show.
 
-mlx-lm's attention layers call ``scaled_dot_product_attention`` by that name. The class of a layer
-that is watched is exchanged for one whose ``__call__`` finds a function there that does the same,
-and, while somebody is :func:`recording`, computes the weights once more and keeps them.
+mlx-lm's attention layers call ``scaled_dot_product_attention`` by that name. A stream that watches
+some of them runs a copy of the model, over the same arrays. There the class of a watched layer is
+one whose ``__call__`` finds a function of that name that does the same, and, while somebody is
+:func:`recording`, computes the weights once more and keeps them.
 
 Shape legend: B batch, H heads, K kv heads, L new tokens, N tokens attended to, D head dim.
 """
@@ -22,6 +23,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_simul import archs
+from mlx_simul.archs.surgery import Surgery, copy_of
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies.base import Head
 
@@ -106,13 +108,19 @@ def recording(heads: Iterable[Head], n_rows: int) -> Iterator[Recording]:
         _current.reset(token)
 
 
-def watch(model: Any, heads: Iterable[Head]) -> None:
-    """Let the attention of some heads be recorded; what the model computes stays as it is.
+def watched(model: Any, heads: Iterable[Head]) -> Any:
+    """A copy of a model, over the same arrays, that lets the attention of some heads be recorded.
+
+    Args:
+        model: prepared; is not changed.
+        heads: (layer, head) pairs.
 
     Raises:
         InvalidOptionError: if there are no such heads, or the family's attention does not show how
             it falls.
     """
+    model = copy_of(model)
+    surgery = Surgery(model)
     layers = [_attentions(layer) for layer in archs.of(model).cached_layers(model)]
     for layer in sorted({layer for layer, _ in heads}):
         if not 0 <= layer < len(layers):
@@ -127,11 +135,12 @@ def watch(model: Any, heads: Iterable[Head]) -> None:
             )
         (attention,) = layers[layer]
         if not isinstance(attention, Watched):
-            attention.__class__ = _watched(type(attention), layer)
+            surgery.exchange(attention, _watched(type(attention), layer))
+    return model
 
 
 def watchable_layers(model: Any) -> list[int]:
-    """The layers whose attention :func:`watch` can show."""
+    """The layers whose attention :func:`watched` can show."""
     layers = archs.of(model).cached_layers(model)
     return [i for i, layer in enumerate(layers) if len(_attentions(layer)) == 1]
 

@@ -18,7 +18,8 @@ import mlx.core as mx
 
 from mlx_simul import archs
 from mlx_simul.archs.base import max_positions_of, vocab_size_of
-from mlx_simul.engine.attention import recording, watch
+from mlx_simul.archs.prepare import prepared
+from mlx_simul.engine.attention import recording, watched
 from mlx_simul.engine.evidence import evidence_of
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
 from mlx_simul.passes import Evidence, Pass, Reply
@@ -48,7 +49,7 @@ class Engine(ABC):
         sampler: Sampler | None = None,
         logits_processors: Iterable[LogitsProcessor] | None = None,
     ) -> None:
-        self.model = model
+        self.model = model = prepared(model)
         self._vocab_size = vocab_size_of(model)
         self._max_positions = max_positions_of(model)
         self._positions_end = archs.of(model).positions_end
@@ -177,7 +178,11 @@ class Engine(ABC):
             InvalidOptionError: if it cannot be had, of this model or in this mode.
         """
         self.source_columns(0)
-        watch(self.model, heads)
+        self._run_on(watched(self.model, heads))
+
+    def _run_on(self, model: Any) -> None:
+        """Run the passes to come on a copy of the model."""
+        self.model = model
 
     def source_columns(self, n_hidden: int) -> Sequence[int]:
         """Where in what the target attends to the source tokens lie, in order of arrival.

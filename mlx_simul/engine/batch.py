@@ -16,6 +16,7 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 
 from mlx_simul import archs
+from mlx_simul.archs.prepare import prepared
 from mlx_simul.cache import DualStreamingCache, QuantizedStreamingCache
 from mlx_simul.cache.batched import Lane, RaggedPass, batched_cache
 from mlx_simul.cache.buffer import Place, Storage
@@ -133,7 +134,7 @@ class Batch:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self._model = model = prepared(model)
         self._fuses = archs.of(model).fuses_in(model)
         self._storages: list[Storage] = []
         self._n_rows = 0

@@ -23,7 +23,6 @@ from mlx_simul.positions import (
     StayStart,
     TargetStart,
     all_rotate_exactly,
-    let_fuse,
 )
 
 # With more, arithmetic is what a pass costs, and a head over the source's rows is work for nobody.
@@ -57,13 +56,11 @@ class StreamingEngine(Engine):
         caches: Sequence[Any] | None = None,
     ) -> None:
         super().__init__(model, sampler, logits_processors)
-        architecture = archs.of(model)
+        model, architecture = self.model, archs.of(self.model)
         self._model_caches = list(architecture.make_cache(model) if caches is None else caches)
         self.caches: list[SourceTargetCache] = list(flat(self._model_caches))
         self._ropes = architecture.ropes(model)
         self._fuses = architecture.fuses_in(model)
-        if self._fuses:
-            let_fuse(model, self._ropes)
         self._n_passes = 0
         self._fixed_because = architecture.positions_fixed_because
         self._start: int | None = None

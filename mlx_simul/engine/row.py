@@ -21,8 +21,12 @@ class RowEngine(Engine):
         logits_processors: Iterable[LogitsProcessor] | None = None,
     ) -> None:
         super().__init__(model, sampler, logits_processors)
-        self._tape = Tape(model)
+        self._tape = Tape(self.model)
         self._n_source = 0
+
+    def _run_on(self, model: Any) -> None:
+        super()._run_on(model)
+        self._tape.model = model
 
     @property
     def n_passes(self) -> int:

@@ -1,6 +1,6 @@
-"""mlx-lm's classes, put right where they compute something else than a checkpoint was trained for.
+"""What mlx-lm's models compute otherwise than their checkpoints were trained for, put right.
 
-The modules of :data:`HOMES` hold ``CLASSES``: model type -> ``(Model, ModelArgs)`` over mlx-lm's.
+The modules of :data:`HOMES` hold ``REPAIRS``: model type -> :class:`~mlx_simul.archs.surgery.Repair`.
 What they put right was found by comparing with transformers; the parity tests fail without it. Each
 reads three kinds of weights alike: transformers', those that stock mlx-lm has made of them, and its
 own.
@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_simul.archs.base import ModelClasses
+    from mlx_simul.archs.surgery import Repair
 
 _HOMES = {
     "activations": "gemma gpt_bigcode gpt_neox starcoder2",
@@ -30,11 +30,11 @@ _HOMES = {
     """,
 }
 HOMES = {model_type: home for home, types in _HOMES.items() for model_type in types.split()}
-"""The module here that holds the classes of a model type."""
+"""The module here that holds the repair of a model type."""
 
 
-def find(model_type: str) -> ModelClasses | None:
-    """``(Model, ModelArgs)`` of a type that is put right here; None of any other."""
+def find(model_type: str) -> Repair | None:
+    """How a type's model is put right; None if nothing is known to be wrong in it."""
     if model_type not in HOMES:
         return None
-    return import_module(f"{__name__}.{HOMES[model_type]}").CLASSES[model_type]
+    return import_module(f"{__name__}.{HOMES[model_type]}").REPAIRS[model_type]
