@@ -159,7 +159,7 @@ def _names_in_call(kind: type[nn.Module]) -> tuple[str, ...]:
 
 
 @cache
-def _watched(kind: type[nn.Module], layer: int) -> type[nn.Module]:
+def _watched(kind: type[nn.Module], layer: int) -> type:
     call = kind.__call__
     if not isinstance(call, FunctionType):
         raise InvalidOptionError(f"{kind.__name__} is not called by a Python function.")
@@ -181,7 +181,7 @@ def _watched(kind: type[nn.Module], layer: int) -> type[nn.Module]:
         call.__closure__,
     )
     twin.__kwdefaults__ = call.__kwdefaults__
-    return type(f"Watched{kind.__name__}", (Watched, kind), {"__call__": twin})
+    return type("Watched", (Watched,), {"__call__": twin})
 
 
 def _masked(scores: mx.array, mask: Any, head: int) -> mx.array:
