@@ -56,17 +56,15 @@ def translated(model_type: str, name: str) -> dict[str, Any]:
     return config | overrides_for_mlx_lm(config)
 
 
-def ours(model_type: str, name: str, **overrides: Any) -> Any:
+def ours(model_type: str, name: str) -> Any:
     mx.random.seed(0)
-    return fresh_model(model_type, translated(model_type, name) | overrides)
+    return fresh_model(model_type, translated(model_type, name))
 
 
-def stock(model_type: str, name: str, weights_of: nn.Module | None = None, **overrides: Any) -> Any:
+def stock(model_type: str, name: str, weights_of: nn.Module | None = None) -> Any:
     """A model built straight from mlx-lm's classes; its weights are those of ``weights_of``."""
     model_class, args_class = archs.find(model_type).stock_classes
-    ignored = {n for repair in archs.find(model_type).repairs for n in repair.ignores}
-    config = {k: v for k, v in translated(model_type, name).items() if k not in ignored}
-    model = model_class(args_class.from_dict(config | overrides))
+    model = model_class(args_class.from_dict(translated(model_type, name)))
     if weights_of is not None:
         known = dict(tree_flatten(model.parameters()))
         given = dict(tree_flatten(weights_of.parameters()))

@@ -147,12 +147,20 @@ def verified_with() -> Mapping[str, str]:
 
 
 def of(model: Any) -> Architecture:
-    """The architecture of a loaded model: the one it was loaded with, else its type's.
+    """The architecture of a model: the one it was loaded with, else its type's.
 
     Raises:
         UnknownArchitectureError: if its type is not registered.
     """
-    return getattr(model, "streaming_architecture", None) or find(model.model_type)
+    return getattr(model, "streaming_architecture", None) or find(_type_of(model))
+
+
+def _type_of(model: Any) -> str:
+    """What config.json calls its type; some of mlx-lm's wrappers keep that of their text side."""
+    said = str(getattr(model, "model_type", None))
+    homes = (kind.__module__ for kind in type(model).__mro__)
+    stems = [home.removeprefix("mlx_lm.models.") for home in homes]
+    return next((name for name in (said, *stems) if is_registered(name)), said)
 
 
 def streaming_config(model: Any) -> StreamingConfig:

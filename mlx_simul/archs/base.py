@@ -265,9 +265,10 @@ def vocab_size_of(model: Any) -> int | None:
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
-    """How many positions a config says that its model was trained on."""
-    settings = {**config, **(config.get("text_config") or {})}
-    return next((settings[name] for name in POSITION_NAMES if settings.get(name)), None)
+    """How many positions a config, or its text side, says that its model was trained on."""
+    parts = (config.get("text_config"), config)
+    found = (entry(part, name) for name in POSITION_NAMES for part in parts)
+    return next((n_positions for n_positions in found if n_positions), None)
 
 
 def max_positions_of(model: Any) -> int | None:

@@ -227,10 +227,10 @@ def _refuse_misread(model: Any, architecture: Architecture, config: Mapping[str,
         return
     own = _args_of(model)
     try:
-        as_read = architecture.stock_classes[1].from_dict(deepcopy(dict(config)))
+        misread = not _unlike(own, _as_built(architecture, config, own))
     except Exception:  # a config that mlx-lm cannot read is not the one that it read
         return
-    if all(getattr(as_read, f.name) == getattr(own, f.name) for f in _compared(own)):
+    if misread:
         told = ", ".join(f"{name}={is_!r} in place of {right!r}" for name, is_, right in wrong)
         raise InvalidOptionError(
             f"mlx-lm misread the config.json of this {architecture.model_type!r} model, and built "
@@ -246,15 +246,26 @@ def _differing(
     if not isinstance(own, args_class):
         return [("model_type", type(own).__module__, args_class.__module__)]
     try:
-        described = args_class.from_dict(deepcopy(_translated(config)))
+        return _unlike(own, _as_built(architecture, _translated(config), own))
     except Exception as error:  # arguments of another model's config may raise anything
         return [("model_type", architecture.model_type, f"{config.get('model_type')} ({error})")]
-    pairs = ((f.name, getattr(own, f.name), getattr(described, f.name)) for f in _compared(own))
-    return [(name, is_, said) for name, is_, said in pairs if is_ != said]
 
 
-def _compared(args: Any) -> list[Any]:
-    return [f for f in fields(args) if f.name not in _NOT_COMPARED]
+def _as_built(architecture: Architecture, config: Mapping[str, Any], own: Any) -> Any:
+    """The arguments of mlx-lm's model for a config."""
+    model_class, args_class = architecture.stock_classes
+    args = args_class.from_dict(deepcopy(dict(config)))
+    if _unlike(own, args):
+        # Some models write into their arguments while they are built. Nothing is computed here:
+        # random weights that nobody looks at are never drawn.
+        args = _args_of(model_class(args))
+    return args
+
+
+def _unlike(own: Any, other: Any) -> list[tuple[str, Any, Any]]:
+    names = [f.name for f in fields(own) if f.name not in _NOT_COMPARED]
+    pairs = ((name, getattr(own, name), getattr(other, name)) for name in names)
+    return [(name, is_, should_be) for name, is_, should_be in pairs if is_ != should_be]
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
