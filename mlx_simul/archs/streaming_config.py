@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Any
 
 from mlx_simul.errors import InvalidOptionError, SimulWarning
@@ -48,7 +47,7 @@ class StreamingConfig:
     gpe_compat: bool | None = None
     alignment_heads: tuple[tuple[int, int], ...] | None = None
     translates: tuple[str, ...] | None = None
-    others: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    others: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name, (rule, holds) in _RULES.items():
@@ -84,7 +83,7 @@ class StreamingConfig:
                 SimulWarning,
                 stacklevel=2,
             )
-        return cls(**known, others=MappingProxyType(others))
+        return cls(**known, others=others)
 
     @classmethod
     def of_checkpoint(cls, config: Mapping[str, Any]) -> StreamingConfig:

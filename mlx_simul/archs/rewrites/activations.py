@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -51,47 +52,29 @@ def _gemma(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
         surgery.exchange(layer.mlp, GatedMLP)
 
 
-class ChosenNeoXMLP(gpt_neox.MLP):
-    """Two linear layers, with the activation of the config between them."""
+@cache
+def _chosen(mlp_class: type[nn.Module], first: str, second: str, name: str) -> type[nn.Module]:
+    """An MLP of two linear layers, of these names, with an activation between them."""
+    act = activation(name)
 
-    act: Callable[[mx.array], mx.array]
+    class ChosenMLP(mlp_class):
+        def __call__(self, x: mx.array) -> mx.array:
+            return self[second](act(self[first](x)))
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.dense_4h_to_h(self.act(self.dense_h_to_4h(x)))
-
-
-class ChosenStarcoder2MLP(starcoder2.MLP):
-    """The same, as StarCoder 2 names them."""
-
-    act: Callable[[mx.array], mx.array]
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.c_proj(self.act(self.c_fc(x)))
-
-
-class ChosenBigCodeMLP(gpt_bigcode.MLP):
-    """The same in GPTBigCode."""
-
-    act: Callable[[mx.array], mx.array]
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.c_proj(self.act(self.c_fc(x)))
-
-
-def _choose(surgery: Surgery, model: Any, mlp_class: type[nn.Module], name: str) -> None:
-    """Give the MLPs of a model the activation of that name."""
-    chosen = activation(name)
-    for layer in model.layers:
-        surgery.exchange(layer.mlp, mlp_class)
-        surgery.put(layer.mlp, "act", chosen)
+    return ChosenMLP
 
 
 def _gpt_neox(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
-    _choose(surgery, model, ChosenNeoXMLP, config.get("hidden_act", "gelu"))
+    name = config.get("hidden_act", "gelu")
+    for layer in model.layers:
+        kind = _chosen(gpt_neox.MLP, "dense_h_to_4h", "dense_4h_to_h", name)
+        surgery.exchange(layer.mlp, kind)
 
 
 def _starcoder2(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
-    _choose(surgery, model, ChosenStarcoder2MLP, config.get("hidden_act", "gelu_pytorch_tanh"))
+    name = config.get("hidden_act", "gelu_pytorch_tanh")
+    for layer in model.layers:
+        surgery.exchange(layer.mlp, _chosen(starcoder2.MLP, "c_fc", "c_proj", name))
     put_windows(everywhere)(surgery, model, config)
 
 
@@ -111,9 +94,9 @@ class HeadByHead(gpt_bigcode.Attention):
 
 def _gpt_bigcode(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
     name = config.get("activation_function", "gelu_pytorch_tanh")
-    _choose(surgery, model, ChosenBigCodeMLP, name)
-    if not model.args.multi_query:
-        for layer in model.layers:
+    for layer in model.layers:
+        surgery.exchange(layer.mlp, _chosen(gpt_bigcode.MLP, "c_fc", "c_proj", name))
+        if not model.args.multi_query:
             surgery.exchange(layer.attn, HeadByHead)
 
 
