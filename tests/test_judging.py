@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streams import TEXT, run, writes
 from tiny_models import first_of, tiny_model
 
-from mlx_simul import InvalidOptionError, SessionClosedError, SimulSession, WaitK, Write
+from mlx_simul import InvalidOptionError, SessionClosedError, SimulSession, WaitK, Write, archs
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.loop import SimulLoop
 from mlx_simul.policies import (

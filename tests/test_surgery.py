@@ -541,3 +541,16 @@ def test_an_exchange_that_is_not_recorded_shows():
     model.layers[0].mine = 1
     undo(model)
     assert not is_unchanged(model, before)
+
+
+ROOT = Path(mlx_simul.__file__).parent
+
+
+def test_classes_are_exchanged_in_one_file():
+    """And attributes of a model's modules are not set from elsewhere either, but for ``load``."""
+    exchanging = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        if "__class__ =" in path.read_text("utf-8")
+    }
+    assert exchanging == {"archs/surgery.py"}
