@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
 

@@ -1,4 +1,4 @@
-"""A model from anywhere streams as the one that mlx_simul loads, or is refused; it stays as it is."""
+"""A model from anywhere streams as a loaded one, or is refused; and it stays as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlx_lm.models import gemma, gemma2, llama, qwen2
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from streams import TEXT, run
-from tiny_checkpoints import GOLDEN, golden_folder
+from tiny_checkpoints import golden_folder
 from tiny_configs import CONFIGS, full_config
 from tiny_models import fresh_model
 from transformers import AutoTokenizer
@@ -29,11 +29,11 @@ from without_metal import replace_kernels
 
 import mlx_simul
 from mlx_simul import BatchedSessions, InvalidOptionError, SimulSession, archs
-from mlx_simul.archs.prepare import adopt, prepared, prepared_copy
+from mlx_simul.archs.prepare import prepared, prepared_copy
 from mlx_simul.archs.surgery import Surgery, anatomy, copy_of, is_prepared, is_unchanged, undo
 from mlx_simul.configs import overrides_for_mlx_lm
-from mlx_simul.testing import ENGINE_OF_MODE
 from mlx_simul.positions import FixedStart
+from mlx_simul.testing import ENGINE_OF_MODE
 from mlx_simul.training.cache import make_training_caches
 
 CASES = [
@@ -135,8 +135,7 @@ def test_a_model_that_mlx_lm_built_from_a_misread_config_is_refused(model_type: 
     if any(repair.lost_because for repair in archs.find(model_type).repairs):
         return
     is_misread = any(
-        getattr(right, n) != getattr(args_class.from_dict(deepcopy(config)), n)
-        for n in vars(right)
+        getattr(right, n) != getattr(args_class.from_dict(deepcopy(config)), n) for n in vars(right)
     )
     if is_misread:
         with pytest.raises(InvalidOptionError, match=f"misread.*{LOAD}"):
@@ -246,9 +245,7 @@ def test_a_model_whose_config_is_not_known_is_refused_with_the_line_to_write(fol
         lambda: SimulSession(given, tokenizer),
         lambda: BatchedSessions(given, tokenizer),
         lambda: next(iter(mlx_simul.stream_generate(given, tokenizer, TEXT))),
-        lambda: SimulSession(
-            mlx_simul.load(folder)[0], tokenizer, draft_model=(given, tokenizer)
-        ),
+        lambda: SimulSession(mlx_simul.load(folder)[0], tokenizer, draft_model=(given, tokenizer)),
         lambda: mlx_simul.prepare(given),
         lambda: make_training_caches(given),
     ):

@@ -158,7 +158,9 @@ class Architecture:
         surgery.put(model, "streaming_architecture", self)
         # Many of mlx-lm's families do not keep either. What a caller set stands.
         trained = positions_of(config)
-        if trained not in (None, max_positions_of(model)) and "trained_positions" not in vars(model):
+        if trained not in (None, max_positions_of(model)) and "trained_positions" not in vars(
+            model
+        ):
             surgery.put(model, "trained_positions", trained)
         if getattr(model, "streaming_config", None) is None:
             surgery.put(model, "streaming_config", StreamingConfig.of_checkpoint(config))

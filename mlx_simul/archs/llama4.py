@@ -12,8 +12,8 @@ from mlx_lm.models import llama4
 from mlx_lm.models.cache import ChunkedKVCache
 
 from mlx_simul.archs.base import TEMPERATURE, Architecture, KVBits
-from mlx_simul.archs.surgery import Repair, Surgery
 from mlx_simul.archs.stock import rope_if_used
+from mlx_simul.archs.surgery import Repair, Surgery
 from mlx_simul.cache import DualStreamingCache
 
 

@@ -199,8 +199,9 @@ def _described(
         because = " ".join(repair.because for repair in architecture.repairs)
         raise InvalidOptionError(
             f"this {architecture.model_type!r} model was built by mlx-lm's own classes, which do "
-            f"not keep {' and '.join(missing)} of config.json, so it cannot be put right: {because} "
-            f"{_LOAD_IT}, or call mlx_simul.prepare(model, config) with what its config.json holds."
+            f"not keep {' and '.join(missing)} of config.json, so it cannot be put right: "
+            f"{because} {_LOAD_IT}, or call mlx_simul.prepare(model, config) with what its "
+            "config.json holds."
         )
     return architecture, kept
 
@@ -258,7 +259,7 @@ def _as_built(architecture: Architecture, config: Mapping[str, Any], own: Any) -
     if _unlike(own, args):
         # Some models write into their arguments while they are built. Nothing is computed here:
         # random weights that nobody looks at are never drawn.
-        args = _args_of(model_class(args))
+        args = _args_of(model_class(args))  # pyright: ignore[reportCallIssue]
     return args
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from mlx_simul.errors import InvalidOptionError, SimulWarning
 
 CONFIG_KEY = "mlx_simul"
 """The entry of config.json, and of adapter_config.json, that holds it."""
+
 
 @dataclass(frozen=True)
 class StreamingConfig:
@@ -35,14 +36,14 @@ class StreamingConfig:
         InvalidOptionError: for a value of another kind.
     """
 
-    mode: str | None = None
+    mode: Literal["auto", "group", "reencode", "interleaved"] | None = None
     target_start: int | str | None = None
     target_starts: tuple[int, ...] | None = None
     wait_k: tuple[int | str, ...] | None = None
     instruction: str | None = None
     source_language: str | None = None
     target_language: str | None = None
-    frame: str | None = None
+    frame: Literal["auto", "chat", "few-shot"] | None = None
     max_tokens_per_word: int | None = None
     gpe_compat: bool | None = None
     alignment_heads: tuple[tuple[int, int], ...] | None = None

@@ -91,14 +91,15 @@ def make_training_caches(model: Any) -> list[Any]:
     """Fresh caches for one step, one for each that a session over this model would have.
 
     Raises:
-        InvalidOptionError: if the model is not prepared, or its architecture cannot keep two groups,
-            or keeps them in a cache of its own that gradients cannot follow.
+        InvalidOptionError: if the model is not prepared, or its architecture cannot keep two
+            groups, or keeps them in a cache of its own that gradients cannot follow.
     """
     if not is_prepared(model):
         raise InvalidOptionError(
-            f"this {type(model).__name__} was not built by mlx_simul, and mlx-lm's model may compute "
-            "something else than its checkpoint was trained for. Load it with `model, tokenizer = "
-            "mlx_simul.load(...)`, or call mlx_simul.prepare(model) before it is trained."
+            f"this {type(model).__name__} was not built by mlx_simul, and mlx-lm's model may "
+            "compute something else than its checkpoint was trained for. Load it with `model, "
+            "tokenizer = mlx_simul.load(...)`, or call mlx_simul.prepare(model) before you train "
+            "it."
         )
     return [_training_cache(cache, model) for cache in archs.of(model).make_cache(model)]
 

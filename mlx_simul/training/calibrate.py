@@ -23,11 +23,11 @@ import numpy as np
 
 from mlx_simul import archs
 from mlx_simul.archs.prepare import adopt
+from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
 from mlx_simul.console.live import emit
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.attention import recording, watchable_layers
 from mlx_simul.errors import DataError, InvalidOptionError
-from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
 from mlx_simul.loading import load
 from mlx_simul.pairs import Pair, read_pairs
 from mlx_simul.policies.base import Head, require_count

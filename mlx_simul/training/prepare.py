@@ -17,8 +17,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_config, load_tokenizer, save_model
 
-from mlx_simul.errors import InvalidOptionError
 from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.loading import find_folder, load
 from mlx_simul.pairs import Pair
 from mlx_simul.training.config import as_tables

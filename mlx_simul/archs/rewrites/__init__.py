@@ -1,9 +1,9 @@
 """What mlx-lm's models compute otherwise than their checkpoints were trained for, put right.
 
-The modules of :data:`HOMES` hold ``REPAIRS``: model type -> :class:`~mlx_simul.archs.surgery.Repair`.
-What they put right was found by comparing with transformers; the parity tests fail without it. Each
-reads three kinds of weights alike: transformers', those that stock mlx-lm has made of them, and its
-own.
+The modules of :data:`HOMES` hold ``REPAIRS``, a :class:`~mlx_simul.archs.surgery.Repair` by model
+type. What they put right was found by comparing with transformers; the parity tests fail without
+it. Each reads three kinds of weights alike: transformers', those that stock mlx-lm has made of
+them, and its own.
 """
 
 from __future__ import annotations
