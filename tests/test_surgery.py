@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import mlx_simul.before_mlx
 
@@ -413,16 +416,32 @@ def test_streams_share_a_copy_as_long_as_one_runs():
     first = prepared(given)
     assert prepared(given) is first is not given
     assert prepared(first) is first
-    del first
-    gc.collect()
-    from mlx_simul.archs.prepare import _copies
+    gone = ref(first)
+    with no_collector():
+        del first
+        assert gone() is None
 
-    assert id(given) not in _copies
+
+@pytest.mark.parametrize(("model_type", "name"), [("minicpm", "tied"), ("gemma2", "capped")])
+def test_a_model_frees_its_weights_as_soon_as_nobody_holds_it(model_type: str, name: str):
+    with no_collector():
+        model = ours(model_type, name)
+        gone = ref(model)
+        del model
+        assert gone() is None
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def test_a_copy_does_not_keep_the_model_alive():
-    from weakref import ref
-
     given = stock("llama", "tied")
     copy, gone = prepared(given), ref(given)
     del given

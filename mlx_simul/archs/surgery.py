@@ -32,25 +32,29 @@ class Change:
     """One class or attribute of a module, before and after.
 
     Attributes:
-        module: whose it is.
+        module: whose it is; ``None`` for the model that was changed. Were it named here, the model
+            would hold itself, and its weights would stay in memory until Python looks for cycles.
         name: of the attribute; ``None`` for the class.
         before: what it was; ``_ABSENT`` if there was none.
         after: what it became.
     """
 
-    module: nn.Module
+    module: nn.Module | None
     name: str | None
     before: Any
     after: Any
 
-    @property
-    def stands(self) -> bool:
+    def stands(self, model: nn.Module) -> bool:
         """Whether nobody has changed it since."""
-        return _get(self.module, self.name) is self.after
+        return _get(self.of(model), self.name) is self.after
 
-    def revert(self) -> None:
+    def revert(self, model: nn.Module) -> None:
         """Put back what was there."""
-        _set(self.module, self.name, self.before)
+        _set(self.of(model), self.name, self.before)
+
+    def of(self, model: nn.Module) -> nn.Module:
+        # Not ``or``: a module without parameters, such as RoPE, is an empty dictionary.
+        return model if self.module is None else self.module
 
 
 class Surgery:
@@ -63,7 +67,6 @@ class Surgery:
     def __init__(self, model: nn.Module) -> None:
         self._changes: list[Change] = []
         setattr(model, _RECORD, self)
-        self._model_type = type(model).__name__
 
     def exchange(self, module: nn.Module, kind: type) -> None:
         """Lay a class over the class of a module.
@@ -87,30 +90,30 @@ class Surgery:
 
     def began_as(self, model: nn.Module, own: type[nn.Module]) -> None:
         """Say that the model, built from a class of ours, is one of mlx-lm's class ``own``."""
-        self._changes.append(Change(model, None, own, type(model)))
+        self._changes.append(Change(None, None, own, type(model)))
 
-    def undo(self) -> None:
-        """Give every module its own class and settings back.
+    def undo(self, model: nn.Module) -> None:
+        """Give every module of the model its own class and settings back.
 
         Raises:
             InvalidOptionError: if somebody has changed one of them since; then nothing is undone.
         """
-        later = {(id(c.module), c.name) for c in self._changes if not c.stands}
         # Of several changes of the same thing only the last one can still stand.
-        stands = {(id(c.module), c.name) for c in self._changes if c.stands}
-        if moved := later - stands:
-            change = next(c for c in self._changes if (id(c.module), c.name) in moved)
-            what = "class" if change.name is None else f"attribute {change.name!r}"
-            raise InvalidOptionError(
-                f"the {what} of a {type(change.module).__name__} in this {self._model_type} was "
-                "changed again after mlx_simul changed it, so it cannot be put back; undo that "
-                "first."
-            )
+        last = {(id(change.module), change.name): change for change in self._changes}
+        for change in last.values():
+            if not change.stands(model):
+                what = "class" if change.name is None else f"attribute {change.name!r}"
+                raise InvalidOptionError(
+                    f"the {what} of a {type(change.of(model)).__name__} in this "
+                    f"{type(model).__name__} was changed again after mlx_simul changed it, so it "
+                    "cannot be put back; undo that first."
+                )
         while self._changes:
-            self._changes.pop().revert()
+            self._changes.pop().revert(model)
 
     def _change(self, module: nn.Module, name: str | None, value: Any) -> None:
-        change = Change(module, name, _get(module, name), value)
+        is_model = vars(module).get(_RECORD) is self
+        change = Change(None if is_model else module, name, _get(module, name), value)
         _set(module, name, value)
         self._changes.append(change)
 
@@ -159,7 +162,7 @@ def undo(model: nn.Module) -> None:
         InvalidOptionError: if somebody changed one of the classes since; then nothing is undone.
     """
     if is_prepared(model):
-        vars(model)[_RECORD].undo()
+        vars(model)[_RECORD].undo(model)
         delattr(model, _RECORD)
 
 
