@@ -1,3 +1,5 @@
+from .archs.prepare import prepare
+from .archs.streaming_config import StreamingConfig
 from .batched import BatchedSessions
 from .cache import DualStreamingCache, SourceTargetCache
 from .drafts import Drafter, NGramDrafter
@@ -64,6 +66,7 @@ __all__ = [
     "SourceSegmenter",
     "SourceTargetCache",
     "StayStart",
+    "StreamingConfig",
     "StreamingDataPreparator",
     "StreamingState",
     "TokenizedSource",
@@ -77,6 +80,7 @@ __all__ = [
     "create_streaming_attention_mask",
     "evaluate",
     "load",
+    "prepare",
     "stream_generate",
     "train",
 ]

@@ -12,6 +12,7 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 from typing_extensions import Unpack
 
+from mlx_simul.archs.prepare import adopt
 from mlx_simul.engine import Engine, StreamingEngine, make_engine
 from mlx_simul.engine.batch import Batch
 from mlx_simul.errors import InvalidOptionError, SessionFailedError
@@ -65,8 +66,8 @@ class BatchedSessions:
         if processors is not None:
             # An iterator would be used up by the first session.
             defaults["logits_processors"] = tuple(processors)
-        self._model, self._tokenizer, self._defaults = model, tokenizer, defaults
-        self._batch = Batch(model)
+        self._model, self._tokenizer, self._defaults = adopt(model, tokenizer), tokenizer, defaults
+        self._batch = Batch(self._model)
         self._engines: dict[SimulSession, Engine] = {}
         self._said: deque[tuple[SimulSession, Event]] = deque()
         self._failed: deque[tuple[SimulSession, Exception]] = deque()

@@ -27,7 +27,9 @@ from mlx_lm.utils import (
 )
 
 from mlx_simul import archs, peft_adapters
-from mlx_simul.archs.base import POSITION_NAMES, Architecture, ModelClasses
+from mlx_simul.archs.base import Architecture, ModelClasses
+from mlx_simul.archs.prepare import prepare_as
+from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.configs import overrides_for_mlx_lm, refuse_own_code
 from mlx_simul.errors import ModelLoadError, SimulError, ValidationError
 from mlx_simul.kernels import ensure_kernels
@@ -46,9 +48,6 @@ from mlx_simul.tokenizer_files import read_tokenizer
 from mlx_simul.tryout import try_out
 
 _logger = logging.getLogger(__name__)
-
-CONFIG_KEY = "mlx_simul"
-"""Where a checkpoint's config.json says how it was trained for streaming."""
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "en-fr"
 """The model that comes with the package: English to French (docs/default-model.md)."""
@@ -113,7 +112,7 @@ def load(
         get_model_classes=stock_classes if try_it_out else None,
     )
     if try_it_out:
-        model.streaming_architecture = try_out(model)
+        prepare_as(model, try_out(model), config)
     architecture = archs.of(model)
     if architecture.not_in_groups_because is not None:
         _logger.warning(
@@ -121,12 +120,10 @@ def load(
             architecture.model_type,
             architecture.not_in_groups_because,
         )
-    with _explained(f"{CONFIG_KEY!r} in {folder / 'config.json'}"):
-        model.streaming_config = dict(config.get(CONFIG_KEY) or {})
     if adapter_path is not None:
         with _explained(f"the adapters in {adapter_path}"):
-            trained = put_on(model, expanded(adapter_path)).get(CONFIG_KEY) or {}
-            model.streaming_config = {**archs.streaming_config(model), **trained}
+            trained = StreamingConfig.of_checkpoint(put_on(model, expanded(adapter_path)))
+            model.streaming_config = archs.streaming_config(model) | trained
     with _explained(f"the tokenizer in {folder}"):
         tokenizer = read_tokenizer(folder, config, tokenizer_config)
     return model, tokenizer
@@ -188,10 +185,6 @@ def load_folder(
             _dequantize(model)
             if not lazy:
                 mx.eval(model.parameters())
-    # Many of mlx-lm's families do not keep it.
-    model.trained_positions = _positions_of(config)
-    if get_model_classes is None:
-        model.streaming_architecture = registered_architecture(config)
     return model, config
 
 
@@ -281,11 +274,6 @@ def _dequantize(model: nn.Module) -> None:
     model.set_dtype(mx.float32)
     dequantize_model(model)
     model.set_dtype(mx.float32)
-
-
-def _positions_of(config: Mapping[str, Any]) -> int | None:
-    settings = {**config, **(config.get("text_config") or {})}
-    return next((settings[name] for name in POSITION_NAMES if settings.get(name)), None)
 
 
 def registered_classes(config: dict[str, Any]) -> ModelClasses:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx_simul.before_mlx
@@ -12,9 +11,6 @@ from mlx_simul.engine import Engine
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies import JudgingPolicy, Policy
 from mlx_simul.policies.base import Head
-
-HEADS_KEY = "alignment_heads"
-"""Where a checkpoint's ``mlx_simul`` config says which heads follow the source."""
 
 
 class MetNeeds(NamedTuple):
@@ -54,27 +50,16 @@ def calibrated_heads(model: Any) -> tuple[Head, ...]:
     """The heads that a checkpoint was calibrated with.
 
     Raises:
-        InvalidOptionError: if it was not, or its config holds something else.
+        InvalidOptionError: if it was not.
     """
-    stored: Any = archs.streaming_config(model).get(HEADS_KEY)
+    stored = archs.streaming_config(model).alignment_heads
     if stored is None:
         raise InvalidOptionError(
             "this policy follows attention heads, and the checkpoint does not say which: run "
             "`mlx-simul calibrate` on it once, or name them, as in align-att:1,heads=3-1+4-0 "
             "(layer-head, from 0)."
         )
-    if not isinstance(stored, Sequence) or not stored or not all(map(_is_pair, stored)):
-        raise InvalidOptionError(
-            f"config.json's mlx_simul.{HEADS_KEY} must be a list of [layer, head], got {stored!r}; "
-            "run `mlx-simul calibrate` again."
-        )
-    return tuple((layer, head) for layer, head in stored)
-
-
-def _is_pair(value: object) -> bool:
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
-        return False
-    return all(isinstance(n, int) and n >= 0 for n in value)
+    return stored
 
 
 def _id_of(token: str, tokenizer: Any) -> int:

@@ -5,15 +5,13 @@ Shape legend: B batch, K kv heads, T target tokens, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
 
@@ -62,31 +60,6 @@ class FusedRope:
             tokens, offset=offset.of_tokens(B, L)
         )
         return turned.reshape(B, L, K, D).swapaxes(1, 2)
-
-
-def let_fuse(model: nn.Module, ropes: Collection[Rope | None]) -> None:
-    """Let all RoPE modules of a model that are like these turn the rows of a fused pass.
-
-    What they do with an ordinary offset stays as it is.
-
-    Raises:
-        InvalidOptionError: if one of them is a function, so that it cannot be taught.
-    """
-    for rope in ropes:
-        if not isinstance(rope, nn.Module | None):
-            raise InvalidOptionError(
-                f"an architecture that fuses needs RoPE modules, got {rope!r}; leave fuses=True "
-                "out of its declaration."
-            )
-    kinds = {type(rope) for rope in ropes if rope is not None and not isinstance(rope, FusedRope)}
-    for module in model.modules():
-        if type(module) in kinds:
-            module.__class__ = _fused_rope(type(module))
-
-
-@cache
-def _fused_rope(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Fused{kind.__name__}", (FusedRope, kind), {})
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 
 from mlx_simul import archs
+from mlx_simul.archs.prepare import adopt
 from mlx_simul.detokenizer import StableDetokenizer
 from mlx_simul.drafts import Drafter
 from mlx_simul.engine import Engine, LogitsProcessor, Sampler, make_engine
@@ -160,6 +161,7 @@ class SimulSession:
         if early_eos not in ("read", "stop"):
             raise InvalidOptionError(f"early_eos must be 'read' or 'stop', got {early_eos!r}.")
         self._began_s = time.perf_counter()
+        model = adopt(model, tokenizer)
         self._engine = make_engine(
             model,
             mode=mode,
@@ -192,7 +194,7 @@ class SimulSession:
                 target_language=target_language,
                 context=context,
                 glossary=glossary,
-                frame=trained.get("frame", frame) if frame == "auto" else frame,
+                frame=(trained.frame or frame) if frame == "auto" else frame,
                 examples=examples,
                 split=split,
                 date=date,

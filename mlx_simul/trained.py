@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlx_simul.errors import InvalidOptionError
 
-TRANSLATES = "translates"
-"""Key in a checkpoint's streaming config: the two languages, if it knows nothing but these."""
+if TYPE_CHECKING:
+    from mlx_simul.archs.streaming_config import StreamingConfig
 
 
 def told(
-    trained: Mapping[str, Any],
+    trained: StreamingConfig,
     instruction: str | None,
     source_language: str | None,
     target_language: str | None,
@@ -33,12 +32,11 @@ def told(
     Raises:
         InvalidOptionError: if such a model is given other languages, or anything else.
     """
-    if trained.get(TRANSLATES) is None:
+    if trained.translates is None:
         if (instruction, source_language, target_language) == (None, None, None):
-            instruction = trained.get("instruction")
-            return instruction, trained.get("source_language"), trained.get("target_language")
+            return trained.instruction, trained.source_language, trained.target_language
         return instruction, source_language, target_language
-    source, target = trained[TRANSLATES]
+    source, target = trained.translates
     wanted = {"source_language": (source_language, source)}
     wanted["target_language"] = (target_language, target)
     refused = [

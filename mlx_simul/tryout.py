@@ -11,6 +11,7 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 
 from mlx_simul.archs.base import Architecture
+from mlx_simul.archs.prepare import prepared_copy
 from mlx_simul.errors import ValidationError
 from mlx_simul.testing import ENGINE_OF_MODE, LAWS_OF_MODE, Stream, in_float32
 
@@ -63,15 +64,12 @@ def _failures(model: Any, architecture: Architecture) -> Iterator[str]:
     """Which laws fail, one by one, with the model streaming in this way."""
     mode = architecture.modes[0]
     stream = Stream(_SEGMENTS, _TARGET)
-    model.streaming_architecture = architecture
-    try:
-        for law in LAWS_OF_MODE[mode]:
-            try:
-                result = law(model, stream=stream, make_engine=ENGINE_OF_MODE[mode])
-            except Exception as error:  # code that has never seen such caches may raise anything
-                yield f"{law.name} stopped with {type(error).__name__}: {error}"
-            else:
-                if not result.holds:
-                    yield str(result)
-    finally:
-        del model.streaming_architecture
+    model = prepared_copy(model, architecture)
+    for law in LAWS_OF_MODE[mode]:
+        try:
+            result = law(model, stream=stream, make_engine=ENGINE_OF_MODE[mode])
+        except Exception as error:  # code that has never seen such caches may raise anything
+            yield f"{law.name} stopped with {type(error).__name__}: {error}"
+        else:
+            if not result.holds:
+                yield str(result)

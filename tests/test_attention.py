@@ -12,7 +12,7 @@ from tiny_models import MAIN, first_of, tiny_model
 from mlx_simul import InvalidOptionError, archs
 from mlx_simul.engine import attention as attending
 from mlx_simul.engine import make_engine
-from mlx_simul.engine.attention import Recording, Watched, watch, watchable_layers
+from mlx_simul.engine.attention import Recording, Watched, watchable_layers, watched
 from mlx_simul.passes import Pass, Wanted
 
 TYPES = (*MAIN, "gpt_oss", "gpt2", "gpt_neox", "cohere2", "lfm2")
@@ -111,8 +111,7 @@ def test_evidence_is_by_source_token_in_order_of_arrival(mode):
 
 
 def test_the_mirrored_buffer_is_turned_round():
-    model = tiny_model(first_of("qwen2"))
-    watch(model, [(0, 0)])
+    model = watched(tiny_model(first_of("qwen2")), [(0, 0)])
     request = Pass(SOURCE, TARGET[:2], wanted=Wanted(heads=((0, 0),)))
     in_order = make_engine(model, mode="reencode").run(request).evidence[0].attention
     mirrored = make_engine(model, target_start=len(SOURCE)).run(request).evidence[0].attention
@@ -131,12 +130,13 @@ def test_hidden_source_has_no_attention():
 def test_watching_changes_nothing_else():
     model = tiny_model(first_of("llama"))
     before = stream_logits(model)
-    watch(model, all_heads(model))
-    watch(model, all_heads(model))
-    kinds = {type(module) for module in model.modules() if isinstance(module, Watched)}
+    kinds_before = [type(module) for module in model.modules()]
+    copy = watched(watched(model, all_heads(model)), all_heads(model))
+    kinds = {type(module) for module in copy.modules() if isinstance(module, Watched)}
     assert all(kind.__mro__.count(Watched) == 1 for kind in kinds) and kinds
-    for one, other in zip(before, stream_logits(model), strict=True):
+    for one, other in zip(before, stream_logits(copy), strict=True):
         assert mx.array_equal(one, other)
+    assert [type(module) for module in model.modules()] == kinds_before
 
 
 def stream_logits(model):

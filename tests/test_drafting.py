@@ -16,6 +16,7 @@ from tiny_models import first_of, tiny_model
 from tiny_tokenizers import sentencepiece_bpe
 
 from mlx_simul import InvalidOptionError, SimulSession, SimulWarning, WaitK, archs
+from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.drafts import NGramDrafter
 from mlx_simul.engine import StreamingEngine, make_engine
 from mlx_simul.engine.base import Engine
@@ -171,9 +172,7 @@ def test_a_drafter_that_cannot_follow_lets_the_stream_go_on(model, tokenizer, po
 
 def test_a_draft_model_streams_in_groups_however_it_was_trained(model, tokenizer, monkeypatch):
     smaller = tiny_model(first_of("llama", vocab_size=1024))
-    monkeypatch.setattr(
-        archs, "streaming_config", lambda of: {"mode": "interleaved"} if of is smaller else {}
-    )
+    monkeypatch.setattr(smaller, "streaming_config", StreamingConfig(mode="interleaved"))
     session = SimulSession(model, tokenizer, draft_model=(smaller, tokenizer))
     assert isinstance(session._loop.drafter._engine, StreamingEngine)
 

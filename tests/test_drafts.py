@@ -15,10 +15,12 @@ from tiny_models import first_of, tiny_model
 
 import mlx_simul
 from mlx_simul import FixedStart, SimulSession, WaitK, archs
+from mlx_simul.archs.base import let_fuse
+from mlx_simul.archs.surgery import Surgery, copy_of
 from mlx_simul.engine import StreamingEngine, make_engine
 from mlx_simul.loop import SimulLoop
 from mlx_simul.passes import Pass
-from mlx_simul.positions import FusedRope, let_fuse
+from mlx_simul.positions import FusedRope
 
 GROUPS = first_of("qwen2", vocab_size=1024)
 UNFUSED = first_of("internlm2", vocab_size=1024)
@@ -160,12 +162,14 @@ def test_processors_see_no_draft_that_is_rejected(model, tokenizer):
 def test_a_rope_that_can_fuse_does_as_before_with_plain_offsets():
     rope = mx.random.normal((1, 2, 3, 8))
     for variation in (GROUPS, first_of("llama"), first_of("gemma3_text")):
-        model = tiny_model(variation)
-        ropes = archs.of(model).ropes(model)
-        before = [r(rope, offset=5) for r in ropes]
-        let_fuse(model, ropes)
-        let_fuse(model, archs.of(model).ropes(model))
-        for rope_module, wanted in zip(archs.of(model).ropes(model), before, strict=True):
+        model = copy_of(tiny_model(variation))
+        architecture, surgery = archs.of(model), Surgery(model)
+        for rope_module in architecture.ropes(model):
+            rope_module.__class__ = type(rope_module).__mro__[2]
+        before = [r(rope, offset=5) for r in architecture.ropes(model)]
+        let_fuse(surgery, model, architecture.ropes(model))
+        let_fuse(surgery, model, architecture.ropes(model))
+        for rope_module, wanted in zip(architecture.ropes(model), before, strict=True):
             assert isinstance(rope_module, FusedRope)
             assert mx.array_equal(rope_module(rope, offset=5), wanted)
             assert type(rope_module).__mro__.count(FusedRope) == 1
@@ -173,7 +177,8 @@ def test_a_rope_that_can_fuse_does_as_before_with_plain_offsets():
 
 def test_a_rope_that_is_a_function_cannot_be_taught():
     with pytest.raises(mlx_simul.InvalidOptionError, match="fuses=True"):
-        let_fuse(tiny_model(GROUPS), [lambda keys, offset: keys])
+        model = copy_of(tiny_model(GROUPS))
+        let_fuse(Surgery(model), model, [lambda keys, offset: keys])
 
 
 # A live session

@@ -15,6 +15,7 @@ from tiny_models import first_of, tiny_model
 
 import mlx_simul
 from mlx_simul import InvalidOptionError, WaitK, archs
+from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.tape import Tape
 
@@ -93,7 +94,7 @@ def test_auto_is_what_the_architecture_can_or_the_checkpoint_was_trained_for():
     model = tiny_model(GROUPS)
     assert type(make_engine(model)).__name__ == "StreamingEngine"
     assert type(make_engine(tiny_model(HYBRID))).__name__ == "ReencodeEngine"
-    model.streaming_config = {"mode": "interleaved"}
+    model.streaming_config = StreamingConfig(mode="interleaved")
     try:
         assert type(make_engine(model)).__name__ == "InterleavedEngine"
         assert type(make_engine(model, mode="group")).__name__ == "StreamingEngine"

@@ -20,6 +20,7 @@ from mlx_simul import (
     cli,
     loading,
 )
+from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.checkpoints.pack import pack
 from mlx_simul.trained import told
 
@@ -161,7 +162,7 @@ def test_validate_and_bench_take_it(default, monkeypatch):
 
 # ---- Held to its languages ----
 
-HELD = {"translates": list(LANGUAGES)}
+HELD = StreamingConfig(translates=LANGUAGES)
 
 
 def test_a_session_refuses_what_such_a_model_cannot_do(default):
@@ -186,8 +187,8 @@ def test_a_session_refuses_what_such_a_model_cannot_do(default):
 
 
 def test_others_are_told_what_is_given_or_else_what_was_trained():
-    trained = {"instruction": "Do it", "source_language": "Czech", "target_language": None}
+    trained = StreamingConfig(instruction="Do it", source_language="Czech")
     assert told(trained, None, None, None) == ("Do it", "Czech", None)
     assert told(trained, None, None, "Thai", context="x") == (None, None, "Thai")
-    assert told({}, None, None, None, glossary={"a": "b"}) == (None, None, None)
+    assert told(StreamingConfig(), None, None, None, glossary={"a": "b"}) == (None, None, None)
     assert told(HELD, None, None, None, context=None, glossary={}) == (None, None, None)

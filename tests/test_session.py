@@ -12,7 +12,15 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from streams import TEXT, reads, run, writes
 
 import mlx_simul
-from mlx_simul import Finished, InvalidOptionError, Read, SimulSession, WaitK, Write
+from mlx_simul import (
+    Finished,
+    InvalidOptionError,
+    Read,
+    SimulSession,
+    StreamingConfig,
+    WaitK,
+    Write,
+)
 
 quick = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -251,7 +259,7 @@ def test_a_checkpoint_is_told_what_it_was_trained_to_do(model, tokenizer):
         return session._prompt.prefix_ids
 
     plain = first_pass()
-    model.streaming_config = {"source_language": "Dutch", "target_language": "Latin"}
+    model.streaming_config = StreamingConfig(source_language="Dutch", target_language="Latin")
     try:
         trained = first_pass()
         assert trained == first_pass(source_language="Dutch", target_language="Latin") != plain

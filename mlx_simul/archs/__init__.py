@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
 
 if TYPE_CHECKING:
@@ -145,17 +146,30 @@ def verified_with() -> Mapping[str, str]:
 
 
 def of(model: Any) -> Architecture:
-    """The architecture of a loaded model: the one it was loaded with, else its type's.
+    """The architecture of a model: the one it was loaded with, else its type's.
 
     Raises:
         UnknownArchitectureError: if its type is not registered.
     """
-    return getattr(model, "streaming_architecture", None) or find(model.model_type)
+    return getattr(model, "streaming_architecture", None) or find(_type_of(model))
 
 
-def streaming_config(model: Any) -> Mapping[str, Any]:
-    """What the checkpoint's config says of how it was trained for streaming."""
-    return getattr(model, "streaming_config", {})
+def _type_of(model: Any) -> str:
+    """What config.json calls its type; some of mlx-lm's wrappers keep that of their text side."""
+    said = str(getattr(model, "model_type", None))
+    homes = (kind.__module__ for kind in type(model).__mro__)
+    stems = [home.removeprefix("mlx_lm.models.") for home in homes]
+    return next((name for name in (said, *stems) if is_registered(name)), said)
+
+
+def streaming_config(model: Any) -> StreamingConfig:
+    """What the checkpoint's config says about how it was trained to stream.
+
+    Raises:
+        InvalidOptionError: if somebody gave the model a mapping that does not say it right.
+    """
+    found = getattr(model, "streaming_config", None)
+    return found if isinstance(found, StreamingConfig) else StreamingConfig.from_json(found)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -11,6 +12,7 @@ from mlx_lm.models import afm7
 from mlx_lm.models.base import scaled_dot_product_attention
 
 from mlx_simul.archs.base import Architecture
+from mlx_simul.archs.surgery import Repair, Surgery
 
 
 class ReusingAttention(afm7.KVReuseAttention):
@@ -37,20 +39,18 @@ class AFMModel(afm7.AFMModel):
         return super().__call__(inputs, cache)
 
 
-class Model(afm7.Model):
-    """mlx-lm's model with both."""
-
-    def __init__(self, args: Any) -> None:
-        super().__init__(args)
-        self.model.__class__ = AFMModel
-        for layer in self.model.kv_reuse_layers:
-            layer.self_attn.__class__ = ReusingAttention
+def _tell_positions(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    surgery.exchange(model.model, AFMModel)
+    for layer in model.model.kv_reuse_layers:
+        surgery.exchange(layer.self_attn, ReusingAttention)
 
 
 ARCHITECTURES = {
     "afm7": Architecture(
         "afm7",
-        (Model, afm7.ModelArgs),
+        repair=Repair(
+            "mlx-lm takes the number of keys for the position of the queries.", _tell_positions
+        ),
         cached_layers=lambda model: model.model.layers,
         positions_fixed_because="its keys are rounded to 8 bits after RoPE",
         quantizes_kv=False,

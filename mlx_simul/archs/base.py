@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -21,11 +21,14 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
     make_prompt_cache,
 )
+from mlx_lm.utils import MODEL_REMAPPING
 
 from mlx_simul.archs import rewrites
+from mlx_simul.archs.streaming_config import StreamingConfig
+from mlx_simul.archs.surgery import Repair, Surgery
 from mlx_simul.cache import LayerCache, QuantizedLayerCache, SourceTargetCache
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
-from mlx_simul.positions import Rope
+from mlx_simul.positions import FusedRope, Rope
 
 ModelClasses: TypeAlias = tuple[type[nn.Module], type]
 Mode: TypeAlias = Literal["group", "reencode", "interleaved"]
@@ -72,7 +75,9 @@ class Architecture:
 
     Attributes:
         model_type: the config's ``model_type``.
-        rewrite: ``(Model, ModelArgs)`` over mlx-lm's, where mlx-lm's cannot stream as they are.
+        rewrite: ``(Model, ModelArgs)`` of a family whose classes are not mlx-lm's.
+        repair: what its model needs before it streams, beside what
+            :mod:`~mlx_simul.archs.rewrites` puts right in it.
         rope: the RoPE module of a layer; ``None`` for a layer without positions.
         rotates: what RoPE turns; latent attention caches the turned part of its keys as values.
         cached_layers: of a model, the layer that each cache belongs to, in their order.
@@ -89,6 +94,7 @@ class Architecture:
 
     model_type: str
     rewrite: ModelClasses | None = None
+    repair: Repair | None = None
     rope: Callable[[Any], Rope | None] = rope_of_self_attention
     rotates: Literal["keys", "values"] = "keys"
     cached_layers: Callable[[Any], Iterable[Any]] = layers_of
@@ -99,18 +105,24 @@ class Architecture:
     quantizes_kv: bool = True
     fuses: bool = False
 
+    @property
+    def repairs(self) -> tuple[Repair, ...]:
+        """All that is put right in mlx-lm's model of this family."""
+        found = (rewrites.find(self.model_type), self.repair)
+        return tuple(repair for repair in found if repair is not None)
+
     @cached_property
-    def classes(self) -> ModelClasses:
-        """``(Model, ModelArgs)``: the rewrite, what puts mlx-lm's right, or mlx-lm's own.
+    def stock_classes(self) -> ModelClasses:
+        """``(Model, ModelArgs)`` as mlx-lm, or the family's own package, has them.
 
         Raises:
             UnknownArchitectureError: if the installed mlx-lm does not have the family.
         """
+        if self.rewrite is not None:
+            return self.rewrite
+        name = MODEL_REMAPPING.get(self.model_type, self.model_type)
         try:
-            found = self.rewrite or rewrites.find(self.model_type)
-            if found is not None:
-                return found
-            module = import_module(f"mlx_lm.models.{self.model_type}")
+            module = import_module(f"mlx_lm.models.{name}")
         except ImportError as error:
             if not (error.name or "").startswith("mlx_lm.models"):
                 raise
@@ -119,6 +131,56 @@ class Architecture:
                 "release does: pip install --upgrade mlx-lm, with Python 3.11 or later."
             ) from error
         return module.Model, module.ModelArgs
+
+    @cached_property
+    def classes(self) -> ModelClasses:
+        """``(Model, ModelArgs)`` whose instances are put right as soon as they are built."""
+        model_class, args_class = self.stock_classes
+        mixins = tuple(repair.weights for repair in self.repairs if repair.weights is not None)
+        ignored = {name for repair in self.repairs for name in repair.ignores}
+        architecture = self
+
+        class ModelArgs(args_class):
+            whole_config: Mapping[str, Any]
+
+            @classmethod
+            def from_dict(cls, params: Mapping[str, Any]) -> Any:
+                args = super().from_dict({k: v for k, v in params.items() if k not in ignored})
+                args.whole_config = params
+                return args
+
+        class Model(*mixins, model_class):
+            def __init__(self, args: Any) -> None:
+                super().__init__(args)
+                surgery = Surgery(self)
+                surgery.began_as(self, model_class)
+                architecture.operate(surgery, self, args.whole_config)
+
+        return Model, ModelArgs
+
+    def operate(self, surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+        """Put a model of this family right, and let it stream.
+
+        Args:
+            surgery: keeps what is changed.
+            model: as mlx-lm builds it.
+            config: of the model, in the words that mlx-lm reads.
+
+        Raises:
+            InvalidOptionError: if a module is not mlx-lm's, so that it cannot be put right.
+        """
+        for repair in self.repairs:
+            if repair.operate is not None:
+                repair.operate(surgery, model, config)
+        surgery.put(model, "streaming_architecture", self)
+        # Many of mlx-lm's families do not keep either. What a caller set stands.
+        trained, is_set = positions_of(config), "trained_positions" in vars(model)
+        if trained not in (None, max_positions_of(model)) and not is_set:
+            surgery.put(model, "trained_positions", trained)
+        if getattr(model, "streaming_config", None) is None:
+            surgery.put(model, "streaming_config", StreamingConfig.of_checkpoint(config))
+        if self.fuses_in(model):
+            let_fuse(surgery, model, self.ropes(model))
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -214,6 +276,26 @@ class Architecture:
         return QuantizedLayerCache(kv.bits, kv.group_size)
 
 
+def let_fuse(surgery: Surgery, model: nn.Module, ropes: Collection[Rope | None]) -> None:
+    """Let all RoPE modules of a model that are like these turn the rows of a fused pass.
+
+    What they do with an ordinary offset stays as it is.
+
+    Raises:
+        InvalidOptionError: if one of them is a function, so that it cannot be taught.
+    """
+    for rope in ropes:
+        if not isinstance(rope, nn.Module | None):
+            raise InvalidOptionError(
+                f"an architecture that fuses needs RoPE modules, got {rope!r}; leave fuses=True "
+                "out of its declaration."
+            )
+    kinds = {type(rope) for rope in ropes if rope is not None}
+    for module in model.modules():
+        if type(module) in kinds:
+            surgery.exchange(module, FusedRope)
+
+
 def flat(caches: Iterable[Any]) -> Iterator[SourceTargetCache]:
     """The caches of a model one by one, those of mlx-lm's lists among them."""
     for cache in caches:
@@ -226,6 +308,13 @@ def flat(caches: Iterable[Any]) -> Iterator[SourceTargetCache]:
 def vocab_size_of(model: Any) -> int | None:
     """How many tokens a model has embeddings for, if it says."""
     return _setting_of(model, "vocab_size", "num_vocab")
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """How many positions a config, or its text side, says that its model was trained on."""
+    parts = (config.get("text_config"), config)
+    found = (entry(part, name) for name in POSITION_NAMES for part in parts)
+    return next((n_positions for n_positions in found if n_positions), None)
 
 
 def max_positions_of(model: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_simul.archs.base import Architecture
+from mlx_simul.archs.surgery import Repair, Surgery
 from mlx_simul.positions import Rope
 
 nemotron_nas: Any = import_module("mlx_lm.models.nemotron-nas")
@@ -47,14 +49,10 @@ class CountingLinear(nemotron_nas.LinearSubblockReplacement):
         return super().__call__(x)
 
 
-class Model(nemotron_nas.Model):
-    """mlx-lm's pruned Nemotron, whose linear layers count."""
-
-    def __init__(self, args: Any) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            if isinstance(layer.self_attn, nemotron_nas.LinearSubblockReplacement):
-                layer.self_attn.__class__ = CountingLinear
+def _count(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    for layer in model.layers:
+        if isinstance(layer.self_attn, nemotron_nas.LinearSubblockReplacement):
+            surgery.exchange(layer.self_attn, CountingLinear)
 
 
 ARCHITECTURES = {
@@ -73,7 +71,7 @@ ARCHITECTURES = {
         Architecture("nanbeige", cached_layers=layers_again, fuses=True),
         Architecture(
             "nemotron-nas",
-            (Model, nemotron_nas.ModelArgs),
+            repair=Repair("mlx-lm's linear layers do not count tokens in their cache.", _count),
             cached_layers=layers_with_attention,
             rope=rope_of_what_is_left,
             quantizes_kv=False,

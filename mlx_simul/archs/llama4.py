@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -12,6 +13,7 @@ from mlx_lm.models.cache import ChunkedKVCache
 
 from mlx_simul.archs.base import TEMPERATURE, Architecture, KVBits
 from mlx_simul.archs.stock import rope_if_used
+from mlx_simul.archs.surgery import Repair, Surgery
 from mlx_simul.cache import LayerCache
 
 
@@ -33,13 +35,9 @@ class Block(llama4.TransformerBlock):
         return super().__call__(x, mask, cache)
 
 
-class Model(llama4.Model):
-    """mlx-lm's text model with such blocks."""
-
-    def __init__(self, args: Any) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            layer.__class__ = Block
+def _ask_for_masks(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    for layer in model.layers:
+        surgery.exchange(layer, Block)
 
 
 class Llama4(Architecture):
@@ -55,7 +53,9 @@ class Llama4(Architecture):
 ARCHITECTURES = {
     "llama4": Llama4(
         "llama4",
-        (Model, llama4.ModelArgs),
+        repair=Repair(
+            "mlx-lm makes the masks of chunks by hand, for its own caches.", _ask_for_masks
+        ),
         rope=rope_if_used,
         positions_absolute_because=TEMPERATURE,
         quantizes_kv=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -11,6 +12,7 @@ from mlx_lm.models import phi3small
 from mlx_lm.models.base import scaled_dot_product_attention
 
 from mlx_simul.archs.base import Architecture
+from mlx_simul.archs.surgery import Repair, Surgery
 
 
 class CausalAttention(phi3small.Attention):
@@ -33,23 +35,18 @@ class CausalAttention(phi3small.Attention):
         )
 
 
-class Model(phi3small.Model):
-    """mlx-lm's model with such layers; the ids it forbids are those of its own vocabulary."""
-
-    def __init__(self, args: phi3small.ModelArgs) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            layer.self_attn.__class__ = CausalAttention
-        unused = self._dummy_tokenizer_ids.tolist()
-        self._dummy_tokenizer_ids = mx.array(
-            [i for i in unused if i < args.vocab_size], dtype=mx.int32
-        )
+def _causal(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    for layer in model.layers:
+        surgery.exchange(layer.self_attn, CausalAttention)
+    # The ids that it forbids are those of its own vocabulary.
+    known = [i for i in model._dummy_tokenizer_ids.tolist() if i < model.args.vocab_size]
+    surgery.put(model, "_dummy_tokenizer_ids", mx.array(known, dtype=mx.int32))
 
 
 ARCHITECTURES = {
     "phi3small": Architecture(
         "phi3small",
-        (Model, phi3small.ModelArgs),
+        repair=Repair("mlx-lm's block-sparse layers see tokens that come later.", _causal),
         not_in_groups_because="its sparse layers count blocks of keys from the first token on",
     )
 }

@@ -9,12 +9,11 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
 from mlx_simul.checkpoints import checkpoint as steps
 from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.checkpoints.convert import Quantization, silent
 from mlx_simul.errors import ConversionError
-from mlx_simul.loading import CONFIG_KEY
-from mlx_simul.trained import TRANSLATES
 
 SMALL = Quantization(bits=8, group_size=64)
 
@@ -40,13 +39,14 @@ def pack(
             streaming.
     """
     checkpoint = steps.read_folder(source, None, silent)
-    trained = checkpoint.config.get(CONFIG_KEY)
-    if not trained:
+    trained = StreamingConfig.of_checkpoint(checkpoint.config)
+    if not trained.to_json():
         raise ConversionError(
             f"{source} says nothing of how it was trained for streaming ({CONFIG_KEY!r} in its "
             "config.json); give a checkpoint that `mlx-simul train` wrote."
         )
-    checkpoint.config[CONFIG_KEY] = {**trained, TRANSLATES: list(languages)}
+    trained |= StreamingConfig(translates=languages)
+    checkpoint.config[CONFIG_KEY] = trained.to_json()
     checkpoint = steps.quantise(checkpoint, quantization.bits, quantization.group_size, silent)
     for _, layer in checkpoint.model.named_modules():
         if isinstance(layer, nn.QuantizedLinear | nn.QuantizedEmbedding):

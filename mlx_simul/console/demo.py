@@ -17,7 +17,6 @@ from mlx_simul.events import Event, Finished, Read, Write
 from mlx_simul.latency import length_adaptive_average_lagging
 from mlx_simul.policies import WaitK
 from mlx_simul.terminal import emit, harmless, say
-from mlx_simul.trained import TRANSLATES
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -287,5 +286,5 @@ def _session(args: argparse.Namespace, policy: WaitK) -> tuple[SimulSession, tup
         source_language=args.source_language,
         target_language=args.target_language,
     )
-    source, target = streaming_config(model).get(TRANSLATES) or ("Source", "Target")
+    source, target = streaming_config(model).translates or ("Source", "Target")
     return session, (args.source_language or source, args.target_language or target)

@@ -186,11 +186,11 @@ def run(args: argparse.Namespace) -> int:
 
     from mlx_simul.archs import streaming_config
     from mlx_simul.loading import load
-    from mlx_simul.needs import HEADS_KEY
     from mlx_simul.session import SimulSession
 
     model, tokenizer = load(args.model)
-    if args.attention and not policy.needs.heads and HEADS_KEY not in streaming_config(model):
+    knows_heads = streaming_config(model).alignment_heads is not None
+    if args.attention and not policy.needs.heads and not knows_heads:
         raise InvalidOptionError(
             "--attention shows where the heads look that follow the source, and the checkpoint "
             "does not say which do: run `mlx-simul calibrate` on it once, or leave --attention out."

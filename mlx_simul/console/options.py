@@ -204,7 +204,7 @@ def session_maker(
         model, tokenizer = load(
             args.model, adapter_path=args.adapter, allow_unverified=args.allow_unverified
         )
-        told = args.instruction, args.target_language, *streaming_config(model).values()
+        told = args.instruction, args.target_language, streaming_config(model).to_json()
         if not any(told):
             warnings.warn(
                 "neither --to nor --instruction: the model is not told what to do with the source.",

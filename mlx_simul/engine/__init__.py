@@ -13,6 +13,7 @@ import mlx_simul.before_mlx
 
 from mlx_simul import archs
 from mlx_simul.archs.base import KVBits, Mode
+from mlx_simul.archs.prepare import prepared
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.engine.interleaved import InterleavedEngine
@@ -62,15 +63,16 @@ def make_engine(
         UnknownArchitectureError: if the model's type is not registered.
     """
     ensure_kernels()
+    model = prepared(model)
     architecture = archs.of(model)
     trained = archs.streaming_config(model)
     if mode == "auto":
-        mode = trained.get("mode", "auto")
+        mode = trained.mode or "auto"
     if mode == "auto":
         mode = architecture.modes[0]
     architecture.require(mode)
     if mode == "group":
-        start = make_target_start(target_start, trained.get("target_start"))
+        start = make_target_start(target_start, trained.target_start)
         kv = None if kv_bits is None else KVBits(kv_bits, kv_group_size)
         if kv is not None:
             architecture.require_quantizable(model, kv)

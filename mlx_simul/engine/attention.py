@@ -1,8 +1,9 @@
 """Where a model looks: the attention of chosen heads, which fused kernels never show.
 
-mlx-lm's attention layers call ``scaled_dot_product_attention`` by that name. The class of a layer
-that is watched is exchanged for one whose ``__call__`` finds a function there that does the same,
-and, while somebody is :func:`recording`, computes the weights once more and keeps them.
+mlx-lm's attention layers call ``scaled_dot_product_attention`` by that name. A stream that watches
+some of them runs a copy of the model, over the same arrays. There the class of a watched layer is
+one whose ``__call__`` finds a function of that name that does the same, and, while somebody is
+:func:`recording`, computes the weights once more and keeps them.
 
 Shape legend: B batch, H heads, K kv heads, L new tokens, N tokens attended to, D head dim.
 """
@@ -23,6 +24,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_simul import archs
+from mlx_simul.archs.surgery import Surgery, copy_of
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies.base import Head
 
@@ -136,15 +138,23 @@ def recording(views: Iterable[View]) -> Iterator[Recording]:
         _current.reset(token)
 
 
-def watch(model: Any, heads: Iterable[Head]) -> None:
-    """Let the attention of some heads be recorded; what the model computes stays as it is.
+def watched(model: Any, heads: Iterable[Head]) -> Any:
+    """A copy of a model, over the same arrays, that lets the attention of some heads be recorded.
+
+    Args:
+        model: prepared; is not changed.
+        heads: (layer, head) pairs.
+
+    Returns:
+        The copy, or the model itself if it does so already.
 
     Raises:
         InvalidOptionError: if there are no such heads, or the family's attention does not show how
             it falls.
     """
+    wanted = sorted({layer for layer, _ in heads})
     layers = [_attentions(layer) for layer in archs.of(model).cached_layers(model)]
-    for layer in sorted({layer for layer, _ in heads}):
+    for layer in wanted:
         if not 0 <= layer < len(layers):
             raise InvalidOptionError(
                 f"this model has {len(layers)} attention layers, numbered from 0; layer {layer} is "
@@ -156,13 +166,19 @@ def watch(model: Any, heads: Iterable[Head]) -> None:
                 f"it does not call mlx-lm's {_NAME} itself. Take a policy that needs no "
                 "attention, such as local-agreement, or heads of other layers."
             )
-        (attention,) = layers[layer]
+    if all(isinstance(layers[layer][0], Watched) for layer in wanted):
+        return model
+    copy = copy_of(model)
+    surgery = Surgery(copy)
+    layers = [_attentions(layer) for layer in archs.of(copy).cached_layers(copy)]
+    for (attention,), layer in ((layers[layer], layer) for layer in wanted):
         if not isinstance(attention, Watched):
-            attention.__class__ = _watched(type(attention), layer)
+            surgery.exchange(attention, _watched(type(attention), layer))
+    return copy
 
 
 def watchable_layers(model: Any) -> list[int]:
-    """The layers whose attention :func:`watch` can show."""
+    """The layers whose attention :func:`watched` can show."""
     layers = archs.of(model).cached_layers(model)
     return [i for i, layer in enumerate(layers) if len(_attentions(layer)) == 1]
 
@@ -181,7 +197,7 @@ def _names_in_call(kind: type[nn.Module]) -> tuple[str, ...]:
 
 
 @cache
-def _watched(kind: type[nn.Module], layer: int) -> type[nn.Module]:
+def _watched(kind: type[nn.Module], layer: int) -> type:
     call = kind.__call__
     if not isinstance(call, FunctionType):
         raise InvalidOptionError(f"{kind.__name__} is not called by a Python function.")
@@ -203,7 +219,7 @@ def _watched(kind: type[nn.Module], layer: int) -> type[nn.Module]:
         call.__closure__,
     )
     twin.__kwdefaults__ = call.__kwdefaults__
-    return type(f"Watched{kind.__name__}", (Watched, kind), {"__call__": twin})
+    return type("Watched", (Watched,), {"__call__": twin})
 
 
 def _seen(mask: Any, n_new: int, n_keys: int, view: View, head: int) -> mx.array | None:

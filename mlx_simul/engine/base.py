@@ -18,7 +18,8 @@ import mlx.core as mx
 
 from mlx_simul import archs
 from mlx_simul.archs.base import max_positions_of, vocab_size_of
-from mlx_simul.engine.attention import View, recording, watch
+from mlx_simul.archs.prepare import prepared
+from mlx_simul.engine.attention import View, recording, watched
 from mlx_simul.engine.drawing import Drawing, draw_all, likeliest
 from mlx_simul.engine.runner import MAX_SOURCE_TOKENS_PER_PASS
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
@@ -46,7 +47,7 @@ class Engine(ABC):
         sampler: Sampler | None = None,
         logits_processors: Iterable[LogitsProcessor] | None = None,
     ) -> None:
-        self.model = model
+        self.model = model = prepared(model)
         self._vocab_size = vocab_size_of(model)
         self._max_positions = max_positions_of(model)
         self._positions_end = archs.of(model).positions_end
@@ -171,7 +172,11 @@ class Engine(ABC):
             InvalidOptionError: if it cannot be had, of this model or in this mode.
         """
         self.source_columns(0)
-        watch(self.model, heads)
+        self._watch(tuple(heads))
+
+    def _watch(self, heads: tuple[Head, ...]) -> None:
+        """Run the passes to come on a copy of the model that shows these heads."""
+        self.model = watched(self.model, heads)
 
     def source_columns(self, n_hidden: int) -> Sequence[int]:
         """Where in what the target attends to the source tokens lie, in order of arrival.

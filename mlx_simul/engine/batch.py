@@ -8,6 +8,7 @@ from typing import Any
 import mlx_simul.before_mlx
 
 from mlx_simul import archs
+from mlx_simul.archs.prepare import prepared
 from mlx_simul.cache import LayerCache, QuantizedLayerCache
 from mlx_simul.cache.storage import Storage
 from mlx_simul.engine.base import Engine
@@ -88,7 +89,7 @@ class Batch:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self._model = model = prepared(model)
         self._fuses = archs.of(model).fuses_in(model)
         self._runner: SharedRunner | None = None
         self._storing = ""

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlx_simul import archs
 from mlx_simul.archs.base import vocab_size_of
+from mlx_simul.archs.prepare import adopt
 from mlx_simul.drafts import Drafter, NGramDrafter
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.base import Engine, Sampler
@@ -188,6 +189,7 @@ def make_drafter(
         )
     smaller, its_tokenizer = draft_model
     _require_same(its_tokenizer, tokenizer)
+    smaller = adopt(smaller, its_tokenizer)
     architecture = archs.of(smaller)
     if "group" not in architecture.modes:
         raise InvalidOptionError(

@@ -21,12 +21,12 @@ from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces, stat
 from mlx_simul.engine.runner import Runner
 from mlx_simul.errors import CacheStateError, InvalidOptionError, SimulWarning
 from mlx_simul.passes import Pass, Reply
+from mlx_simul.policies.base import Head
 from mlx_simul.positions import (
     FollowStart,
     StayStart,
     TargetStart,
     all_rotate_exactly,
-    let_fuse,
 )
 
 # With more, arithmetic is what a pass costs, and a head over the source's rows is work for nobody.
@@ -83,11 +83,9 @@ class StreamingEngine(Engine):
         windows_target: bool = True,
     ) -> None:
         super().__init__(model, sampler, logits_processors)
-        architecture = archs.of(model)
+        model, architecture = self.model, archs.of(self.model)
         self._ropes = architecture.ropes(model)
         self._fuses = architecture.fuses_in(model)
-        if self._fuses:
-            let_fuse(model, self._ropes)
         self._fixed_because = architecture.positions_fixed_because
         self._windows_target = windows_target
         self._n_passes = 0
@@ -101,6 +99,7 @@ class StreamingEngine(Engine):
         self.model_caches = list(architecture.make_cache(model) if caches is None else caches)
         self._runner: Runner | None = Runner(model, self.model_caches)
         self.row: int | None = None
+        self._watched: tuple[Head, ...] = ()
 
     @property
     def n_passes(self) -> int:
@@ -141,6 +140,8 @@ class StreamingEngine(Engine):
     def live_in(self, runner: Runner | None, row: int | None) -> None:
         """Begin anew in a row of the caches of others, or nowhere."""
         self._runner, self.row = runner, row
+        if runner is not None and self._watched:
+            runner.watch(self._watched)
         self._n_source = self._n_target = 0
         self._lost = []
 
@@ -330,6 +331,10 @@ class StreamingEngine(Engine):
             () if rope is None else cache.move_target(rope, delta, self.row, self._n_target, took)
             for (cache, rope), took in zip(layers, lost, strict=True)
         ]
+
+    def _watch(self, heads: tuple[Head, ...]) -> None:
+        self._watched += heads
+        self.runner.watch(heads)
 
     def source_columns(self, n_hidden: int) -> Sequence[int]:
         """The source lies in front of the target, mirrored."""

@@ -9,6 +9,7 @@ import mlx_simul.before_mlx
 
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
 from mlx_simul.engine.tape import Tape
+from mlx_simul.policies.base import Head
 
 
 class RowEngine(Engine):
@@ -21,8 +22,12 @@ class RowEngine(Engine):
         logits_processors: Iterable[LogitsProcessor] | None = None,
     ) -> None:
         super().__init__(model, sampler, logits_processors)
-        self._tape = Tape(model)
+        self._tape = Tape(self.model)
         self._n_source = 0
+
+    def _watch(self, heads: tuple[Head, ...]) -> None:
+        super()._watch(heads)
+        self._tape.model = self.model
 
     @property
     def n_passes(self) -> int:

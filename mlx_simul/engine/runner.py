@@ -16,9 +16,10 @@ import mlx.core as mx
 
 from mlx_simul.archs.base import flat
 from mlx_simul.cache import Lane, Layout, PassPlan, SourceTargetCache, layout_of
-from mlx_simul.engine.attention import View, recording
+from mlx_simul.engine.attention import View, recording, watched
 from mlx_simul.engine.drawing import Drawing, Drawn, draw_all
 from mlx_simul.passes import Evidence, Pass, Reply
+from mlx_simul.policies.base import Head
 
 if TYPE_CHECKING:
     from mlx_simul.engine.group import StreamingEngine
@@ -44,6 +45,14 @@ class Runner:
         self.caches: list[SourceTargetCache] = list(flat(self._model_caches))
         self.findings: dict[str, str | None] = {}
         """What was found out about the model, for all streams."""
+
+    def watch(self, heads: Iterable[Head]) -> None:
+        """Let passes record the attention of these heads, too.
+
+        Raises:
+            InvalidOptionError: if it cannot be seen.
+        """
+        self._model = watched(self._model, heads)
 
     def feed(self, rows: Sequence[Sequence[int]], lanes: Sequence[Lane]) -> tuple[Layout, mx.array]:
         """One pass over the model; the lanes' streams have not counted it yet.

@@ -46,7 +46,7 @@ class Tape:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self.model = model
         self.n_passes = 0
         self._start_anew()
 
@@ -64,7 +64,7 @@ class Tape:
         self._recent = self._mark()
         self.tokens += token_ids
         self.n_passes += 1
-        return self._model(mx.array([list(token_ids)], mx.int32), cache=self._caches)
+        return self.model(mx.array([list(token_ids)], mx.int32), cache=self._caches)
 
     def feed_silently(self, token_ids: Sequence[int]) -> None:
         """Feed tokens in bounded pieces, and compute no logits."""
@@ -110,7 +110,7 @@ class Tape:
         self._anchor, self._recent = value.anchor, self._mark()
 
     def _start_anew(self) -> None:
-        self._caches: list[Any] = [_unwindowed(c) for c in make_prompt_cache(self._model)]
+        self._caches: list[Any] = [_unwindowed(c) for c in make_prompt_cache(self.model)]
         self.tokens: list[int] = []
         self._anchor = self._recent = self._mark()
 

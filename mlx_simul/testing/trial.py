@@ -22,6 +22,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_simul.archs.base import vocab_size_of
+from mlx_simul.archs.prepare import prepared
 from mlx_simul.cache import SourceTargetCache
 from mlx_simul.engine import StreamingEngine
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning, ValidationError
@@ -92,7 +93,7 @@ class Trial:
     """One model, one stream, and engines to run it on."""
 
     def __init__(self, model: nn.Module, stream: Stream, make_engine: EngineFactory) -> None:
-        self.model = model
+        self.model = prepared(model)
         self.stream = stream
         self._make_engine = make_engine
 

@@ -18,6 +18,7 @@ from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import CacheList
 
 from mlx_simul import archs
+from mlx_simul.archs.surgery import is_prepared
 from mlx_simul.cache import LayerCache
 from mlx_simul.cache.base import KeysValues
 from mlx_simul.errors import CacheStateError, InvalidOptionError
@@ -90,9 +91,16 @@ def make_training_caches(model: Any) -> list[Any]:
     """Fresh caches for one step, one for each that a session over this model would have.
 
     Raises:
-        InvalidOptionError: if its architecture cannot keep two groups, or keeps them in a cache of
-            its own that gradients cannot follow.
+        InvalidOptionError: if the model is not prepared, or its architecture cannot keep two
+            groups, or keeps them in a cache of its own that gradients cannot follow.
     """
+    if not is_prepared(model):
+        raise InvalidOptionError(
+            f"this {type(model).__name__} was not built by mlx_simul, and mlx-lm's model may "
+            "compute something else than its checkpoint was trained for. Load it with `model, "
+            "tokenizer = mlx_simul.load(...)`, or call mlx_simul.prepare(model) before you train "
+            "it."
+        )
     return [_training_cache(cache, model) for cache in archs.of(model).make_cache(model)]
 
 

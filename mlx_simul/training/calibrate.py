@@ -22,12 +22,13 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_simul import archs
+from mlx_simul.archs.prepare import adopt
+from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
 from mlx_simul.console.arguments import add_languages
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.attention import View, recording, watchable_layers
 from mlx_simul.errors import DataError, InvalidOptionError
-from mlx_simul.loading import CONFIG_KEY, load
-from mlx_simul.needs import HEADS_KEY
+from mlx_simul.loading import load
 from mlx_simul.pairs import Pair, read_pairs
 from mlx_simul.paths import expanded
 from mlx_simul.policies.base import Head, require_count
@@ -85,12 +86,13 @@ def calibrate(
     """
     require_count("the number of heads", n_heads)
     require_count("the number of pairs", n_pairs)
+    model = adopt(model, tokenizer)
     trained = archs.streaming_config(model)
     options = LayoutOptions(
-        instruction=trained.get("instruction"),
-        source_language=source_language or trained.get("source_language"),
-        target_language=target_language or trained.get("target_language"),
-        frame=trained.get("frame", "auto"),
+        instruction=trained.instruction,
+        source_language=source_language or trained.source_language,
+        target_language=target_language or trained.target_language,
+        frame=trained.frame or "auto",
     )
     layout = StreamingLayout(tokenizer, options)
     examples = [layout.example([pair]) for pair in islice(pairs, MAX_ALIGNED_PAIRS)]
@@ -111,7 +113,8 @@ def store(folder: Path, heads: Sequence[Head]) -> None:
     """
     path = _require_config(folder)
     config = json.loads(path.read_text("utf-8"))
-    config[CONFIG_KEY] = {**config.get(CONFIG_KEY, {}), HEADS_KEY: [list(head) for head in heads]}
+    found = StreamingConfig(alignment_heads=tuple(heads))
+    config[CONFIG_KEY] = (StreamingConfig.of_checkpoint(config) | found).to_json()
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     os.replace(partial, path)

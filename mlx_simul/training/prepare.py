@@ -17,8 +17,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_config, load_tokenizer, save_model
 
+from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.loading import CONFIG_KEY, find_folder, load
+from mlx_simul.loading import find_folder, load
 from mlx_simul.pairs import Pair
 from mlx_simul.training.config import as_tables
 from mlx_simul.training.optimiser import thin
@@ -65,7 +66,7 @@ def prepare(options: TrainOptions, pairs: Sequence[Pair], snapshot: Path | None)
     return made
 
 
-def layout_config(options: LayoutOptions) -> dict[str, Any]:
+def layout_config(options: LayoutOptions) -> StreamingConfig:
     """What a checkpoint's config.json remembers of its training, under ``mlx_simul``.
 
     ``mode`` and ``target_start`` are those that a session takes from it.
@@ -75,16 +76,16 @@ def layout_config(options: LayoutOptions) -> dict[str, Any]:
     tables = as_tables(replace(options, date=None))
     if options.mode == "batch":
         # An ordinary language model: it streams zero-shot, and was never told to wait.
-        return {k: v for k, v in tables.items() if k not in ("mode", "wait_k", "target_start")}
-    return (
-        tables if low == high else tables | {"target_start": "follow", "target_starts": [low, high]}
-    )
+        tables = {k: v for k, v in tables.items() if k not in ("mode", "wait_k", "target_start")}
+    elif low != high:
+        tables |= {"target_start": "follow", "target_starts": [low, high]}
+    return StreamingConfig.from_json(tables)
 
 
-def _streaming_config(options: TrainOptions) -> dict[str, Any]:
+def _streaming_config(options: TrainOptions) -> StreamingConfig:
     config = layout_config(options.layout)
     if options.augment.history_rate:
-        config["history_pairs"] = options.augment.history_pairs
+        config = replace(config, history_pairs=options.augment.history_pairs)
     return config
 
 
@@ -102,7 +103,7 @@ def _new(options: TrainOptions, pairs: Sequence[Pair], snapshot: Path | None) ->
     # A small corpus may not fill the vocabulary; rows that no token has are left out.
     config["vocab_size"] = max(tokenizer.get_vocab().values()) + 1
     config["eos_token_id"] = tokenizer.eos_token_id
-    config[CONFIG_KEY] = _streaming_config(options)
+    config[CONFIG_KEY] = _streaming_config(options).to_json()
     model = new_model(config, options.model.seed)
 
     def write(folder: Path) -> None:
@@ -116,7 +117,7 @@ def _checkpoint(options: TrainOptions, _pairs: Sequence[Pair], _snapshot: Path |
     path = options.model.path or ""
     folder = find_folder(path)
     model, tokenizer = load(folder)
-    layout = _streaming_config(options)
+    layout = _streaming_config(options).to_json()
     config = load_config(folder) | {CONFIG_KEY: layout}
     if options.model.fine_tune == "full":
         _refuse_quantised(model, path)

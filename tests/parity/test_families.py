@@ -15,10 +15,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
 from tiny_checkpoints import GOLDEN
 from tiny_configs import CONFIGS, NOT_COMPARED, TRANSFORMERS, WEIGHTS, full_config
 from without_metal import replace_kernels
 
+from mlx_simul import InvalidOptionError, prepare
 from mlx_simul.checkpoints import checkpoint
 from mlx_simul.checkpoints.convert import convert
 from mlx_simul.loading import load_folder, stock_classes
@@ -94,6 +96,24 @@ def test_a_head_that_the_config_ties_by_mistake(tmp_path: Path):
     with torch.no_grad():
         wanted = theirs(torch.tensor([TOKENS])).logits[0].numpy()
     assert difference(logits(tmp_path), wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize(("model_type", "name"), VARIATIONS)
+def test_a_folder_that_mlx_lm_loads_is_put_right_or_refused(
+    model_type: str, name: str, tmp_path: Path
+):
+    wanted = write_checkpoint(model_type, name, tmp_path)
+    try:
+        stock, _ = load_model(tmp_path)
+    except (Exception, SystemExit):  # weights or settings that mlx-lm cannot read
+        pytest.skip("mlx-lm does not load this folder")
+    try:
+        prepare(stock, json.loads((tmp_path / "config.json").read_text()))
+    except InvalidOptionError as refusal:
+        assert "mlx_simul.load(" in str(refusal)
+        return
+    got = np.array(stock(mx.array([TOKENS]), cache=make_prompt_cache(stock))[0])
+    assert difference(got, wanted) < TOLERANCE
 
 
 def test_a_folder_converted_by_mlx_lms_classes_does_not(

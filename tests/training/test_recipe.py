@@ -79,12 +79,12 @@ def test_the_recipe_runs_as_it_is_written(here, monkeypatch, capsys):
     assert steps[0] == 0
     # What it was trained with has come along, and it is quantised as the model was.
     fused, _ = mlx_simul.load(here / "my-model")
-    assert fused.streaming_config["target_start"] == 128
-    assert fused.streaming_config["target_language"] == "French"
+    assert fused.streaming_config.target_start == 128
+    assert fused.streaming_config.target_language == "French"
     config = json.loads((here / "my-model" / "config.json").read_text("utf-8"))
     assert config["quantization"]["bits"] == 4
     adapted, _ = mlx_simul.load(here / REPOSITORY, adapter_path=here / "fine-tuned" / "best")
-    assert adapted.streaming_config["target_start"] == 128
+    assert adapted.streaming_config.target_start == 128
 
 
 def test_a_command_that_is_none_would_be_found_out(here, monkeypatch):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import cache
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -14,8 +13,8 @@ import mlx.nn as nn
 from mlx_lm.models import gemma, gpt_bigcode, gpt_neox, starcoder2
 from mlx_lm.models.base import scaled_dot_product_attention
 
-from mlx_simul.archs.base import ModelClasses
-from mlx_simul.archs.rewrites.windows import everywhere, with_windows
+from mlx_simul.archs.rewrites.windows import everywhere, put_windows
+from mlx_simul.archs.surgery import Repair, Surgery
 from mlx_simul.errors import InvalidOptionError
 
 _ACTIVATIONS: Mapping[str, Callable[[mx.array], mx.array]] = {
@@ -48,77 +47,35 @@ class GatedMLP(gemma.MLP):
         return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
 
 
-class Gemma(gemma.Model):
-    """mlx-lm's Gemma with that."""
-
-    def __init__(self, args: gemma.ModelArgs) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            layer.mlp.__class__ = GatedMLP
-
-
-class ChosenMLP(nn.Module):
-    """Two linear layers, with the activation of the config between them."""
-
-    act: Callable[[mx.array], mx.array]
-    c_fc: nn.Linear
-    c_proj: nn.Linear
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.c_proj(self.act(self.c_fc(x)))
-
-
-class ChosenNeoXMLP(gpt_neox.MLP):
-    """The same, as GPT-NeoX names them."""
-
-    act: Callable[[mx.array], mx.array]
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.dense_4h_to_h(self.act(self.dense_h_to_4h(x)))
-
-
-def choose_activation(model: Any, mlp_class: type[nn.Module], name: str) -> None:
-    """Give the MLPs of a model the activation of that name."""
+def _gemma(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
     for layer in model.layers:
-        layer.mlp.__class__ = mlp_class
-        layer.mlp.act = activation(name)
+        surgery.exchange(layer.mlp, GatedMLP)
 
 
-@dataclass
-class GPTNeoXArgs(gpt_neox.ModelArgs):
-    """mlx-lm's arguments and the activation."""
+@cache
+def _chosen(mlp_class: type[nn.Module], first: str, second: str, name: str) -> type[nn.Module]:
+    """An MLP of two linear layers, of these names, with an activation between them."""
+    act = activation(name)
 
-    hidden_act: str = "gelu"
+    class ChosenMLP(mlp_class):
+        def __call__(self, x: mx.array) -> mx.array:
+            return self[second](act(self[first](x)))
 
-
-class GPTNeoX(gpt_neox.Model):
-    """mlx-lm's GPT-NeoX with the activation of the config."""
-
-    def __init__(self, args: GPTNeoXArgs) -> None:
-        super().__init__(args)
-        choose_activation(self, ChosenNeoXMLP, args.hidden_act)
+    return ChosenMLP
 
 
-@dataclass
-class Starcoder2Args(starcoder2.ModelArgs):
-    """mlx-lm's arguments and the activation."""
-
-    hidden_act: str = "gelu_pytorch_tanh"
-
-
-class Starcoder2(starcoder2.Model):
-    """mlx-lm's StarCoder 2 with the activation of the config."""
-
-    def __init__(self, args: Starcoder2Args) -> None:
-        super().__init__(args)
-        choose_activation(self, ChosenMLP, args.hidden_act)
+def _gpt_neox(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    name = config.get("hidden_act", "gelu")
+    for layer in model.layers:
+        kind = _chosen(gpt_neox.MLP, "dense_h_to_4h", "dense_4h_to_h", name)
+        surgery.exchange(layer.mlp, kind)
 
 
-@dataclass
-class GPTBigCodeArgs(gpt_bigcode.ModelArgs):
-    """mlx-lm's arguments and the activation."""
-
-    activation_function: str = "gelu_pytorch_tanh"
+def _starcoder2(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    name = config.get("hidden_act", "gelu_pytorch_tanh")
+    for layer in model.layers:
+        surgery.exchange(layer.mlp, _chosen(starcoder2.MLP, "c_fc", "c_proj", name))
+    put_windows(everywhere)(surgery, model, config)
 
 
 class HeadByHead(gpt_bigcode.Attention):
@@ -135,22 +92,25 @@ class HeadByHead(gpt_bigcode.Attention):
         return self.c_proj(output.swapaxes(1, 2).reshape(x.shape))
 
 
-class GPTBigCode(gpt_bigcode.Model):
-    """mlx-lm's GPTBigCode with the activation of the config, and with many key heads."""
-
-    def __init__(self, args: GPTBigCodeArgs) -> None:
-        super().__init__(args)
-        choose_activation(self, ChosenMLP, args.activation_function)
-        if not args.multi_query:
-            for layer in self.layers:
-                layer.attn.__class__ = HeadByHead
+def _gpt_bigcode(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    name = config.get("activation_function", "gelu_pytorch_tanh")
+    for layer in model.layers:
+        surgery.exchange(layer.mlp, _chosen(gpt_bigcode.MLP, "c_fc", "c_proj", name))
+        if not model.args.multi_query:
+            surgery.exchange(layer.attn, HeadByHead)
 
 
-_STARCODER2 = SimpleNamespace(Model=Starcoder2, ModelArgs=Starcoder2Args)
-
-CLASSES: dict[str, ModelClasses] = {
-    "gemma": (Gemma, gemma.ModelArgs),
-    "gpt_bigcode": (GPTBigCode, GPTBigCodeArgs),
-    "gpt_neox": (GPTNeoX, GPTNeoXArgs),
-    "starcoder2": with_windows(_STARCODER2, everywhere),
+REPAIRS = {
+    "gemma": Repair("mlx-lm computes GELU exactly, not by the approximation.", _gemma),
+    "gpt_bigcode": Repair(
+        "mlx-lm ignores activation_function, and splits many key heads in another order.",
+        _gpt_bigcode,
+        reads=("activation_function",),
+    ),
+    "gpt_neox": Repair("mlx-lm ignores hidden_act.", _gpt_neox, reads=("hidden_act",)),
+    "starcoder2": Repair(
+        "mlx-lm ignores hidden_act and sliding_window.",
+        _starcoder2,
+        reads=("hidden_act", "sliding_window"),
+    ),
 }

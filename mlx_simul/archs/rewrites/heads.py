@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-from mlx_lm.models import gemma2, glm, gpt_oss, llama4_text
+from mlx_lm.models import gemma2
 
-from mlx_simul.archs.base import ModelClasses
 from mlx_simul.archs.rewrites.weights import Weights, renamed
+from mlx_simul.archs.surgery import Repair, Surgery
 
 
-@dataclass
-class GLMArgs(glm.ModelArgs):
-    """mlx-lm's arguments and how much of a head is rotated."""
-
-    partial_rotary_factor: float = 0.5
-
-
-class GLM(glm.Model):
-    """mlx-lm's GLM, which rotates a part of each head."""
-
-    def __init__(self, args: GLMArgs) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            layer.self_attn.rope.dims = int(args.head_dim * args.partial_rotary_factor)
+def _glm(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    rotated = int(model.args.head_dim * config.get("partial_rotary_factor", 0.5))
+    for layer in model.layers:
+        surgery.put(layer.self_attn.rope, "dims", rotated)
 
 
 class Gemma2Attention(gemma2.Attention):
@@ -41,44 +30,44 @@ class Gemma2Attention(gemma2.Attention):
         return super().__call__(x, mask, cache)
 
 
-class Gemma2(gemma2.Model):
-    """mlx-lm's Gemma 2 with such attention."""
-
-    def __init__(self, args: gemma2.ModelArgs) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            layer.self_attn.__class__ = Gemma2Attention
+def put_gemma2_attention(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    """Give a Gemma 2 attention that takes a mask for each row of a batch."""
+    for layer in model.layers:
+        surgery.exchange(layer.self_attn, Gemma2Attention)
 
 
-class Llama4Text(llama4_text.Model):
-    """mlx-lm's Llama 4, which normalises queries and keys only where it rotates them."""
+def _llama4_text(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    for layer in model.layers:
+        attention = layer.self_attn
+        is_used = attention.use_qk_norm and bool(attention.use_rope)
+        surgery.put(attention, "use_qk_norm", is_used)
 
-    def __init__(self, args: llama4_text.ModelArgs) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            attention = layer.self_attn
-            attention.use_qk_norm = attention.use_qk_norm and bool(attention.use_rope)
+
+class Llama4TextWeights:
+    """Without tied embeddings transformers names the output layer as everywhere else."""
 
     def sanitize(self, weights: Weights) -> Weights:
-        """Without tied embeddings transformers names the output layer as everywhere else."""
         return renamed(weights, {"lm_head.": "output."})
 
 
-class GptOss(gpt_oss.Model):
-    """YaRN as the config has it, not rounded to whole dimensions; and experts in any format."""
+def _gpt_oss(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    args = model.args
+    scaling = args.rope_scaling or {}
+    if scaling.get("truncate") is False:
+        for layer in model.layers:
+            exact = _yarn(args.head_dim, args.rope_theta, scaling)
+            surgery.put(layer.self_attn.rope, "_freqs", exact)
 
-    def __init__(self, args: Any) -> None:
-        super().__init__(args)
-        scaling = args.rope_scaling or {}
-        if scaling.get("truncate") is False:
-            for layer in self.layers:
-                layer.self_attn.rope._freqs = _yarn(args.head_dim, args.rope_theta, scaling)
+
+class GptOssWeights:
+    """Experts in any format."""
 
     def sanitize(self, weights: Weights) -> Weights:
         """Turn plain experts (E, in, out), gate and up interleaved, into mlx-lm's."""
         plain = {name for name in weights if name.endswith(("gate_up_proj", "down_proj"))}
         plain = {name for name in plain if ".experts." in name}
-        found = super().sanitize({k: v for k, v in weights.items() if k not in plain})
+        stock: Any = super()
+        found = stock.sanitize({k: v for k, v in weights.items() if k not in plain})
         for name in plain:
             stacked = weights[name].swapaxes(-1, -2)
             if name.endswith("down_proj"):
@@ -104,8 +93,20 @@ def _yarn(dims: int, base: float, scaling: Mapping[str, Any]) -> mx.array:
     return plain / (slowed / scaling["factor"] + 1 - slowed)
 
 
-CLASSES: dict[str, ModelClasses] = {
-    "glm": (GLM, GLMArgs),
-    "gpt_oss": (GptOss, gpt_oss.ModelArgs),
-    "llama4_text": (Llama4Text, llama4_text.ModelArgs),
+REPAIRS = {
+    "glm": Repair(
+        "mlx-lm rotates half of each head, whatever partial_rotary_factor says.",
+        _glm,
+        reads=("partial_rotary_factor",),
+    ),
+    "gpt_oss": Repair(
+        "mlx-lm rounds the range that YaRN corrects, whatever truncate says.",
+        _gpt_oss,
+        weights=GptOssWeights,
+    ),
+    "llama4_text": Repair(
+        "mlx-lm normalises queries and keys in layers without positions, too.",
+        _llama4_text,
+        weights=Llama4TextWeights,
+    ),
 }

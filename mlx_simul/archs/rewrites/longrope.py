@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import mlx_simul.before_mlx
 
-class ShortFactors:
-    """Mixed into a model's arguments, gives it the frequencies of texts of the original length.
+import mlx.core as mx
+from mlx_lm.models.rope_utils import SuScaledRoPE
+
+from mlx_simul.archs.surgery import Surgery
+
+
+def take_short_factors(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    """Give a model the frequencies of texts of the original length.
 
     Such a checkpoint was trained with ``short_factor`` up to ``original_max_position_embeddings``
     (4,096 tokens for Phi 3) and with ``long_factor`` beyond; mlx-lm always takes the latter. Cached
     keys cannot change over while the text grows, so a stream keeps the short ones, at any length.
-    Who reads longer texts throughout loads the model with ``model_config={"rope_scaling": ...}``,
+    To read longer texts throughout, load the model with ``model_config={"rope_scaling": ...}``,
     the long factors in the place of the short ones.
     """
-
-    @classmethod
-    def from_dict(cls, params: Mapping[str, Any]) -> Any:
-        """The arguments of a config, with what is short in the places where mlx-lm looks."""
-        scaling = params.get("rope_scaling") or {}
-        short = {
-            f"long_{name}": scaling[f"short_{name}"]
-            for name in ("factor", "mscale")
-            if f"short_{name}" in scaling
-        }
-        if short:
-            params = {**params, "rope_scaling": {**scaling, **short}}
-        parent: Any = super()
-        return parent.from_dict(params)
-
-
-def with_short_factors(module: ModuleType) -> Any:
-    """One of mlx-lm's modules, ``Model`` and ``ModelArgs``, with such arguments."""
-    args_class = type("ModelArgs", (ShortFactors, module.ModelArgs), {})
-    return SimpleNamespace(Model=module.Model, ModelArgs=args_class)
+    scaling = model.args.rope_scaling or {}
+    for layer in model.layers:
+        rope = layer.self_attn.rope
+        if not isinstance(rope, SuScaledRoPE) or "short_factor" not in scaling:
+            continue
+        wavelengths = model.args.rope_theta ** (
+            mx.arange(0, rope.dim, 2, dtype=mx.float32) / rope.dim
+        )
+        short = mx.array(scaling["short_factor"], dtype=mx.float32)
+        surgery.put(rope, "_freqs", short * wavelengths)
+        # Where mlx-lm takes the scale of long texts from the config, it takes it as it is there.
+        if scaling.get("short_mscale") and rope._scale == scaling.get("long_mscale"):
+            surgery.put(rope, "_scale", scaling["short_mscale"])

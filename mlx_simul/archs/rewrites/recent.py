@@ -5,38 +5,19 @@ They have a module of their own, so that the others can be imported with that re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx_simul.before_mlx
 
-from mlx_lm.models import muse_glimmer, olmo_hybrid, plamo3
+from mlx_lm.models import plamo3
 from mlx_lm.models.cache import RotatingKVCache
 
-from mlx_simul.archs.base import ModelClasses
-from mlx_simul.archs.rewrites.weights import Weights, with_weights
-
-
-class MuseGlimmer(muse_glimmer.Model):
-    """mlx-lm's text side of Muse Glimmer, from a checkpoint of transformers as well."""
-
-    def sanitize(self, weights: Weights) -> Weights:
-        text = {k: v for k, v in weights.items() if not k.startswith("model.vision_")}
-        return super().sanitize(text)
-
-
-def _olmo_hybrid(model: Any, weights: Weights) -> Weights:
-    def here(name: str) -> str:
-        name = name.replace("attention_layer_norm", "input_layernorm")
-        return name.replace("feedforward_layer_norm", "post_attention_layernorm")
-
-    return {here(name): weight for name, weight in weights.items()}
+from mlx_simul.archs.surgery import Repair, Surgery
 
 
 class PLaMo3(plamo3.Model):
-    """mlx-lm's PLaMo 3, whose own caches forget a token that its masks still show.
-
-    A window of n is n tokens back and the token itself, in its caches too.
-    """
+    """mlx-lm's PLaMo 3; a window of n is n tokens back and the token itself, in its caches too."""
 
     def make_cache(self) -> list[Any]:
         """mlx-lm's caches, those with a window one token longer."""
@@ -48,8 +29,12 @@ class PLaMo3(plamo3.Model):
         ]
 
 
-CLASSES: dict[str, ModelClasses] = {
-    "muse_glimmer": (MuseGlimmer, muse_glimmer.ModelArgs),
-    "olmo_hybrid": (with_weights(olmo_hybrid, _olmo_hybrid), olmo_hybrid.ModelArgs),
-    "plamo3": (PLaMo3, plamo3.ModelArgs),
+def _lengthen(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    surgery.exchange(model, PLaMo3)
+
+
+REPAIRS = {
+    "plamo3": Repair(
+        "mlx-lm's caches of layers with a window forget a token that its masks show.", _lengthen
+    )
 }

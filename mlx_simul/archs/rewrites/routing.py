@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx_simul.before_mlx
@@ -11,8 +11,8 @@ import mlx_simul.before_mlx
 import mlx.core as mx
 from mlx_lm.models import ernie4_5_moe, jamba
 
-from mlx_simul.archs.base import ModelClasses
 from mlx_simul.archs.rewrites.weights import Weights
+from mlx_simul.archs.surgery import Repair, Surgery
 
 
 class ErnieExperts(ernie4_5_moe.Ernie4_5_MoeMLP):
@@ -33,11 +33,14 @@ class ErnieExperts(ernie4_5_moe.Ernie4_5_MoeMLP):
         return y if self.shared_experts is None else y + self.shared_experts(x)
 
 
-class Ernie(ernie4_5_moe.Model):
-    """mlx-lm's ERNIE 4.5 with such experts."""
+class ErnieWeights:
+    """Mixed into mlx-lm's ERNIE 4.5, gives it such experts."""
+
+    layers: list[Any]
 
     def __init__(self, args: Any) -> None:
-        super().__init__(args)
+        stock: Any = super()
+        stock.__init__(args)
         for layer in self.layers:
             if isinstance(layer.mlp, ernie4_5_moe.Ernie4_5_MoeMLP):
                 layer.mlp = ErnieExperts(args)
@@ -49,7 +52,8 @@ class Ernie(ernie4_5_moe.Model):
             for name, weight in weights.items()
             if re.fullmatch(r"model\.layers\.\d+\.mlp\..*e_score_correction_bias", name)
         }
-        found = super().sanitize(weights) | corrections
+        stock: Any = super()
+        found = stock.sanitize(weights) | corrections
         for i, layer in enumerate(self.layers):
             if isinstance(layer.mlp, ErnieExperts):
                 name = f"model.layers.{i}.mlp.e_score_correction_bias"
@@ -73,17 +77,19 @@ class JambaExperts(jamba.JambaSparseMoeBlock):
         return (self.switch_mlp(x, chosen) * weights[..., None]).sum(axis=-2)
 
 
-class Jamba(jamba.Model):
-    """mlx-lm's Jamba with such experts."""
-
-    def __init__(self, args: Any) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            if isinstance(layer.feed_forward, jamba.JambaSparseMoeBlock):
-                layer.feed_forward.__class__ = JambaExperts
+def _jamba(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    for layer in model.layers:
+        if isinstance(layer.feed_forward, jamba.JambaSparseMoeBlock):
+            surgery.exchange(layer.feed_forward, JambaExperts)
 
 
-CLASSES: dict[str, ModelClasses] = {
-    "ernie4_5_moe": (Ernie, ernie4_5_moe.ModelArgs),
-    "jamba": (Jamba, jamba.ModelArgs),
+REPAIRS = {
+    "ernie4_5_moe": Repair(
+        "mlx-lm drops the corrections by which experts are chosen.",
+        weights=ErnieWeights,
+        lost_because="mlx-lm drops e_score_correction_bias, by which its experts are chosen",
+    ),
+    "jamba": Repair(
+        "mlx-lm weights experts by a softmax over the chosen ones, not over all.", _jamba
+    ),
 }

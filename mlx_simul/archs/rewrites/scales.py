@@ -3,56 +3,57 @@
 from __future__ import annotations
 
 import re
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-from mlx_lm.models import (
-    glm4_moe_lite,
-    granitemoehybrid,
-    longcat_flash,
-    mamba2,
-    minicpm,
-    minicpm3,
-    nemotron_h,
-    youtu_llm,
-)
+from mlx_lm.models import granitemoehybrid, mamba2, minicpm, minicpm3
+from mlx_lm.models.activations import swiglu
 
-from mlx_simul.archs.base import ModelClasses
-from mlx_simul.archs.rewrites.longrope import with_short_factors
+from mlx_simul.archs.rewrites.longrope import take_short_factors
 from mlx_simul.archs.rewrites.weights import Weights
+from mlx_simul.archs.surgery import Repair, Surgery
 
 
-def with_latent_epsilon(module: ModuleType) -> Any:
-    """A model class whose latents are normalised with 1e-6, whatever ``rms_norm_eps`` says."""
-
-    class Model(module.Model):
-        def __init__(self, args: Any) -> None:
-            super().__init__(args)
-            for path, norm in self.named_modules():
-                if path.endswith(("q_a_layernorm", "kv_a_layernorm")):
-                    norm.eps = 1e-6
-
-    return Model
+def _latent_epsilon(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    for path, norm in model.named_modules():
+        if path.endswith(("q_a_layernorm", "kv_a_layernorm")):
+            surgery.put(norm, "eps", 1e-6)
 
 
-def with_grouped_norm(module: ModuleType) -> Any:
-    """A model class whose gated norms go over each group of heads, not over all of them."""
+def _by_groups(norm: Any, hidden_states: mx.array, gate: mx.array | None) -> mx.array:
+    if gate is not None:
+        hidden_states = swiglu(gate, hidden_states)
+    groups = mx.unflatten(hidden_states, -1, (-1, norm.group_width))
+    return norm.weight * mx.fast.rms_norm(groups, None, norm.eps).flatten(-2)
 
-    class Model(module.Model):
-        def __init__(self, args: Any) -> None:
-            super().__init__(args)
-            for layer in self.layers:
-                mixer: Any = layer.get("mixer", layer.get("mamba"))
-                if mixer is not None:
-                    width = mixer.intermediate_size
-                    mixer.norm = nemotron_h.MambaRMSNormGated(
-                        width, mixer.norm.eps, width // mixer.n_groups
-                    )
 
-    return Model
+class MambaNorm(mamba2.MambaRMSNormGated):
+    """Goes over each group of heads."""
+
+    def __call__(self, hidden_states: mx.array, gate: mx.array | None = None) -> mx.array:
+        return _by_groups(self, hidden_states, gate)
+
+
+class GraniteNorm(granitemoehybrid.GraniteMoeHybridRMSNormGated):
+    """Goes over each group of heads."""
+
+    def __call__(self, hidden_states: mx.array, gate: mx.array | None = None) -> mx.array:
+        return _by_groups(self, hidden_states, gate)
+
+
+def _grouped_norm(kind: type) -> Callable[[Surgery, Any, Mapping[str, Any]], None]:
+    def operate(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+        for layer in model.layers:
+            mixer: Any = layer.get("mixer", layer.get("mamba"))
+            if mixer is not None:
+                surgery.exchange(mixer.norm, kind)
+                width = mixer.intermediate_size // mixer.n_groups
+                surgery.put(mixer.norm, "group_width", width)
+
+    return operate
 
 
 class MiniCPM(minicpm.Model):
@@ -65,14 +66,25 @@ class MiniCPM(minicpm.Model):
             return self.model.embed_tokens.as_linear(hidden)
         return self.lm_head(hidden)
 
+
+class MiniCPMWeights:
+    """There is not an output layer beside tied embeddings; mlx-lm adds one always."""
+
+    args: minicpm.ModelArgs
+
     def sanitize(self, weights: Weights) -> Weights:
-        """There is no output layer beside tied embeddings; mlx-lm adds one always."""
         if self.args.tie_word_embeddings:
             return {k: v for k, v in weights.items() if not k.startswith("lm_head.")}
-        return super().sanitize(weights)
+        stock: Any = super()
+        return stock.sanitize(weights)
 
 
-class MiniCPM3(with_latent_epsilon(minicpm3)):
+def _minicpm(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    take_short_factors(surgery, model, config)
+    surgery.exchange(model, MiniCPM)
+
+
+class MiniCPM3(minicpm3.Model):
     """Logits are scaled down with tied embeddings, too."""
 
     def __call__(self, inputs: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
@@ -82,8 +94,16 @@ class MiniCPM3(with_latent_epsilon(minicpm3)):
         return logits
 
 
-class LongcatFlash(with_latent_epsilon(longcat_flash)):
+def _minicpm3(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    take_short_factors(surgery, model, config)
+    _latent_epsilon(surgery, model, config)
+    surgery.exchange(model, MiniCPM3)
+
+
+class LongcatFlashWeights:
     """transformers writes projections for the experts that do nothing."""
+
+    args: Any
 
     def sanitize(self, weights: Weights) -> Weights:
         """Leave them out."""
@@ -93,15 +113,28 @@ class LongcatFlash(with_latent_epsilon(longcat_flash)):
             found = re.search(r"\.experts\.(\d+)\.", name)
             return found is not None and int(found[1]) >= first
 
-        return super().sanitize({k: v for k, v in weights.items() if not does_nothing(k)})
+        stock: Any = super()
+        return stock.sanitize({k: v for k, v in weights.items() if not does_nothing(k)})
 
 
-CLASSES: dict[str, ModelClasses] = {
-    "glm4_moe_lite": (with_latent_epsilon(glm4_moe_lite), glm4_moe_lite.ModelArgs),
-    "granitemoehybrid": (with_grouped_norm(granitemoehybrid), granitemoehybrid.ModelArgs),
-    "longcat_flash": (LongcatFlash, longcat_flash.ModelArgs),
-    "mamba2": (with_grouped_norm(mamba2), mamba2.ModelArgs),
-    "minicpm": (MiniCPM, with_short_factors(minicpm).ModelArgs),
-    "minicpm3": (MiniCPM3, with_short_factors(minicpm3).ModelArgs),
-    "youtu_llm": (with_latent_epsilon(youtu_llm), youtu_llm.ModelArgs),
+_EPSILON = "mlx-lm normalises latents with rms_norm_eps, transformers always with 1e-6."
+_GROUPS = "mlx-lm's gated norms go over all heads, not over each group of them."
+
+REPAIRS = {
+    "glm4_moe_lite": Repair(_EPSILON, _latent_epsilon),
+    "granitemoehybrid": Repair(_GROUPS, _grouped_norm(GraniteNorm)),
+    "longcat_flash": Repair(_EPSILON, _latent_epsilon, weights=LongcatFlashWeights),
+    "mamba2": Repair(_GROUPS, _grouped_norm(MambaNorm)),
+    "minicpm": Repair(
+        "mlx-lm does not scale the logits down with tied embeddings, and rotates all texts by the "
+        "factors of long ones.",
+        _minicpm,
+        weights=MiniCPMWeights,
+    ),
+    "minicpm3": Repair(
+        "mlx-lm does not scale the logits down with tied embeddings, normalises latents with "
+        "another epsilon, and rotates all texts by the factors of long ones.",
+        _minicpm3,
+    ),
+    "youtu_llm": Repair(_EPSILON, _latent_epsilon),
 }

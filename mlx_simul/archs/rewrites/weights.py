@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from types import ModuleType
 from typing import Any, TypeAlias
 
 import mlx_simul.before_mlx
 
 import mlx.core as mx
-from mlx_lm.models import falcon_h1, gemma3n, gpt2, nanochat, qwen3_5_moe, qwen3_vl_moe
+from mlx_lm.models import falcon_h1
 from mlx_lm.models.activations import swiglu
 
-from mlx_simul.archs.base import ModelClasses
+from mlx_simul.archs.surgery import Repair, Surgery
 
 Weights: TypeAlias = dict[str, mx.array]
 
-lfm2_vl: Any = import_module("mlx_lm.models.lfm2-vl")
 
-
-def with_weights(module: ModuleType, named_as_here: Callable[[Any, Weights], Weights]) -> Any:
-    """A model class that also reads what transformers writes, under other names.
+def reading(named_as_here: Callable[[Any, Weights], Weights]) -> type:
+    """Mixed into a model's class, lets it read what transformers writes under other names.
 
     Args:
-        module: of mlx-lm, with ``Model``.
-        named_as_here: from the model and a checkpoint's weights, those that ``sanitize`` knows.
+        named_as_here: from the model and a checkpoint's weights, those that mlx-lm's ``sanitize``
+            knows.
     """
 
-    class Model(module.Model):
+    class Reading:
         def sanitize(self, weights: Weights) -> Weights:
-            return super().sanitize(named_as_here(self, weights))
+            stock: Any = super()
+            return stock.sanitize(named_as_here(self, weights))
 
-    return Model
+    return Reading
 
 
 def renamed(weights: Weights, names: Mapping[str, str]) -> Weights:
@@ -45,15 +42,12 @@ def renamed(weights: Weights, names: Mapping[str, str]) -> Weights:
     return found
 
 
-class GPT2(gpt2.Model):
-    """mlx-lm's GPT-2, of which it knows the oldest checkpoints' names alone."""
-
-    def sanitize(self, weights: Weights) -> Weights:
-        return super().sanitize(renamed(weights, {"transformer.": ""}))
+def _gpt2(model: Any, weights: Weights) -> Weights:
+    return renamed(weights, {"transformer.": ""})
 
 
-class NanoChat(nanochat.Model):
-    """mlx-lm's nanochat, from a checkpoint of transformers as well."""
+class NanoChatWeights:
+    """Reads a checkpoint of transformers as well."""
 
     def sanitize(self, weights: Weights) -> Weights:
         names = {
@@ -70,11 +64,19 @@ class NanoChat(nanochat.Model):
         return renamed(weights, names)
 
 
-class Gemma3n(gemma3n.Model):
-    """mlx-lm's Gemma 3n, which has weights for keys and values that no layer uses."""
+def _muse_glimmer(model: Any, weights: Weights) -> Weights:
+    return {k: v for k, v in weights.items() if not k.startswith("model.vision_")}
+
+
+class Gemma3nWeights:
+    """mlx-lm's Gemma 3n has weights for keys and values that no layer uses."""
+
+    model: Any
+    layers: list[Any]
 
     def sanitize(self, weights: Weights) -> Weights:
-        found = super().sanitize(weights)
+        stock: Any = super()
+        found = stock.sanitize(weights)
         text = self.model.language_model
         for i in range(text.first_kv_shared_layer_idx, len(self.layers)):
             for part in ("k_proj", "v_proj", "k_norm"):
@@ -113,19 +115,23 @@ class FalconH1Norm(falcon_h1.FalconH1RMSNormGated):
         return hidden_states
 
 
-class FalconH1(falcon_h1.Model):
-    """mlx-lm's Falcon-H1 with both."""
+def _falcon_h1(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    args = model.args
+    for layer in model.layers:
+        attention: Any = layer.self_attn
+        surgery.exchange(attention, FalconH1Attention)
+        surgery.put(attention, "scale", attention.scale * args.key_multiplier)
+        surgery.put(attention, "value_multiplier", args.attention_in_multiplier)
+        if args.mamba_rms_norm:
+            surgery.exchange(layer.mamba.norm, FalconH1Norm)
 
-    def __init__(self, args: falcon_h1.ModelArgs) -> None:
-        super().__init__(args)
-        for layer in self.layers:
-            attention: Any = layer.self_attn
-            attention.__class__ = FalconH1Attention
-            attention.scale *= args.key_multiplier
-            attention.value_multiplier = args.attention_in_multiplier
-            if args.mamba_rms_norm:
-                norm: Any = layer.mamba.norm
-                norm.__class__ = FalconH1Norm
+
+def _olmo_hybrid(model: Any, weights: Weights) -> Weights:
+    def here(name: str) -> str:
+        name = name.replace("attention_layer_norm", "input_layernorm")
+        return name.replace("feedforward_layer_norm", "post_attention_layernorm")
+
+    return {here(name): weight for name, weight in weights.items()}
 
 
 def _lfm2_vl(model: Any, weights: Weights) -> Weights:
@@ -151,12 +157,15 @@ def _qwen3_vl_moe(model: Any, weights: Weights) -> Weights:
     return weights | turned
 
 
-class Qwen3_5Moe(qwen3_5_moe.Model):
+class Qwen3_5MoeWeights:
     """transformers writes the experts one by one."""
+
+    language_model: Any
 
     def sanitize(self, weights: Weights) -> Weights:
         """Stack them."""
-        found = super().sanitize(weights)
+        stock: Any = super()
+        found = stock.sanitize(weights)
         n_experts = self.language_model.args.num_experts
         for first in [name for name in found if ".mlp.experts.0." in name]:
             names = [first.replace(".experts.0.", f".experts.{e}.") for e in range(n_experts)]
@@ -165,12 +174,29 @@ class Qwen3_5Moe(qwen3_5_moe.Model):
         return found
 
 
-CLASSES: dict[str, ModelClasses] = {
-    "falcon_h1": (FalconH1, falcon_h1.ModelArgs),
-    "gemma3n": (Gemma3n, gemma3n.ModelArgs),
-    "gpt2": (GPT2, gpt2.ModelArgs),
-    "lfm2-vl": (with_weights(lfm2_vl, _lfm2_vl), lfm2_vl.ModelArgs),
-    "nanochat": (NanoChat, nanochat.ModelArgs),
-    "qwen3_5_moe": (Qwen3_5Moe, qwen3_5_moe.ModelArgs),
-    "qwen3_vl_moe": (with_weights(qwen3_vl_moe, _qwen3_vl_moe), qwen3_vl_moe.ModelArgs),
+_NAMES = "mlx-lm does not know the names that transformers writes."
+
+REPAIRS = {
+    "falcon_h1": Repair(
+        "mlx-lm leaves out the multipliers of keys and values, and normalises over all heads.",
+        _falcon_h1,
+    ),
+    "gemma3n": Repair(
+        "mlx-lm wants weights that no layer uses and that transformers does not write.",
+        weights=Gemma3nWeights,
+    ),
+    "gpt2": Repair(_NAMES, weights=reading(_gpt2)),
+    "lfm2-vl": Repair(_NAMES, weights=reading(_lfm2_vl)),
+    "muse_glimmer": Repair(
+        "mlx-lm does not leave out the vision tower.", weights=reading(_muse_glimmer)
+    ),
+    "nanochat": Repair(_NAMES, weights=NanoChatWeights),
+    "olmo_hybrid": Repair(_NAMES, weights=reading(_olmo_hybrid)),
+    "qwen3_5_moe": Repair(
+        "mlx-lm does not read experts that are written one by one.", weights=Qwen3_5MoeWeights
+    ),
+    "qwen3_vl_moe": Repair(
+        "mlx-lm does not read experts as transformers 5.23 turns them.",
+        weights=reading(_qwen3_vl_moe),
+    ),
 }

@@ -6,32 +6,16 @@ mlx-lm hands every block of these the same mask; a block with a window asks for 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import mlx_simul.before_mlx
 
-from mlx_lm.models import (
-    dots1,
-    gemma2,
-    llama,
-    mimo_v2_flash,
-    mixtral,
-    phi3,
-    phimoe,
-    qwen2,
-    qwen2_moe,
-    qwen3,
-    qwen3_moe,
-    smollm3,
-)
 from mlx_lm.models.base import create_attention_mask
 
-from mlx_simul.archs.base import ModelClasses
-from mlx_simul.archs.rewrites.heads import Gemma2
-from mlx_simul.archs.rewrites.longrope import with_short_factors
+from mlx_simul.archs.rewrites.heads import put_gemma2_attention
+from mlx_simul.archs.rewrites.longrope import take_short_factors
+from mlx_simul.archs.surgery import Repair, Surgery
 
 Windows: TypeAlias = list[int | None]
 """Per layer, the tokens a row may look back on, itself included; ``None`` for all."""
@@ -48,44 +32,24 @@ class Windowed:
         return super().__call__(x, own_mask, cache)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def with_windows(
-    module: Any,
-    windows_of: Callable[[Mapping[str, Any]], Windows],
-    needs_array: bool = False,
-) -> ModelClasses:
-    """The classes of one of mlx-lm's modules, with a window on some blocks.
+def put_windows(
+    windows_of: Callable[[Mapping[str, Any]], Windows], needs_array: bool = False
+) -> Callable[[Surgery, Any, Mapping[str, Any]], None]:
+    """How blocks of a model get a window.
 
     Args:
-        module: with ``Model`` and ``ModelArgs``.
         windows_of: from the config, the window of each layer.
         needs_array: its attention knows no mask by name.
     """
 
-    class ModelArgs(module.ModelArgs):
-        layer_windows: Windows
+    def operate(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+        for block, window in zip(model.layers, windows_of(config), strict=True):
+            if window is not None:
+                surgery.exchange(block, Windowed)
+                surgery.put(block, "window", window)
+                surgery.put(block, "needs_array", needs_array)
 
-        @classmethod
-        def from_dict(cls, params: Mapping[str, Any]) -> Any:
-            # What mlx-lm knows of windows in such a module is another family's.
-            args = super().from_dict({k: v for k, v in params.items() if k != "layer_types"})
-            args.layer_windows = windows_of(params)
-            return args
-
-    class Model(module.Model):
-        def __init__(self, args: Any) -> None:
-            super().__init__(args)
-            for block, window in zip(self.layers, args.layer_windows, strict=True):
-                if window is not None:
-                    block.__class__ = _windowed(type(block))
-                    block.window = window
-                    block.needs_array = needs_array
-
-    return Model, ModelArgs
-
-
-@cache
-def _windowed(block_class: type) -> type:
-    return type(f"Windowed{block_class.__name__}", (Windowed, block_class), {})
+    return operate
 
 
 def everywhere(config: Mapping[str, Any]) -> Windows:
@@ -134,27 +98,56 @@ def every_other_below(config: Mapping[str, Any]) -> Windows:
     return by_layer_types({**config, "layer_types": kinds})
 
 
-@dataclass
-class MimoArgs(mimo_v2_flash.ModelArgs):
+def _gemma2(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    put_gemma2_attention(surgery, model, config)
+    put_windows(every_other, needs_array=True)(surgery, model, config)
+
+
+def _mimo_v2_flash(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
     """``sliding_window_size`` counts the tokens before the query; mlx-lm's windows include it."""
+    size = model.args.sliding_window_size + 1
+    surgery.put(model, "args", replace(model.args, sliding_window_size=size))
+    surgery.put(model.model, "sliding_window_size", size)
 
-    def __post_init__(self) -> None:
-        self.sliding_window_size += 1
+
+def _phi(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
+    take_short_factors(surgery, model, config)
+    put_windows(everywhere)(surgery, model, config)
 
 
-CLASSES: dict[str, ModelClasses] = {
-    "dots1": with_windows(dots1, from_layer_on),
-    "gemma2": with_windows(
-        SimpleNamespace(Model=Gemma2, ModelArgs=gemma2.ModelArgs), every_other, needs_array=True
+_NO_WINDOW = "mlx-lm has no sliding window in this family"
+_SWITCHED = ("use_sliding_window",)
+_LONG_FACTORS = f"{_NO_WINDOW}, and rotates all texts by the factors of long ones."
+# What mlx-lm knows of windows in Llama's module is another family's.
+_LLAMA_S = ("layer_types",)
+_PR = "https://github.com/ml-explore/mlx-lm/pull/44"
+
+REPAIRS = {
+    "dots1": Repair(
+        f"{_NO_WINDOW}.",
+        put_windows(from_layer_on),
+        reads=("sliding_window",),
+        reported=_PR,
     ),
-    "mimo_v2_flash": (mimo_v2_flash.Model, MimoArgs),
-    "mistral": with_windows(llama, everywhere),
-    "mixtral": with_windows(mixtral, everywhere),
-    "phi3": with_windows(with_short_factors(phi3), everywhere),
-    "phimoe": with_windows(with_short_factors(phimoe), everywhere),
-    "qwen2": with_windows(qwen2, by_layer_types),
-    "qwen2_moe": with_windows(qwen2_moe, every_other_below),
-    "qwen3": with_windows(qwen3, by_layer_types),
-    "qwen3_moe": with_windows(qwen3_moe, if_used),
-    "smollm3": with_windows(smollm3, by_layer_types),
+    "gemma2": Repair(
+        f"{_NO_WINDOW}, and takes one mask for all rows of a batch where heads share keys.",
+        _gemma2,
+        reads=("sliding_window",),
+    ),
+    "mimo_v2_flash": Repair("mlx-lm's window is a token too short.", _mimo_v2_flash),
+    "mistral": Repair(f"{_NO_WINDOW}.", put_windows(everywhere), ignores=_LLAMA_S),
+    "mixtral": Repair(
+        f"{_NO_WINDOW}.", put_windows(everywhere), reads=("sliding_window",), reported=_PR
+    ),
+    "phi3": Repair(_LONG_FACTORS, _phi, reads=("sliding_window",)),
+    "phimoe": Repair(_LONG_FACTORS, _phi, reads=("sliding_window",)),
+    "qwen2": Repair(f"{_NO_WINDOW}.", put_windows(by_layer_types), reads=_SWITCHED, reported=_PR),
+    "qwen2_moe": Repair(
+        f"{_NO_WINDOW}.", put_windows(every_other_below), reads=_SWITCHED, reported=_PR
+    ),
+    "qwen3": Repair(f"{_NO_WINDOW}.", put_windows(by_layer_types), reads=_SWITCHED, reported=_PR),
+    "qwen3_moe": Repair(f"{_NO_WINDOW}.", put_windows(if_used), reads=_SWITCHED, reported=_PR),
+    "smollm3": Repair(
+        f"{_NO_WINDOW}.", put_windows(by_layer_types), reads=_SWITCHED, ignores=_LLAMA_S
+    ),
 }
