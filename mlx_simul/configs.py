@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
@@ -62,7 +63,8 @@ def _meaning(config: Mapping[str, Any]) -> PretrainedConfig | None:
     model_type = str(config.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         return None
-    entries = {k: v for k, v in config.items() if k not in _SAYS_NOTHING_OF_THE_WEIGHTS}
+    # Some config classes write into what they are given.
+    entries = deepcopy({k: v for k, v in config.items() if k not in _SAYS_NOTHING_OF_THE_WEIGHTS})
     try:
         meaning = CONFIG_MAPPING[model_type](**entries)
     except Exception as error:  # each config class checks what it is given in its own way
