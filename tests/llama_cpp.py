@@ -201,6 +201,8 @@ def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "longrope":
         return {"rope.scaling.type": "longrope"}
     if kind not in ("linear", "yarn"):
+        if kind not in (None, "default"):
+            raise LookupError(f"there is no writer here for positions scaled by {kind!r}")
         return {}
     found = {"rope.scaling.type": kind, "rope.scaling.factor": float(rope["factor"])}
     if kind == "yarn":

@@ -28,7 +28,7 @@ VARIATIONS = {
     ("granite", "biased"): {},
     ("granitemoe", "scaled"): {},
     ("llama", "tied"): {},
-    ("llama", "biased"): {},
+    ("llama", "biased"): {"rope_scaling": None},
     ("llama", "linear"): {},
     ("mistral", "windowed"): {},
     ("mixtral", "untied"): {},

@@ -42,11 +42,13 @@ class Artifact:
             return f"{path} does not exist"
         if path.stat().st_size != self.size:
             return f"{path} has {path.stat().st_size} bytes, not {self.size}"
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return (
-            "" if digest == self.sha256 else f"{path} has the SHA-256 {digest}, not {self.sha256}"
-        )
+            while block := file.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != self.sha256:
+            return f"{path} has the SHA-256 {digest.hexdigest()}, not {self.sha256}"
+        return ""
 
 
 @dataclass(frozen=True)

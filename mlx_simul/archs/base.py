@@ -26,7 +26,14 @@ from mlx_lm.utils import MODEL_REMAPPING
 from mlx_simul.archs import rewrites
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.archs.surgery import Repair, Surgery
-from mlx_simul.cache import LayerCache, QuantizedLayerCache, SourceTargetCache
+from mlx_simul.cache import (
+    Lane,
+    LayerCache,
+    PassPlan,
+    QuantizedLayerCache,
+    SourceTargetCache,
+    layout_of,
+)
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
 from mlx_simul.positions import FusedRope, Rope
 
@@ -233,10 +240,11 @@ class Architecture:
         """
         # The family alone knows its heads, so one token is sent through; nothing is computed.
         caches = self.make_cache(model)
+        layout = layout_of(PassPlan((Lane(n_new_source=1),), 1))
         for cache in flat(caches):
-            cache.is_reading = True
+            cache.begin(layout)
         model(mx.array([[0]]), cache=caches)
-        sizes = {plane.shape[3] for cache in flat(caches) for plane in cache.state[:2]}
+        sizes = {plane.shape[3] for cache in flat(caches) for plane in cache.storage.planes}
         if not any(size % kv.group_size for size in sizes):
             return
         fitting = [n for n in KV_GROUP_SIZES if not any(size % n for size in sizes)]

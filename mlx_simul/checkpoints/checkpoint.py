@@ -303,7 +303,8 @@ def _keep_quantized(
 
 def _fresh_model(config: Mapping[str, Any]) -> nn.Module:
     """Return the model of a config, as mlx-lm's loader has it before it gets its weights."""
-    model_class, args_class = registered_classes(dict(config))
+    classes: Any = registered_classes(dict(config))  # mlx-lm's, which have no types
+    model_class, args_class = classes
     model = model_class(args_class.from_dict({**config, **overrides_for_mlx_lm(config)}))
     if config["tie_word_embeddings"] and hasattr(model, "sanitize"):  # as mlx-lm's loader asks
         # Some models learn only from the weights that there is not a head.

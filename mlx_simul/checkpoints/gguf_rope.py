@@ -85,7 +85,7 @@ def _by_metadata(file: GGUFFile, prefix: str, family: Family) -> dict[str, Any] 
                 f"{file.path}: {prefix}.scaling.yarn_ext_factor is {extrapolation}; only 1 can be "
                 "converted."
             )
-        return _yarn(file, prefix, factor, magnitude) | family.yarn
+        return {**_yarn(file, prefix, factor, magnitude), **family.yarn}
     if not math.isclose(magnitude, 1, rel_tol=1e-6):
         raise ConversionError(
             f"{file.path}: {prefix}.scaling.attn_factor is {magnitude} without YaRN or LongRoPE, "
@@ -177,7 +177,7 @@ def _longrope(
     expected = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
     key = f"{prefix}.scaling.attn_factor"
     stated = above_zero(file, key, expected)
-    if (named or {}).get("rope_type") not in (None, "longrope"):
+    if named is not None and named["rope_type"] != "longrope":
         raise ConversionError(
             f"{file.path} scales positions twice: by {named['rope_type']!r} and by {LONG}."
         )

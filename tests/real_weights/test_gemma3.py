@@ -64,7 +64,6 @@ def test_it_translates_behind_the_source_as_it_does_offline(loaded, policy) -> N
     assert finished.text.strip() == TARGET
 
 
-@pytest.mark.real_weights
 @pytest.mark.parity
 def test_the_logits_are_those_of_transformers(folder: Path, loaded) -> None:
     import torch
