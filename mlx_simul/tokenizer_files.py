@@ -45,7 +45,8 @@ def read_tokenizer(
         extra: More arguments for transformers' ``AutoTokenizer``.
 
     Raises:
-        ModelLoadError: if there is none that knows text, or its template cannot be read.
+        ModelLoadError: if its template cannot be read, or a package for it is missing.
+        ValueError: if it knows no text; or whatever transformers raises over damaged files.
     """
     options = _options(config) | {"chat_template": _outside_template(folder)} | dict(extra or {})
     if options["chat_template"] is None:
@@ -60,10 +61,7 @@ def read_tokenizer(
         tokenizer = load_tokenizer(folder, options, eos_token_ids=ends)
     # Without its files transformers makes up a tokenizer that knows no text.
     if not tokenizer.encode("a", add_special_tokens=False):
-        raise ModelLoadError(
-            f"the tokenizer in {folder} cannot be used: its vocabulary is empty: tokenizer.json is "
-            "missing. Fetch the tokenizer's files again."
-        )
+        raise ValueError("its vocabulary is empty: tokenizer.json is missing")
     if not tokenizer.has_chat_template:
         _tell_of_no_template(folder, tokenizer)
     return tokenizer
