@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx_simul.before_mlx
 
@@ -16,16 +17,17 @@ import mlx.core as mx
 import sacrebleu
 from mlx_lm.generate import generate_step
 
+from mlx_simul.batched import BatchedSessions
 from mlx_simul.blas import describe
 from mlx_simul.evaluation.corpus import Item
-from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.quality import text_quality
-from mlx_simul.evaluation.translate import Translator
-from mlx_simul.events import Finished
-from mlx_simul.generate import stream_generate
+from mlx_simul.evaluation.units import reference_length, target_units
+from mlx_simul.events import Finished, Write
+from mlx_simul.latency import latency, mean_latency
 from mlx_simul.loading import load
 from mlx_simul.policies import WaitK
 from mlx_simul.prompts import StreamingDataPreparator
+from mlx_simul.session import SimulSession
 from mlx_simul.training.augment import caption, with_disfluencies, without_punctuation
 from mlx_simul.training.options import AugmentOptions
 
@@ -36,6 +38,9 @@ PASSAGE_SENTENCES = (2, 4, 8)
 PASSAGE_WAIT_K = "3"
 NOISY_WAIT_K = "3"
 HISTORY_PAIRS = (1, 3)
+N_TOGETHER = 48
+
+Pairs: TypeAlias = Sequence[tuple[str, str]]
 
 
 def spoken(text: str) -> str:
@@ -62,6 +67,8 @@ def measure(packed: Path, unpacked: Path, items: Sequence[Item]) -> dict[str, An
     model, tokenizer = load(packed, dequantize=True)
     translator = Translator(model, tokenizer)
     before = Translator(*load(unpacked))
+    alone = [turn.text for turn in translator(items, NOISY_WAIT_K)]
+    finished = list(zip((item.source for item in items), alone, strict=True))
     return {
         "n_sources": len(items),
         "n_references": sum(len(item.references) for item in items),
@@ -84,7 +91,13 @@ def measure(packed: Path, unpacked: Path, items: Sequence[Item]) -> dict[str, An
             for name, look in LOOKS.items()
         }
         | {
-            f"{n} turns of history": behind(model, tokenizer, items, n, NOISY_WAIT_K)
+            f"{n} turns of history": judged(
+                f"behind {n} turns",
+                translator,
+                items,
+                NOISY_WAIT_K,
+                [finished[max(0, i - n) : i] for i in range(len(items))],
+            )
             for n in HISTORY_PAIRS
         },
         "noisy_wait_k": NOISY_WAIT_K,
@@ -103,47 +116,102 @@ def passages(items: Sequence[Item], n_sentences: int) -> list[Item]:
     ]
 
 
-def judged(what: str, translator: Translator, items: Sequence[Item], wait_k: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Turn:
+    """A source's translation.
+
+    Attributes:
+        text: the translation.
+        delays: for each word, the source words read when it was written.
+        source_words: words of the source.
+        ended: whether the model ended it by itself.
+    """
+
+    text: str
+    delays: tuple[int, ...]
+    source_words: int
+    ended: bool
+
+
+class Translator:
+    """Translates a test set, many sources at a time, each in a session of its own."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._prompt = StreamingDataPreparator(tokenizer)
+
+    def __call__(
+        self, items: Sequence[Item], wait_k: str, history: Sequence[Pairs] | None = None
+    ) -> list[Turn]:
+        """Translate under one policy.
+
+        Args:
+            items: the test set.
+            wait_k: as in ``WAIT_K``.
+            history: for each item the finished pairs before it; none by default.
+        """
+        turns: list[Turn] = []
+        for start in range(0, len(items), N_TOGETHER):
+            some = slice(start, start + N_TOGETHER)
+            behind = history[some] if history else [[]] * len(items[some])
+            turns += self._together(items[some], wait_k, behind)
+        return turns
+
+    def _together(self, items: Sequence[Item], wait_k: str, history: Sequence[Pairs]) -> list[Turn]:
+        batch = BatchedSessions(self._model, self._tokenizer, policy=WaitK(WAIT_K[wait_k]))
+        sources = [
+            self._prompt.behind(pairs).tokenize(item.source)
+            for item, pairs in zip(items, history, strict=True)
+        ]
+        lengths = [len(source.segments) - 2 for source in sources]
+        sessions = [
+            batch.add(source=source, max_tokens=64 + 8 * n)
+            for source, n in zip(sources, lengths, strict=True)
+        ]
+        pieces: dict[SimulSession, list[tuple[str, int, float]]] = defaultdict(list)
+        ends: dict[SimulSession, Finished] = {}
+        for session, event in batch.events():
+            if isinstance(event, Write):
+                pieces[session].append((event.text, event.source_words_read, 0.0))
+            elif isinstance(event, Finished):
+                ends[session] = event
+        return [
+            Turn(
+                " ".join(ends[session].text.split()),
+                target_units(pieces[session], "word").delays,
+                n,
+                ends[session].reason == "end_of_turn",
+            )
+            for session, n in zip(sessions, lengths, strict=True)
+        ]
+
+
+def judged(
+    what: str,
+    translator: Translator,
+    items: Sequence[Item],
+    wait_k: str,
+    history: Sequence[Pairs] | None = None,
+) -> dict[str, Any]:
     """Quality and latency under one policy, and how translations end."""
-    records = [translator(i, item.source, WaitK(WAIT_K[wait_k])) for i, item in enumerate(items)]
-    figures = policy_figures(items, records, "word", word_ms=400)
+    turns = translator(items, wait_k, history)
+    lags = mean_latency(
+        latency(turn.delays, turn.source_words, reference_length(item.references[0], "word"))
+        for turn, item in zip(turns, items, strict=True)
+    )
     short = sum(
-        len(record.prediction.split()) <= 2 * len(item.source.split())
-        for record, item in zip(records, items, strict=True)
+        len(turn.text.split()) <= 2 * len(item.source.split())
+        for turn, item in zip(turns, items, strict=True)
     )
     return _noted(
         what,
         {
-            **_quality(items, [record.prediction for record in records]),
-            "laal": figures["latency"] and round(figures["latency"]["laal"], 2),
-            "ended": figures["ended"],
+            **_quality(items, [turn.text for turn in turns]),
+            "laal": lags and round(lags.laal, 2),
+            "ended": sum(turn.ended for turn in turns) / len(items),
             "within_twice_the_source": short / len(items),
         },
     )
-
-
-def behind(
-    model: Any, tokenizer: Any, items: Sequence[Item], n_pairs: int, wait_k: str
-) -> dict[str, Any]:
-    """Quality behind the sentences before, as they were translated."""
-    prompt = StreamingDataPreparator(tokenizer)
-    done: list[tuple[str, str]] = []
-    n_ended = 0
-    for item in items:
-        source = prompt.behind(done[-n_pairs:]).tokenize(item.source)
-        for event in stream_generate(
-            model,
-            tokenizer,
-            source,
-            policy=WaitK(WAIT_K[wait_k]),
-            max_tokens=64 + 8 * len(item.source.split()),
-        ):
-            if isinstance(event, Finished):
-                n_ended += event.reason == "end_of_turn"
-                done.append((item.source, " ".join(event.text.split())))
-    texts = [text for _, text in done]
-    scores = {**_quality(items, texts), "ended": n_ended / len(items)}
-    return _noted(f"behind {n_pairs} pairs", scores)
 
 
 def plain(model: Any, tokenizer: Any, items: Sequence[Item]) -> dict[str, Any]:

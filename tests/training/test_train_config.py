@@ -51,7 +51,7 @@ def test_a_file_makes_options(config):
     assert made.optimiser.steps == 10_000
 
 
-@pytest.mark.parametrize("name", ["fine_tune", "from_scratch"])
+@pytest.mark.parametrize("name", ["fine_tune", "from_scratch", "noisy_sources"])
 def test_the_examples_need_no_more_than_model_and_data(name):
     path = Path(__file__).parents[2] / "examples" / f"{name}.toml"
     model = [] if name == "from_scratch" else ["--model", "some-model"]
