@@ -9,7 +9,6 @@ cannot be put right is refused.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
@@ -23,6 +22,7 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from mlx_lm.utils import load_config
 
 from mlx_simul import archs
 from mlx_simul.archs.base import Architecture
@@ -60,8 +60,8 @@ def prepare(model: nn.Module, config: Mapping[str, Any] | None = None) -> None:
     Args:
         model: from ``mlx_lm.load``, or built from mlx-lm's classes. Some of its modules change
             their class and settings; :func:`mlx_simul.archs.surgery.undo` changes them back.
-        config: what its config.json holds. Only needed if mlx-lm's model does not keep all that
-            matters; the error says so.
+        config: what its config.json holds, as ``mlx_lm.utils.load_config`` reads it. Only needed
+            if mlx-lm's model does not keep all that matters; the error says so.
 
     Raises:
         InvalidOptionError: if it cannot be put right.
@@ -300,10 +300,10 @@ def _config_beside(tokenizer: Any) -> Mapping[str, Any] | None:
     if not isinstance(path, str | Path):
         return None
     try:
-        found = json.loads(Path(path).read_text("utf-8"))
+        found: Any = load_config(Path(path).parent)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{path}, beside the tokenizer, cannot be read: {error}") from error
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, Mapping) else None
 
 
 def _mention_adapters(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
+from mlx_lm.utils import load_config, load_model
 from tiny_checkpoints import GOLDEN
 from tiny_configs import CONFIGS, NOT_COMPARED, TRANSFORMERS, WEIGHTS, full_config
 from without_metal import replace_kernels
@@ -108,7 +108,7 @@ def test_a_folder_that_mlx_lm_loads_is_put_right_or_refused(
     except (Exception, SystemExit):  # weights or settings that mlx-lm cannot read
         pytest.skip("mlx-lm does not load this folder")
     try:
-        prepare(stock, json.loads((tmp_path / "config.json").read_text()))
+        prepare(stock, load_config(tmp_path))
     except InvalidOptionError as refusal:
         assert "mlx_simul.load(" in str(refusal)
         return
