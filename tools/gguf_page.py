@@ -2,7 +2,7 @@
 
 To measure anew::
 
-    tox -e parity -- tests/parity/test_gguf.py -n 0 --record docs/gguf.json
+    tox -e parity -- tests/parity/test_gguf_parity.py -n 0 --record docs/gguf.json
     python tools/gguf_page.py
 """
 
