@@ -191,7 +191,7 @@ def test_control_tokens_never_run_on(model, token: str) -> None:
     finished = written(
         SimulSession(model, tokenizer, logits_processors=insisting_on(tokenizer, token))
     )
-    assert (finished.text, finished.reason) == ("", "end_of_turn")
+    assert (finished.text, finished.reason) == ("", "drought")
 
 
 def test_a_batch_forbids_the_same_tokens_in_shared_passes(model) -> None:

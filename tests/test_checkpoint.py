@@ -225,7 +225,7 @@ FAULTS = {
         "or the config.json that names it",
     ),
     "no such type": (lambda f: edit_config(f, model_type="klingon"), "klingon not supported"),
-    "remote code": (lambda f: edit_config(f, model_file="evil.py"), "custom module"),
+    "remote code": (lambda f: edit_config(f, model_file="evil.py"), "a file of code"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer"),
     "half a tokenizer": (lambda f: cut(f / "tokenizer.json", 99), "its tokenizer, or the"),
 }
