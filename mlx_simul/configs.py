@@ -53,7 +53,8 @@ def _overrides(config: Mapping[str, Any], meaning: PretrainedConfig | None) -> d
             found[ours] = said[theirs]
     for name in _NESTED:
         if isinstance(config.get(name), Mapping):
-            part = getattr(meaning, name, None) or _meaning(config[name])
+            part = getattr(meaning, name, None)
+            part = part if isinstance(part, PretrainedConfig) else _meaning(config[name])
             found[name] = {**config[name], **_overrides(config[name], part)}
     return found
 
@@ -76,7 +77,8 @@ def _meaning(config: Mapping[str, Any]) -> PretrainedConfig | None:
         )
         return None
     # The type's name can stand for a part alone there: Pixtral's is that of its vision tower.
-    return None if "text_config" in config and not hasattr(meaning, "text_config") else meaning
+    text = getattr(meaning, "text_config", None)
+    return meaning if "text_config" not in config or isinstance(text, PretrainedConfig) else None
 
 
 def _left_out(config: Mapping[str, Any], meaning: PretrainedConfig | None) -> dict[str, Any]:

@@ -49,6 +49,11 @@ SOURCE, TARGET = (7, 3, 11, 2, 60, 41, 5, 23, 90), (1, 17, 8)
 LOAD = r"mlx_simul\.load\("
 
 
+WRITES_ASTRAY = {"phi3small"}
+"""mlx-lm's own forbids ids of its full vocabulary, far beyond the logits of a tiny model: it writes
+over whatever lies there in memory, so it must not be run."""
+
+
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_kernels(monkeypatch)
@@ -158,7 +163,8 @@ def test_what_was_changed_is_changed_back(model_type: str, name: str):
     if "ernie" in model_type:  # it has weights that mlx-lm's has a place for nowhere
         return
     assert kinds(model) == kinds(untouched)
-    assert mx.array_equal(whole(model), whole(untouched))
+    if model_type not in WRITES_ASTRAY:
+        assert mx.array_equal(whole(model), whole(untouched))
     # A model of mlx-lm's own, in place and back.
     untouched = stock(model_type, name)
     before = anatomy(untouched)
@@ -171,6 +177,8 @@ def test_what_was_changed_is_changed_back(model_type: str, name: str):
 @pytest.mark.parametrize("model_type", REPAIRED)
 def test_a_repair_is_still_needed(model_type: str):
     """Informs when mlx-lm does without: then the repair can go. It never fails."""
+    if model_type in WRITES_ASTRAY:
+        return
     architecture = archs.find(model_type)
     for name in CONFIGS[model_type]:
         model = ours(model_type, name)

@@ -30,6 +30,9 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
                 **_MLA,
                 "model_type": "deepseek_v3",
                 **_EXPERTS,
+                # transformers' default is eight groups.
+                "n_group": 1,
+                "topk_group": 1,
             }
         },
     },
