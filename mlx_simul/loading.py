@@ -323,8 +323,8 @@ def find_folder(path_or_hf_repo: str | PathLike[str], revision: str | None = Non
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise ModelLoadError(
-            f"{str(path_or_hf_repo)!r} is no folder here, and the Hugging Face hub did not give "
-            f"it: {error}"
+            f"{str(path_or_hf_repo)!r} is not a local folder and could not be downloaded from the "
+            f"Hugging Face Hub: {error}"
         ) from error
     return Path(fetched)
 
