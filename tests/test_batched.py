@@ -209,6 +209,21 @@ def test_passes_are_shared(model, tokenizer, monkeypatch):
     assert len(calls) < 0.6 * n_alone
 
 
+def to_the_end(batch, failing, whole):
+    """What a whole session says beside one that fails, and the errors of the batch."""
+    for session in (failing, whole):
+        session.push(TEXT)
+        session.close()
+    said, errors = [], []
+    while len(batch):
+        try:
+            for session, event in batch.events():
+                said += [event] if session is whole else []
+        except mlx_simul.SessionFailedError as error:
+            errors.append(error)
+    return said, errors
+
+
 EVERY_POLICY = [
     *OTHERS,
     WaitK(2),
@@ -266,16 +281,7 @@ def test_a_head_that_is_not_there_fails_its_own_session_only(model, tokenizer):
     batch = BatchedSessions(model, tokenizer, max_tokens=20)
     failing = batch.add(policy=AlignAtt(1, heads=((0, 99),)))
     whole = batch.add(policy=AlignAtt(1, heads=((0, 0),)))
-    for session in (failing, whole):
-        session.push(TEXT)
-        session.close()
-    said, errors = [], []
-    while len(batch):
-        try:
-            for session, event in batch.events():
-                said += [event] if session is whole else []
-        except mlx_simul.SessionFailedError as error:
-            errors.append(error)
+    said, errors = to_the_end(batch, failing, whole)
     assert [error.session for error in errors] == [failing]
     assert "numbered from 0" in str(errors[0].__cause__)
     policy = AlignAtt(1, heads=((0, 0),))
@@ -375,16 +381,7 @@ def test_a_session_that_fails_takes_no_other_with_it(model, tokenizer, what):
     batch = BatchedSessions(model, tokenizer, max_tokens=20)
     failing = batch.add(**{what: Stumbling()})
     whole = batch.add(policy=WaitK(2))
-    for session in (failing, whole):
-        session.push(TEXT)
-        session.close()
-    said, errors = [], []
-    while len(batch):
-        try:
-            for session, event in batch.events():
-                said += [event] if session is whole else []
-        except mlx_simul.SessionFailedError as error:
-            errors.append(error)
+    said, errors = to_the_end(batch, failing, whole)
     assert said == run(model, tokenizer, TEXT, max_tokens=20)
     assert [error.session for error in errors] == [failing]
     assert isinstance(errors[0].__cause__, Stumble)
