@@ -38,8 +38,8 @@ class BatchedSessions:
             ...
 
     Sessions share passes, whatever their policies, where the model's architecture lets a read and a
-    write share one (``docs/batches.md``). Elsewhere, and with ``mode="reencode"`` or ``"interleaved"``, they run
-    one by one; :meth:`is_shared` says which it is.
+    write share one (``docs/batches.md``). Elsewhere, and with ``mode="reencode"`` or
+    ``"interleaved"``, they run one by one; :meth:`is_shared` says which it is.
 
     All of it belongs to the thread that made it, as MLX's streams do: a server feeds and steps it
     on one thread, and hands texts and events over.

@@ -1,8 +1,9 @@
-"""stream_generate: a source in, events out; and its async twin."""
+"""A source in, its translation or its events out; and an async twin."""
 
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,10 +13,42 @@ import mlx_simul.before_mlx
 import mlx.nn as nn
 from typing_extensions import Unpack
 
-from mlx_simul.errors import InvalidOptionError
-from mlx_simul.events import Event
+from mlx_simul.endings import remark
+from mlx_simul.errors import InvalidOptionError, SessionClosedError, SimulWarning
+from mlx_simul.events import Event, Finished
 from mlx_simul.prompts import TokenizedSource
 from mlx_simul.session import SessionOptions, SimulSession
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: Any,
+    source: str | Iterable[str] | TokenizedSource,
+    **options: Unpack[SessionOptions],
+) -> str:
+    """Answer to a whole source, as a stream would have.
+
+    Warns, with a :class:`~mlx_simul.SimulWarning`, if a limit cut the answer off, or if it ended
+    long before the source did.
+
+    Args:
+        model: as for :func:`stream_generate`.
+        tokenizer: likewise.
+        source: likewise.
+        **options: likewise.
+
+    Returns:
+        The whole target text.
+
+    Raises:
+        as :func:`stream_generate`.
+    """
+    for event in stream_generate(model, tokenizer, source, **options):
+        if isinstance(event, Finished):
+            if (said := remark(event)) is not None:
+                warnings.warn(said, SimulWarning, stacklevel=2)
+            return event.text
+    raise SessionClosedError("the session ended without its last event.")
 
 
 def stream_generate(

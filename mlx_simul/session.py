@@ -26,7 +26,7 @@ from mlx_simul.loop import DEFAULT_MAX_RATIO, NEED_SOURCE, Limits, SimulLoop
 from mlx_simul.needs import meet_needs
 from mlx_simul.passes import Pass, Reply
 from mlx_simul.pieces import end_of_turn_ids_of
-from mlx_simul.policies import JudgingPolicy, Policy, ProposedWord, WaitK
+from mlx_simul.policies import JudgingPolicy, Policy, ProposedWord, WaitK, parse_policy
 from mlx_simul.positions import TargetStart
 from mlx_simul.prefix import EncodedPrefix
 from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
@@ -39,7 +39,7 @@ from mlx_simul.words import WordBoundaryStoppingCriteria
 class SessionOptions(TypedDict, total=False):
     """The options of :class:`SimulSession`, for the signatures that hand them on."""
 
-    policy: Policy | None
+    policy: Policy | str | None
     instruction: str | None
     source_language: str | None
     target_language: str | None
@@ -76,7 +76,8 @@ class SimulSession:
     Args:
         model: from :func:`mlx_simul.load`.
         tokenizer: likewise.
-        policy: when to read and when to write.
+        policy: when to read and when to write: an object, or a name as on the command line,
+            ``"wait-k:3"`` or ``"confidence:0.5"``; ``WaitK(3)`` by default.
         instruction: what to do with the source; goes into the prefix, as the system message where
             the chat template has one. With no language either, what the checkpoint was trained on.
         source_language: for the default instruction, "Translate the following … paragraph to …".
@@ -129,7 +130,7 @@ class SimulSession:
         model: nn.Module,
         tokenizer: Any,
         *,
-        policy: Policy | None = None,
+        policy: Policy | str | None = None,
         instruction: str | None = None,
         source_language: str | None = None,
         target_language: str | None = None,
@@ -432,12 +433,14 @@ def _date(given: Date | str | None) -> Date | None:
         ) from error
 
 
-def _checked_policy(policy: Policy | None) -> Policy:
+def _checked_policy(policy: Policy | str | None) -> Policy:
     if policy is None:
         return WaitK(3)
+    if isinstance(policy, str):
+        return parse_policy(policy)
     if isinstance(policy, type) or not isinstance(policy, Policy):
         raise InvalidOptionError(
-            f"policy must be an object with a decide(progress) method, got {policy!r}; the usual "
-            "one is WaitK(3)."
+            "policy must be an object with a decide(progress) method, or a name such as "
+            f"'wait-k:3', got {policy!r}."
         )
     return policy

@@ -12,6 +12,7 @@ from streams import TEXT, Stumble, run
 
 import mlx_simul
 from mlx_simul import InvalidOptionError, SimulSession, WaitK
+from mlx_simul.policies import LocalAgreement
 from mlx_simul.session import SessionOptions
 
 
@@ -164,3 +165,31 @@ def test_a_session_refuses_what_is_not_text_and_goes_on(model, tokenizer, odd):
     assert finished.finished
     with pytest.raises(InvalidOptionError, match=type(odd).__name__):
         finished.feed(odd)
+
+
+# The whole answer
+
+
+def test_generate_gives_the_text_of_the_stream(model, tokenizer):
+    *_, finished = run(model, tokenizer, TEXT)
+    with pytest.warns(mlx_simul.SimulWarning, match="max_tokens"):
+        got = mlx_simul.generate(model, tokenizer, TEXT, policy=WaitK(2), max_tokens=24)
+    assert got == finished.text != ""
+
+
+def test_what_is_whole_is_given_without_a_warning(model, tokenizer):
+    assert mlx_simul.generate(*mlx_simul.load(), "I like coffee.") == "J'aime le café."
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"), [("wait-k:2", WaitK(2)), ("local-agreement:3", LocalAgreement(3))]
+)
+def test_a_policy_goes_by_its_name(model, tokenizer, name, policy):
+    named = run(model, tokenizer, TEXT, policy=name)
+    assert named == run(model, tokenizer, TEXT, policy=policy)
+    assert named != run(model, tokenizer, TEXT, policy="whole")
+
+
+def test_an_unknown_policy_is_refused_with_those_that_are_known(model, tokenizer):
+    with pytest.raises(mlx_simul.InvalidOptionError, match="local-agreement"):
+        mlx_simul.generate(model, tokenizer, TEXT, policy="wait-q")
