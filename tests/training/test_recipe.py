@@ -17,6 +17,7 @@ from tiny_run import PAIRS
 
 import mlx_simul
 from mlx_simul import cli
+from mlx_simul.console.live import EXIT_INCOMPLETE
 from mlx_simul.pairs import Pair
 from mlx_simul.training.log import read_log
 
@@ -66,7 +67,9 @@ def run(command, monkeypatch):
         mlx_lm.fuse.main()
     else:
         options = {"train": SHORT, "translate": ["--max-tokens", "8"]}
-        assert cli.main([*args, *options[args[0]]]) == 0, command
+        # A model that was trained for a minute does not end by itself.
+        done = EXIT_INCOMPLETE if args[0] == "translate" else 0
+        assert cli.main([*args, *options[args[0]]]) == done, command
 
 
 def test_the_recipe_runs_as_it_is_written(here, monkeypatch, capsys):
