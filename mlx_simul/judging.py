@@ -174,6 +174,7 @@ class JudgingLoop(SimulLoop):
             (self._predicted[-1],),
             n_hidden=self._source.n_hidden,
             written=(*self._written, *self._predicted),
+            forbidden_ids=self.forbidden_ids,
         )
         reply = yield from self._run(request)
         self._predicted.extend(reply.token_ids)

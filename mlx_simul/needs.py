@@ -30,7 +30,7 @@ def meet_needs(policy: Policy, engine: Engine, tokenizer: Any) -> MetNeeds:
 
     Args:
         policy: any.
-        engine: of the stream; its model learns to show the attention that is needed.
+        engine: of the stream; it runs on a copy of its model that shows the attention needed.
         tokenizer: of the model.
 
     Raises:

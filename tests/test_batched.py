@@ -487,3 +487,19 @@ def test_memory_is_given_back_with_the_last(model, tokenizer):
     assert batch._batch._runner is None
     assert not session._engine.caches
     assert isinstance(session._engine, StreamingEngine)
+
+
+def test_what_was_saved_of_a_session_does_not_keep_the_batch(model, tokenizer):
+    """A slice of a row would keep the rows of all."""
+    batch = BatchedSessions(model, tokenizer)
+    sessions = [batch.add() for _ in range(8)]
+    prefix = sessions[0].encode_prefix()
+    held = sum(x.nbytes for layer in prefix.state.layers for x in layer)
+    whole = sum(cache.storage.nbytes for cache in sessions[0]._engine.caches)
+    assert held < whole / 8
+    before = mx.get_active_memory()
+    for session in sessions:
+        batch.remove(session)
+    assert before - mx.get_active_memory() >= whole - 2 * held
+    # The first session's caches became those of all; it does not hold them any more.
+    assert not sessions[0]._engine.model_caches

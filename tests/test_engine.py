@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mlx_simul import FixedStart, InvalidOptionError
-from mlx_simul.engine import StreamingEngine
+from mlx_simul.engine import Engine, StreamingEngine
+from mlx_simul.passes import Pass, Reply
 
 
 def fed(model):
@@ -47,3 +48,20 @@ def test_a_state_that_fits_changes_what_follows(model):
     engine.state = other.state
     assert engine.source_tokens == 2
     assert not np.array_equal(np.array(engine.write([10])), np.array(fed(model).write([10])))
+
+
+def test_a_long_target_behind_little_source_is_one_pass(model):
+    """More tokens than a source pass takes, which cannot be fed in parts."""
+    source, header = [5] * 512, [7 + i % 90 for i in range(510)]
+    engine, plain = StreamingEngine(model, FixedStart(3)), StreamingEngine(model, FixedStart(3))
+    for each, run in ((engine, engine.run), (plain, lambda request: Engine.run(plain, request))):
+        each.read(source)
+        run(Pass((8, 9), tuple(header)))
+    follow = Pass((10,), (11,))
+    assert engine.run(follow) == Engine.run(plain, follow)
+
+
+def test_a_pass_without_tokens_only_forgets(model):
+    engine = fed(model)
+    assert engine.run(Pass((), n_rewind=1)) == Reply((), 0)
+    assert (engine.target_tokens, engine.run(Pass(()))) == (1, Reply((), 0))

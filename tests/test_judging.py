@@ -165,3 +165,14 @@ def test_what_a_policy_needs_is_checked():
 def test_reference_mode_has_no_such_policy(tokenizer):
     with pytest.raises(InvalidOptionError, match="wait-k only"):
         SimulSession(tiny_model(GROUPS), tokenizer, policy=LocalAgreement(2), gpe_compat=True)
+
+
+@pytest.mark.parametrize("policy", [HoldN(1), LocalAgreement(2), Confidence(0.02)], ids=repr)
+def test_forbidden_tokens_are_not_proposed_either(model, tokenizer, policy):
+    def written(forbidden_ids):
+        session = SimulSession(model, tokenizer, policy=policy, max_tokens=12)
+        session._loop.forbidden_ids = forbidden_ids
+        return (session.feed(TEXT) + session.finish())[-1].token_ids
+
+    forbidden = tuple(written(()))
+    assert forbidden and not set(written(forbidden)) & set(forbidden)

@@ -232,3 +232,24 @@ def test_a_session_runs_on_them(tokenizer):
     engine = make_engine(model, kv_bits=8, kv_group_size=32)
     assert all(isinstance(cache, QuantizedLayerCache) for cache in engine.caches)
     assert isinstance(engine._target_start, FollowStart)
+
+
+def test_a_model_can_be_called_with_quantised_caches_by_hand():
+    model = tiny_model(first_of("llama", **WIDE))
+    caches = [DualStreamingCache(QuantizedLayerCache(8, 32)) for _ in model.layers]
+    assert model(mx.array([[5, 6, 7]]), cache=caches).shape[1] == 3
+    assert not hasattr(DualStreamingCache(), "bits")
+
+
+def test_a_target_that_was_moved_and_forgotten_can_be_moved_again():
+    cache = DualStreamingCache(QuantizedLayerCache(8, 32))
+
+    def turn(x, offset):
+        return mx.fast.rope(x, 64, traditional=False, base=1e4, scale=1.0, offset=offset)
+
+    keys, values = mx.random.normal((2, 1, 2, 3, 64))
+    for _ in range(2):
+        cache.update_target(keys, values)
+        cache.rotate_target(turn, 8)
+        cache.trim_target(3)
+    assert (cache.target_start, cache.target_tokens) == (16, 0)

@@ -44,6 +44,12 @@ class DualStreamingCache:
         self._merged = False
         self._lost: Planes = ()
 
+    def __getattr__(self, name: str) -> Any:
+        # By these names mlx-lm's attention knows that a cache is quantised, and how.
+        if name in ("bits", "group_size"):
+            return getattr(self._layer, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @property
     def nbytes(self) -> int:
         """Bytes held, free room included."""
@@ -182,6 +188,10 @@ class DualStreamingCache:
             values: (B, K, L, Dv).
         """
         return self._append(keys, values, self.is_reading)
+
+    def keys_and_values(self) -> KeysValues:
+        """What :meth:`update_and_fetch` returned last, for layers that share this cache."""
+        return self._layer.keys_and_values()
 
     def make_mask(
         self, n_new: int, return_array: bool = False, window_size: int | None = None

@@ -90,7 +90,7 @@ class LayerCache:
         held = halves[self._rotated]
         dtype = held[-1].dtype
         turned = self._decode(held)
-        if lost:
+        if lost and lost[0].shape[2]:
             before = self._decode_lost(lost)
             turned[..., : before.shape[2], :] += before
         moved = rotate(rope, turned, delta)
@@ -105,10 +105,14 @@ class LayerCache:
         return self._encode_lost((moved - self._decode(stored)).astype(dtype))
 
     def saved(self, row: int | None, n_source: int, n_target: int) -> KeysValues:
-        """Keys and values of a stream, ``[source, newest first | target]``; slices."""
+        """Keys and values of a stream, ``[source, newest first | target]``."""
         if not self.storage.planes:
             return None, None
-        return self.present(self.storage.between(rows_of(row), -n_source, n_target))
+        planes = self.storage.between(rows_of(row), -n_source, n_target)
+        if row is not None:
+            # A slice would keep the rows of all streams alive.
+            planes = tuple(map(mx.contiguous, planes))
+        return self.present(planes)
 
     def restore(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
         """Hold what :meth:`saved` gave earlier.

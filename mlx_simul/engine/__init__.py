@@ -74,9 +74,9 @@ def make_engine(
     if mode == "group":
         start = make_target_start(target_start, trained.target_start)
         kv = None if kv_bits is None else KVBits(kv_bits, kv_group_size)
+        caches = architecture.make_cache(model, kv)
         if kv is not None:
             architecture.require_quantizable(model, kv)
-        caches = architecture.make_cache(model, kv)
         return StreamingEngine(model, start, sampler, logits_processors, caches, not gpe_compat)
     if gpe_compat:
         raise InvalidOptionError(

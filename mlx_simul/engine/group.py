@@ -140,6 +140,7 @@ class StreamingEngine(Engine):
     def live_in(self, runner: Runner | None, row: int | None) -> None:
         """Begin anew in a row of the caches of others, or nowhere."""
         self._runner, self.row = runner, row
+        self.model_caches = []  # Others may live in them by now.
         if runner is not None and self._watched:
             runner.watch(self._watched)
         self._n_source = self._n_target = 0

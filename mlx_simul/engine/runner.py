@@ -90,9 +90,12 @@ class Runner:
             left to be run after this one.
         """
         parts = [Part(engine, request) for engine, request in requests]
+        for part in parts:
+            part.answer_if_idle()
+        parts, everyone = [part for part in parts if part.outcome is None], parts
         self._share([part for part in parts if part.only_reads], is_reading=True)
         self._share([part for part in parts if part.outcome is None and not part.only_reads])
-        return [part.outcome or part.request for part in parts]
+        return [part.outcome or part.request for part in everyone]
 
     def _share(self, parts: Sequence[Part], is_reading: bool = False) -> None:
         """Run one pass, of source tokens only or of both groups."""
@@ -164,6 +167,12 @@ class Part:
         n_target = 0 if is_reading else len(request.target_ids) + len(request.draft_ids)
         return len(request.source_ids) + n_target
 
+    @property
+    def n_least(self) -> int:
+        """What cannot be fed in parts: a target, and the source that goes with it."""
+        request = self.request
+        return len(request.source_ids) + len(request.target_ids) if request.target_ids else 0
+
     def take(self, n_tokens: int, is_reading: bool) -> list[int]:
         """What a pass of so many tokens takes: all but some drafts, or a part of the source."""
         engine, request = self.engine, self.request
@@ -193,6 +202,14 @@ class Part:
         """Whose attention is to be recorded for it, if any is asked for."""
         heads = self.request.wanted.heads if self.request.wanted and self.n_target else ()
         return View(heads, self.predicting, row) if heads else None
+
+    def answer_if_idle(self) -> None:
+        """Without tokens to feed there is nothing to run, only something to forget."""
+        request = self.request
+        if not request.source_ids and not request.target_ids:
+            with self.failing_alone():
+                self.engine.roll_back(request.n_rewind)
+                self._is_answered(())
 
     def has_fed(self) -> None:
         """Count what the pass took."""
@@ -236,7 +253,8 @@ def _length_of_pass(parts: Sequence[Part], is_reading: bool) -> int:
     shortest = max(1, *targets)
     longest = max(shortest, min(max(lengths), MAX_SOURCE_TOKENS_PER_PASS))
     if len(parts) == 1:
-        return longest
+        # Alone there is nobody to be filled up beside: what a target needs goes in one pass.
+        return longest if is_reading else max(longest, parts[0].n_least)
 
     def worth(n_tokens: int) -> float:
         n_fed = sum(min(length, n_tokens) for length in lengths)
