@@ -174,6 +174,11 @@ def _runs(training: Mapping[str, Any]) -> str:
         corpus=training["corpus"],
         options=_toml(training["options"]),
     )
+    if (share := training.get("share")) is not None:
+        text += (
+            f"\nThe weights are mixed: {share:g} of what this run came to, and {1 - share:g} of "
+            "what it began with.\n"
+        )
     return f"{_runs(before)}\n{text}" if before else text
 
 

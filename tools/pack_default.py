@@ -4,6 +4,7 @@ python tools/pack_default.py RUN/best --hardware "one CPU core"
 python tools/pack_default.py RUN/latest --hardware "one CPU core" --after mlx_simul/models/en-fr
 
 With --after the run went on from an earlier packed model, whose record says how that was trained.
+With --share 0.7 the weights are mixed: 0.7 of the checkpoint's and 0.3 of that model's.
 RUN is the folder of an `mlx-simul train` run; the model is measured on the run's validation pairs,
 or on those given. The last line says what the model now weighs.
 """
@@ -21,7 +22,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import mlx_simul.before_mlx
+
 from measure_default import measure
+from mlx.utils import tree_map
+from mlx_lm.utils import save_model
 from model_card import CARD, RECORD, card
 
 from mlx_simul.checkpoints.atomic import replacing_folder
@@ -29,7 +34,7 @@ from mlx_simul.checkpoints.folder import read_headers, weight_files
 from mlx_simul.checkpoints.pack import pack
 from mlx_simul.errors import ConversionError
 from mlx_simul.evaluation.corpus import read_corpus
-from mlx_simul.loading import DEFAULT_MODEL
+from mlx_simul.loading import DEFAULT_MODEL, load
 from mlx_simul.pairs import read_pairs
 from mlx_simul.training.log import read_log
 
@@ -46,9 +51,12 @@ def main() -> int:
     parser.add_argument("--dev", help="pairs to measure on (default: the run's validation pairs)")
     parser.add_argument("--sources", type=int, help="measure on the first so many of them only")
     parser.add_argument("--after", type=Path, help="packed model that the run went on from")
+    parser.add_argument("--share", type=float, help="of the checkpoint's weights, with --after")
     parser.add_argument("--hardware", required=True, help="that it was trained on")
     parser.add_argument("--target", type=Path, default=DEFAULT_MODEL, help="(default: the package)")
     args = parser.parse_args()
+    if args.share is not None and not args.after:
+        parser.error("--share needs --after, the model that the rest of the weights is from")
     run = args.run or args.checkpoint.resolve().parent
     options = json.loads((run / "options.json").read_text("utf-8"))
     training = summary(args.checkpoint, run, options) | {"hardware": args.hardware}
@@ -59,15 +67,19 @@ def main() -> int:
     items = read_corpus(args.dev or options["data"]["valid"], n_sources=args.sources)
     # The old model stays until the new one is measured.
     with TemporaryDirectory() as name:
-        packed = pack(args.checkpoint, Path(name) / args.target.name, LANGUAGES)
+        checkpoint = args.checkpoint
+        if args.share is not None:
+            training["share"] = args.share
+            checkpoint = mixed(checkpoint, args.after, args.share, Path(name) / "mixed")
+        packed = pack(checkpoint, Path(name) / args.target.name, LANGUAGES)
         weights = (packed / "model.safetensors").read_bytes()
         record = {
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "weights_bytes": len(weights),
-            "n_parameters": n_parameters(args.checkpoint),
+            "n_parameters": n_parameters(checkpoint),
             "config": json.loads((packed / "config.json").read_text("utf-8")),
             "training": training,
-            "quality": measure(packed, args.checkpoint, items) | {"is_part": bool(args.sources)},
+            "quality": measure(packed, checkpoint, items) | {"is_part": bool(args.sources)},
         }
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         (packed / RECORD).write_text(text, "utf-8")
@@ -110,6 +122,22 @@ def summary(checkpoint: Path, run: Path, options: Mapping[str, Any]) -> dict[str
         "corpus": options["corpus"],
         "options": {table: options[table] for table in TABLES if table in options},
     }
+
+
+def mixed(checkpoint: Path, after: Path, share: float, folder: Path) -> Path:
+    """A copy of a checkpoint with a share of its weights, the rest being another model's."""
+    shutil.copytree(checkpoint, folder)
+    model, _ = load(checkpoint)
+    before, _ = load(after, dequantize=True)
+    model.update(
+        tree_map(
+            lambda new, old: share * new + (1 - share) * old,
+            model.parameters(),
+            before.parameters(),
+        )
+    )
+    save_model(folder, model)
+    return folder
 
 
 def n_parameters(checkpoint: Path) -> int:

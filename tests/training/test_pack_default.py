@@ -70,6 +70,15 @@ def test_one_command_packs_measures_and_describes_a_checkpoint(
     assert after == record["training"] | {"weights_sha256": record["weights_sha256"]}
     told = (further / "README.md").read_text("utf-8")
     assert told.count("```toml") == 2 and text.count("```toml") == 1
+    assert "weights are mixed" not in told
+
+    # Mixed with those it went on from, which are rounded, the weights are others.
+    assert run_tool(monkeypatch, "pack_default.py", *args, "--share", 0.75) == 0
+    other = json.loads((further / "record.json").read_text("utf-8"))
+    assert other["weights_sha256"] != record["weights_sha256"]
+    assert other["n_parameters"] == record["n_parameters"]
+    told = (further / "README.md").read_text("utf-8")
+    assert "0.75 of what this run came to, and 0.25 of" in told
 
     # The card alone again, and a card that somebody edited.
     assert run_tool(monkeypatch, "model_card.py", "--check", target) == 0
