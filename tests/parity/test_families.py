@@ -23,6 +23,7 @@ from without_metal import replace_kernels
 from mlx_simul import InvalidOptionError, prepare
 from mlx_simul.checkpoints import checkpoint
 from mlx_simul.checkpoints.convert import convert
+from mlx_simul.errors import ConversionError
 from mlx_simul.loading import load_folder, stock_classes
 
 pytestmark = pytest.mark.parity
