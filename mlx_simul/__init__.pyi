@@ -19,7 +19,7 @@ from .errors import (
 )
 from .evaluation.run import evaluate
 from .events import Event, Finished, Read, Write
-from .generate import astream_generate, generate, stream_generate
+from .generation import astream_generate, generate, stream_generate
 from .loading import load
 from .masks import create_streaming_attention_mask
 from .policies import Action, Policy, WaitK, calculate_wait_words

@@ -24,7 +24,7 @@ from mlx_lm.sample_utils import make_logits_processors
 from mlx_simul.engine import StreamingEngine, make_engine
 from mlx_simul.engine.group import StreamState
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.generate import stream_generate
+from mlx_simul.generation import stream_generate
 from mlx_simul.passes import Pass
 from mlx_simul.pieces import end_of_turn_ids_of
 from mlx_simul.policies import WaitK, calculate_wait_words

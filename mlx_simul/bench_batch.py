@@ -18,7 +18,7 @@ import mlx_lm
 from mlx_simul.batched import BatchedSessions
 from mlx_simul.bench import INSTRUCTION, TEXT, Figures, Run, never_ending, rate, timed
 from mlx_simul.events import Finished
-from mlx_simul.generate import stream_generate
+from mlx_simul.generation import stream_generate
 from mlx_simul.policies import WaitK
 from mlx_simul.prompts import StreamingDataPreparator, TokenizedSource
 

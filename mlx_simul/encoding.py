@@ -111,7 +111,8 @@ _cache: WeakKeyDictionary[Any, tuple[int, tuple[frozenset[int], frozenset[int]]]
 def _control_ids_of(tokenizer: Any) -> tuple[frozenset[int], frozenset[int]]:
     """The control tokens, and those of thoughts among them; computed once per tokenizer."""
     n_known, found = _cache.get(tokenizer, (-1, (frozenset(), frozenset())))
-    if n_known == len(tokenizer):
+    n_entries = tokenizer.vocab_size + len(tokenizer.added_tokens_decoder)
+    if n_known == n_entries:
         return found
     control = {
         token: added.content
@@ -120,7 +121,7 @@ def _control_ids_of(tokenizer: Any) -> tuple[frozenset[int], frozenset[int]]:
     }
     thoughts = (token for token, text in control.items() if _THOUGHT.search(text))
     found = frozenset(control), frozenset(thoughts)
-    _cache[tokenizer] = len(tokenizer), found
+    _cache[tokenizer] = n_entries, found
     return found
 
 

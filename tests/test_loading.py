@@ -79,7 +79,7 @@ def test_a_repository_in_the_local_hub_cache_needs_no_network(folder, tmp_path, 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     loaded, _ = mlx_simul.load("someone/model")
     assert loaded.model_type == "qwen2"
-    with pytest.raises(ModelLoadError, match="no folder here"):
+    with pytest.raises(ModelLoadError, match="not a local folder"):
         mlx_simul.load("someone/other")
 
 
@@ -167,7 +167,9 @@ def cut_in_half(folder):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        pytest.param(cut_in_half, "file not fully covered", id="cut short"),
+        pytest.param(
+            cut_in_half, "file not fully covered|MetadataIncompleteBuffer", id="cut short"
+        ),
         pytest.param(
             lambda f: (f / "model.safetensors").write_bytes(b"x" * 999), "header", id="garbage"
         ),

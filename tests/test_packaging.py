@@ -224,3 +224,10 @@ def test_ci_runs_the_command_that_the_readme_gives():
     command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
     assert command.endswith("tox")
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_public_name_is_hidden_by_a_module_of_its_name():
+    """Importing ``mlx_simul.x`` puts the module where the name ``x`` was."""
+    folder = Path(mlx_simul.__file__).parent
+    modules = {path.stem for path in folder.iterdir()}
+    assert modules.isdisjoint(set(mlx_simul.__all__) - {"testing"})

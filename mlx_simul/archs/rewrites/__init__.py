@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "activations": "gemma gpt_bigcode gpt_neox starcoder2",
     "heads": "glm gpt_oss llama4_text",
-    "recent": "plamo3",
+    "recent": "muse_glimmer olmo_hybrid plamo3",
     "routing": "ernie4_5_moe jamba",
     "scales": """
         glm4_moe_lite granitemoehybrid longcat_flash mamba2 minicpm minicpm3 youtu_llm
     """,
     "weights": """
-        falcon_h1 gemma3n gpt2 lfm2-vl muse_glimmer nanochat olmo_hybrid qwen3_5_moe qwen3_vl_moe
+        falcon_h1 gemma3n gpt2 lfm2-vl nanochat qwen3_5_moe qwen3_vl_moe
     """,
     "windows": """
         dots1 gemma2 mimo_v2_flash mistral mixtral phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe

@@ -13,6 +13,7 @@ import mlx_simul.before_mlx
 from mlx_lm.models import plamo3
 from mlx_lm.models.cache import RotatingKVCache
 
+from mlx_simul.archs.rewrites.weights import NAMES, Weights, reading
 from mlx_simul.archs.surgery import Repair, Surgery
 
 
@@ -33,8 +34,24 @@ def _lengthen(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
     surgery.exchange(model, PLaMo3)
 
 
+def _muse_glimmer(model: Any, weights: Weights) -> Weights:
+    return {k: v for k, v in weights.items() if not k.startswith("model.vision_")}
+
+
+def _olmo_hybrid(model: Any, weights: Weights) -> Weights:
+    def here(name: str) -> str:
+        name = name.replace("attention_layer_norm", "input_layernorm")
+        return name.replace("feedforward_layer_norm", "post_attention_layernorm")
+
+    return {here(name): weight for name, weight in weights.items()}
+
+
 REPAIRS = {
+    "muse_glimmer": Repair(
+        "mlx-lm does not leave out the vision tower.", weights=reading(_muse_glimmer)
+    ),
+    "olmo_hybrid": Repair(NAMES, weights=reading(_olmo_hybrid)),
     "plamo3": Repair(
         "mlx-lm's caches of layers with a window forget a token that its masks show.", _lengthen
-    )
+    ),
 }

@@ -64,10 +64,6 @@ class NanoChatWeights:
         return renamed(weights, names)
 
 
-def _muse_glimmer(model: Any, weights: Weights) -> Weights:
-    return {k: v for k, v in weights.items() if not k.startswith("model.vision_")}
-
-
 class Gemma3nWeights:
     """mlx-lm's Gemma 3n has weights for keys and values that no layer uses."""
 
@@ -126,14 +122,6 @@ def _falcon_h1(surgery: Surgery, model: Any, config: Mapping[str, Any]) -> None:
             surgery.exchange(layer.mamba.norm, FalconH1Norm)
 
 
-def _olmo_hybrid(model: Any, weights: Weights) -> Weights:
-    def here(name: str) -> str:
-        name = name.replace("attention_layer_norm", "input_layernorm")
-        return name.replace("feedforward_layer_norm", "post_attention_layernorm")
-
-    return {here(name): weight for name, weight in weights.items()}
-
-
 def _lfm2_vl(model: Any, weights: Weights) -> Weights:
     text = {
         name.replace("model.language_model.", "language_model.model."): weight
@@ -174,7 +162,7 @@ class Qwen3_5MoeWeights:
         return found
 
 
-_NAMES = "mlx-lm does not know the names that transformers writes."
+NAMES = "mlx-lm does not know the names that transformers writes."
 
 REPAIRS = {
     "falcon_h1": Repair(
@@ -185,13 +173,9 @@ REPAIRS = {
         "mlx-lm wants weights that no layer uses and that transformers does not write.",
         weights=Gemma3nWeights,
     ),
-    "gpt2": Repair(_NAMES, weights=reading(_gpt2)),
-    "lfm2-vl": Repair(_NAMES, weights=reading(_lfm2_vl)),
-    "muse_glimmer": Repair(
-        "mlx-lm does not leave out the vision tower.", weights=reading(_muse_glimmer)
-    ),
-    "nanochat": Repair(_NAMES, weights=NanoChatWeights),
-    "olmo_hybrid": Repair(_NAMES, weights=reading(_olmo_hybrid)),
+    "gpt2": Repair(NAMES, weights=reading(_gpt2)),
+    "lfm2-vl": Repair(NAMES, weights=reading(_lfm2_vl)),
+    "nanochat": Repair(NAMES, weights=NanoChatWeights),
     "qwen3_5_moe": Repair(
         "mlx-lm does not read experts that are written one by one.", weights=Qwen3_5MoeWeights
     ),
