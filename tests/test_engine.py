@@ -9,6 +9,7 @@ import pytest
 
 from mlx_simul import FixedStart, InvalidOptionError
 from mlx_simul.engine import Engine, StreamingEngine
+from mlx_simul.engine.batch import Batch
 from mlx_simul.passes import Pass, Reply
 
 
@@ -65,3 +66,17 @@ def test_a_pass_without_tokens_only_forgets(model):
     engine = fed(model)
     assert engine.run(Pass((), n_rewind=1)) == Reply((), 0)
     assert (engine.target_tokens, engine.run(Pass(()))) == (1, Reply((), 0))
+
+
+def test_a_stream_that_cannot_be_fed_leaves_one_that_is_shorter_whole(model):
+    """The longer one decides how long the pass is, and then takes no part in it."""
+    batch, engines = Batch(model), [StreamingEngine(model, FixedStart(3)) for _ in range(2)]
+    for engine in engines:
+        batch.join(engine)
+    batch.run([(engine, Pass((5, 6, 7))) for engine in engines])
+    beyond = 10**6
+    outcomes = batch.run([(engines[0], Pass((), (8, 9, beyond))), (engines[1], Pass((), (8,)))])
+    assert isinstance(outcomes[0], InvalidOptionError)
+    alone = StreamingEngine(model, FixedStart(3))
+    alone.read([5, 6, 7])
+    assert outcomes[1].token_ids == (alone.predict([8], ()),)

@@ -109,6 +109,9 @@ class Runner:
         parts = self._in_order(list(rows))
         if not parts:
             return
+        if len(parts) == 1:
+            # Those that it would have been filled up beside may have failed.
+            rows = {part: rows[part][: part.n_source + part.n_target] for part in parts}
         try:
             self._run_pass(parts, rows)
         except Exception as error:
