@@ -15,9 +15,9 @@ import time
 from typing import Any
 
 import mlx_simul
-from mlx_simul.blas import describe
+from mlx_simul.cache.positions import FollowStart
 from mlx_simul.engine import StreamingEngine
-from mlx_simul.positions import FollowStart
+from mlx_simul.machine.blas import describe
 
 N_PROMPT_TOKENS, N_WRITTEN_TOKENS = 96, 16
 

@@ -13,8 +13,6 @@ import statistics
 import sys
 import time
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.cache import KVCache

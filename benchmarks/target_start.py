@@ -17,8 +17,8 @@ from rich.progress import track
 from teacher_forcing import INSTRUCTION, WHOLE_SOURCE, column_of, mean_loss, show
 
 import mlx_simul
+from mlx_simul.cache.positions import FixedStart, FollowStart, TargetStart
 from mlx_simul.engine import StreamingEngine
-from mlx_simul.positions import FixedStart, FollowStart, TargetStart
 
 STARTS = (0, 8, 16, 32, 64, 128, 256, 512, 1024)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 from rich.console import Console

@@ -8,5 +8,8 @@ from importlib.metadata import version
 
 import lazy_loader
 
+from mlx_simul.machine.blas import load_blas
+
+load_blas()  # before anything imports MLX
 __version__ = version("mlx-simul")
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,8 +1,10 @@
 from .archs.prepare import prepare
 from .archs.streaming_config import StreamingConfig
-from .batched import BatchedSessions
 from .cache import DualStreamingCache, SourceTargetCache
-from .drafts import Drafter, NGramDrafter
+from .cache.masks import create_streaming_attention_mask
+from .cache.positions import FixedStart, FollowStart, StayStart
+from .checkpoints.loading import load
+from .engine.prefix import EncodedPrefix
 from .errors import (
     CacheStateError,
     ConversionError,
@@ -20,21 +22,19 @@ from .errors import (
 from .evaluation.run import evaluate
 from .events import Event, Finished, Read, Write
 from .generation import astream_generate, generate, stream_generate
-from .loading import load
-from .masks import create_streaming_attention_mask
+from .loop.drafters import Drafter, NGramDrafter
+from .loop.progress import StreamingState
 from .policies import Action, Policy, WaitK, calculate_wait_words
-from .positions import FixedStart, FollowStart, StayStart
-from .prefix import EncodedPrefix
-from .prompts import StreamingDataPreparator, TokenizedSource
-from .segmenter import SourceSegmenter
+from .serving.sessions import BatchedSessions
 from .session import SimulSession
-from .state import StreamingState
-from .training.run import train
-from .words import (
+from .text.boundary import (
     EOSStoppingCriteria,
     MaxLengthStoppingCriteria,
     WordBoundaryStoppingCriteria,
 )
+from .text.prompts import StreamingDataPreparator, TokenizedSource
+from .text.segmenter import SourceSegmenter
+from .training.run import train
 
 __version__: str
 __all__ = [

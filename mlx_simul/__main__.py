@@ -2,7 +2,7 @@
 
 import sys
 
-from mlx_simul.cli import main
+from mlx_simul.console.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -67,8 +67,8 @@ class Finished:
         reason: ``end_of_turn`` (the model was done), ``early_end_of_turn`` (it was done before the
             source, with ``early_eos="stop"``), a limit (``max_words``, ``max_tokens``,
             ``max_target_source_ratio``), ``drought`` (it was done, and left much of the source
-            untranslated: :mod:`mlx_simul.drought`), ``empty_source``, or ``stop_limit`` (reference
-            mode: over 100 stops more than segments read).
+            untranslated: :mod:`mlx_simul.loop.drought`), ``empty_source``, or ``stop_limit``
+            (reference mode: over 100 stops more than segments read).
         token_ids: the generated ids, the header not included.
         text: the whole target text.
         delays: for each target word, the source words read when it was emitted.

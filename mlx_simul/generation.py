@@ -8,16 +8,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.nn as nn
 from typing_extensions import Unpack
 
-from mlx_simul.endings import remark
 from mlx_simul.errors import InvalidOptionError, SessionClosedError, SimulWarning
 from mlx_simul.events import Event, Finished
-from mlx_simul.prompts import TokenizedSource
+from mlx_simul.loop.endings import remark
 from mlx_simul.session import SessionOptions, SimulSession
+from mlx_simul.text.prompts import TokenizedSource
 
 
 def generate(

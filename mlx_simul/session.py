@@ -9,31 +9,29 @@ from dataclasses import replace
 from datetime import date as Date
 from typing import Any, Literal, TypedDict
 
-import mlx_simul.before_mlx
-
 import mlx.nn as nn
 
 from mlx_simul import archs
 from mlx_simul.archs.prepare import adopt
-from mlx_simul.detokenizer import StableDetokenizer
-from mlx_simul.drafts import Drafter
+from mlx_simul.archs.trained import told
+from mlx_simul.cache.positions import TargetStart
 from mlx_simul.engine import Engine, LogitsProcessor, Sampler, make_engine
 from mlx_simul.engine.drafting import make_drafter
+from mlx_simul.engine.needs import meet_needs
+from mlx_simul.engine.prefix import EncodedPrefix
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished
-from mlx_simul.judging import JudgingLoop
-from mlx_simul.loop import DEFAULT_MAX_RATIO, NEED_SOURCE, Limits, SimulLoop
-from mlx_simul.needs import meet_needs
-from mlx_simul.passes import Pass, Reply
-from mlx_simul.pieces import end_of_turn_ids_of
+from mlx_simul.loop.drafters import Drafter
+from mlx_simul.loop.judging import JudgingLoop
+from mlx_simul.loop.loop import DEFAULT_MAX_RATIO, NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.loop.reference import ReferenceLoop
+from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.policies import JudgingPolicy, Policy, ProposedWord, WaitK, parse_policy
-from mlx_simul.positions import TargetStart
-from mlx_simul.prefix import EncodedPrefix
-from mlx_simul.prompts import Frame, StreamingDataPreparator, TokenizedSource
-from mlx_simul.reference import ReferenceLoop
-from mlx_simul.segmenter import SourceSegmenter, require_text
-from mlx_simul.trained import told
-from mlx_simul.words import WordBoundaryStoppingCriteria
+from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
+from mlx_simul.text.detokenizer import StableDetokenizer
+from mlx_simul.text.prompts import Frame, StreamingDataPreparator, TokenizedSource
+from mlx_simul.text.segmenter import SourceSegmenter, require_text
+from mlx_simul.text.vocabulary import end_of_turn_ids_of
 
 
 class SessionOptions(TypedDict, total=False):
@@ -97,7 +95,7 @@ class SimulSession:
         kv_bits: store keys and values in so many bits, in mode ``"group"``.
         kv_group_size: numbers that share a scale, with ``kv_bits``.
         max_words: target words after which the session ends. It and the ratio count words of
-            speech, which are as long in any script (:mod:`mlx_simul.speech`).
+            speech, which are as long in any script (:mod:`mlx_simul.text.speech`).
         max_tokens: target tokens after which it ends.
         max_tokens_per_word: target tokens after which a word is cut.
         max_target_source_ratio: target words per source word read, at most; a whole source of one

@@ -5,8 +5,6 @@ from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 
-import mlx_simul.before_mlx
-
 import pytest
 from golden_cases import GOLDEN, GOLDEN_MODELS
 from hypothesis import settings

@@ -3,14 +3,14 @@
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 from tiny_chat import write_chat_folder
 
-from mlx_simul.loop import Limits
+from mlx_simul.loop.loop import Limits
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 OPTIONS = {"async_captions": ["--pace", "0"]}
 SAYS = {
     "async_captions": " s  ",
@@ -63,7 +63,7 @@ def test_a_model_that_cannot_be_told_the_languages_is_refused_in_one_line(
 
 
 def test_the_others_take_the_packaged_one(folder, monkeypatch, capsys):
-    monkeypatch.setattr("mlx_simul.loading.DEFAULT_MODEL", folder)
+    monkeypatch.setattr("mlx_simul.checkpoints.loading.DEFAULT_MODEL", folder)
     monkeypatch.setattr(
         "mlx_simul.session.Limits", lambda words, tokens, ratio: Limits(words, 20, ratio)
     )

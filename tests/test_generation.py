@@ -4,8 +4,6 @@ import asyncio
 import inspect
 import threading
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import pytest
 from streams import TEXT, Stumble, run

@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from repository import ROOT
 
 import mlx_simul
 
@@ -21,7 +22,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[1]
 ARRAYS = {"mlx", "mlx_lm"}
 HEAVY = ARRAYS | {"transformers", "numpy", "torch"}
 

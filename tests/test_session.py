@@ -2,8 +2,6 @@
 
 import itertools
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings

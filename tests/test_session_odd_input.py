@@ -2,8 +2,6 @@
 
 import warnings
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import pytest
 from streams import TEXT, Stumble, reads, run

@@ -12,9 +12,10 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.constants import MODEL_ARCH
 from gguf.quants import quantize
 from gguf.tensor_mapping import get_tensor_name_map
+from repository import GOLDEN
 from safetensors.numpy import load_file
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = GOLDEN
 ARCHS = {"llama": MODEL_ARCH.LLAMA, "qwen2": MODEL_ARCH.QWEN2}
 F32 = GGMLQuantizationType.F32
 

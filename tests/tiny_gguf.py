@@ -6,8 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import llama_cpp
 import mlx.core as mx
 import numpy as np
@@ -15,7 +13,7 @@ from mlx.utils import tree_flatten
 from tiny_configs import full_config
 from tiny_models import fresh_model
 
-from mlx_simul.configs import overrides_for_mlx_lm
+from mlx_simul.archs.hf_config import overrides_for_mlx_lm
 
 # Of each, what the converter has a place for in the metadata.
 VARIATIONS = {

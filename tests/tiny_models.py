@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 import pytest

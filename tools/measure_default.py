@@ -11,23 +11,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import sacrebleu
 from mlx_lm.generate import generate_step
 
-from mlx_simul.batched import BatchedSessions
-from mlx_simul.blas import describe
+from mlx_simul.checkpoints.loading import load
 from mlx_simul.evaluation.corpus import Item
+from mlx_simul.evaluation.latency import latency, mean_latency
 from mlx_simul.evaluation.quality import text_quality
 from mlx_simul.evaluation.units import reference_length, target_units
 from mlx_simul.events import Finished, Write
-from mlx_simul.latency import latency, mean_latency
-from mlx_simul.loading import load
+from mlx_simul.machine.blas import describe
 from mlx_simul.policies import WaitK
-from mlx_simul.prompts import StreamingDataPreparator
+from mlx_simul.serving.sessions import BatchedSessions
 from mlx_simul.session import SimulSession
+from mlx_simul.text.prompts import StreamingDataPreparator
 from mlx_simul.training.augment import caption, with_disfluencies, without_punctuation
 from mlx_simul.training.options import AugmentOptions
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_simul.loading import DEFAULT_MODEL
+from mlx_simul.checkpoints.loading import DEFAULT_MODEL
 
 RECORD = "record.json"
 CARD = "README.md"
@@ -90,7 +90,7 @@ translated the sentences before this one, and they stand before it as turns:
 
 _RUN = """\
 {begin}{steps:,} steps over {tokens:,} tokens ({epochs} epochs of {n_pairs:,} pairs),
-{hours:.1f} hours on {hardware}. SHA-256 of the corpus, as `mlx_simul.pairs` has it:
+{hours:.1f} hours on {hardware}. SHA-256 of the corpus, as `mlx_simul.evaluation.pairs` has it:
 `{corpus}`.
 
 ```toml

@@ -22,20 +22,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import mlx_simul.before_mlx
-
 from measure_default import measure
 from mlx.utils import tree_map
 from mlx_lm.utils import save_model
 from model_card import CARD, RECORD, card
 
-from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.checkpoints.folder import read_headers, weight_files
+from mlx_simul.checkpoints.loading import DEFAULT_MODEL, load
 from mlx_simul.checkpoints.pack import pack
 from mlx_simul.errors import ConversionError
 from mlx_simul.evaluation.corpus import read_corpus
-from mlx_simul.loading import DEFAULT_MODEL, load
-from mlx_simul.pairs import read_pairs
+from mlx_simul.evaluation.pairs import read_pairs
+from mlx_simul.machine.folders import replacing_folder
 from mlx_simul.training.log import read_log
 
 LANGUAGES = ("English", "French")

@@ -92,7 +92,6 @@ def registered_types() -> list[str]:
 
 def remapped_types() -> dict[str, str]:
     """Types that run as a registered one: by mlx-lm's own table, or under transformers' name."""
-    import mlx_simul.before_mlx
 
     from mlx_lm.utils import MODEL_REMAPPING
 

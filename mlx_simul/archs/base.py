@@ -10,8 +10,6 @@ from importlib.metadata import version
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import (
@@ -34,8 +32,8 @@ from mlx_simul.cache import (
     SourceTargetCache,
     layout_of,
 )
+from mlx_simul.cache.positions import FusedRope, Rope
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
-from mlx_simul.positions import FusedRope, Rope
 
 ModelClasses: TypeAlias = tuple[type[nn.Module], type]
 Mode: TypeAlias = Literal["group", "reencode", "interleaved"]

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_simul.archs.base import Architecture
 from mlx_simul.archs.surgery import Repair, Surgery
-from mlx_simul.positions import Rope
+from mlx_simul.cache.positions import Rope
 
 nemotron_nas: Any = import_module("mlx_lm.models.nemotron-nas")
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx_simul.before_mlx
-
 from mlx_simul import archs
 from mlx_simul.archs.base import TEMPERATURE, Architecture, KVBits
-from mlx_simul.positions import Rope
+from mlx_simul.cache.positions import Rope
 
 
 class Mistral3(Architecture):

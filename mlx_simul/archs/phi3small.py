@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from mlx_lm.models import phi3small
 from mlx_lm.models.base import scaled_dot_product_attention

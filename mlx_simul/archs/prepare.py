@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary, ref
 
-import mlx_simul.before_mlx
-
 import mlx.nn as nn
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -26,8 +24,8 @@ from mlx_lm.utils import load_config
 
 from mlx_simul import archs
 from mlx_simul.archs.base import Architecture
+from mlx_simul.archs.hf_config import overrides_for_mlx_lm
 from mlx_simul.archs.surgery import Surgery, anatomy, copy_of, is_prepared, is_unchanged, undo
-from mlx_simul.configs import overrides_for_mlx_lm
 from mlx_simul.errors import InvalidOptionError, ModelLoadError
 
 _logger = logging.getLogger(__name__)

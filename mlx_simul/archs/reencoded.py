@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mlx_simul.before_mlx
-
 from mlx_simul.archs import BUILT_IN
 from mlx_simul.archs.base import Architecture
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.archs.base import TEMPERATURE, Architecture
-from mlx_simul.positions import Rope
+from mlx_simul.cache.positions import Rope
 
 
 def rope_of_tail(layer: Any) -> Rope:

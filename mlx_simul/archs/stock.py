@@ -6,11 +6,9 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-import mlx_simul.before_mlx
-
 from mlx_simul.archs import BUILT_IN
 from mlx_simul.archs.base import TEMPERATURE, Architecture
-from mlx_simul.positions import Rope
+from mlx_simul.cache.positions import Rope
 
 
 def rope_if_used(layer: Any) -> Rope | None:

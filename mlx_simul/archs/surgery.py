@@ -17,8 +17,6 @@ from functools import cache
 from types import MethodType
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeAlias
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.cache.layout import Layout
+from mlx_simul.cache.positions import Rope, TokenPositions
 from mlx_simul.cache.storage import Planes, Storage
-from mlx_simul.positions import Rope, TokenPositions
 
 # Each an array, or what mlx-lm's quantised attention takes for one: words, scales and biases.
 KeysValues: TypeAlias = tuple[Any, Any]

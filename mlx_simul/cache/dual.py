@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.cache.base import KeysValues
 from mlx_simul.cache.layer import LayerCache
 from mlx_simul.cache.layout import layout_of
 from mlx_simul.cache.plan import Lane, PassPlan
+from mlx_simul.cache.positions import Rope
 from mlx_simul.cache.storage import ALL_ROWS, Planes
 from mlx_simul.errors import CacheStateError, InvalidOptionError
-from mlx_simul.positions import Rope
 
 
 class DualStreamingCache:

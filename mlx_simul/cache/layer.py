@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.cache.base import KeysValues
 from mlx_simul.cache.layout import Layout
+from mlx_simul.cache.positions import Rope, TokenPositions, rotate
 from mlx_simul.cache.storage import Planes, Storage, rows_of
 from mlx_simul.errors import CacheStateError, InvalidOptionError
-from mlx_simul.positions import Rope, TokenPositions, rotate
 
 
 class LayerCache:

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
+from mlx_simul.cache.masks import who_sees_whom
 from mlx_simul.cache.plan import Lane, PassPlan
+from mlx_simul.cache.positions import TokenPositions
 from mlx_simul.cache.storage import Planes, Storage, rows_of
-from mlx_simul.masks import who_sees_whom
-from mlx_simul.positions import TokenPositions
 
 _UNBOUNDED = 2**30
 

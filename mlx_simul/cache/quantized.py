@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.cache.base import KeysValues

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.errors import CacheStateError, InvalidOptionError

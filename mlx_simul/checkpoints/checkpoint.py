@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -22,6 +20,7 @@ from mlx_lm.utils import quantize_model, save_config, save_model
 from transformers import PreTrainedTokenizerBase
 
 from mlx_simul import archs
+from mlx_simul.archs.hf_config import overrides_for_mlx_lm
 from mlx_simul.checkpoints import folder as contents
 from mlx_simul.checkpoints.folder import Progress
 from mlx_simul.checkpoints.gguf import GGUFFile
@@ -30,16 +29,15 @@ from mlx_simul.checkpoints.gguf_config import read_config
 from mlx_simul.checkpoints.gguf_model import Stored, locate_weights, read_weights
 from mlx_simul.checkpoints.gguf_split import open_gguf
 from mlx_simul.checkpoints.gguf_tokenizer import read_tokenizer
-from mlx_simul.checkpoints.parameters import check_parameters
-from mlx_simul.configs import overrides_for_mlx_lm
-from mlx_simul.errors import ConversionError, ModelLoadError, ValidationError
-from mlx_simul.loading import (
+from mlx_simul.checkpoints.loading import (
     load_folder,
     registered_classes,
     stock_classes,
 )
-from mlx_simul.stored import refuse_unreadable_formats
-from mlx_simul.tokenizer_files import read_tokenizer as read_folder_tokenizer
+from mlx_simul.checkpoints.parameters import check_parameters
+from mlx_simul.checkpoints.stored import refuse_unreadable_formats
+from mlx_simul.checkpoints.tokenizer_files import read_tokenizer as read_folder_tokenizer
+from mlx_simul.errors import ConversionError, ModelLoadError, ValidationError
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 

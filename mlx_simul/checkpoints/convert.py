@@ -1,23 +1,19 @@
 """Conversion of a checkpoint, safetensors or GGUF, into a folder that MLX loads.
 
-The work is in ``checkpoint``; here are the order of its steps, and the command line. MLX is only
-imported once there is something to convert.
+The work is in ``checkpoint``; here is the order of its steps. MLX is only imported once there is
+something to convert.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import ConversionError, InvalidOptionError
-from mlx_simul.paths import expanded
-from mlx_simul.terminal import emit, ending_tidily
+from mlx_simul.machine.files import expanded
+from mlx_simul.machine.folders import replacing_folder
 
 if TYPE_CHECKING:
     from mlx_simul.checkpoints.folder import Progress, T
@@ -176,80 +172,3 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
         raise ConversionError(
             f"{str(source)!r} is no local path, and downloading it failed: {error}"
         ) from error
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "source", help="folder of safetensors, GGUF file, or Hub id (owner/name[/file.gguf])"
-    )
-    parser.add_argument("target", type=Path, help="folder to write")
-    parser.add_argument("--dtype", choices=DTYPES, help="cast the weights (default: keep)")
-    parser.add_argument("--quantize", action="store_true", help="quantise the weights")
-    parser.add_argument("--q-bits", type=int, choices=Q_BITS, help="bits per weight (default: 4)")
-    parser.add_argument(
-        "--q-group-size",
-        type=int,
-        choices=Q_GROUP_SIZES,
-        help="weights that share a scale (default: 64)",
-    )
-    parser.add_argument(
-        "--keep-quantized",
-        action="store_true",
-        help="keep Q4_0, Q4_1 and Q8_0 weights of a GGUF file as they are stored",
-    )
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument(
-        "--force", action="store_true", help="replace a target that holds a model already"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Convert as the command line says, with a progress bar on a terminal; return the exit code.
-
-    Raises:
-        SimulError: see ``convert``.
-    """
-    quantization = None
-    if args.quantize:
-        default = Quantization()
-        quantization = Quantization(
-            args.q_bits or default.bits, args.q_group_size or default.group_size
-        )
-    elif args.q_bits or args.q_group_size:
-        raise InvalidOptionError("--q-bits and --q-group-size need --quantize.")
-    with ending_tidily(), progress_bar() as progress:
-        target = convert(
-            args.source,
-            args.target,
-            dtype=args.dtype,
-            quantization=quantization,
-            keep_quantized=args.keep_quantized,
-            force=args.force,
-            revision=args.revision,
-            progress=progress,
-        )
-    emit(f"{target}: {_summary(target)}\n")
-    return 0
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield lambda items, description, total: bar.track(items, total, description=description)
-
-
-def _summary(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    totals = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))["metadata"]
-    kind = config.get("torch_dtype") or config.get("dtype") or "as stored"
-    if "quantization" in config:
-        kind = f"{config['quantization']['bits']} bits"
-    return (
-        f"{config['model_type']}, {totals['total_parameters'] / 1e6:,.1f} M parameters, {kind}, "
-        f"{totals['total_size'] / 1e6:,.1f} MB"
-    )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from safetensors import SafetensorError
 
+from mlx_simul.checkpoints.stored import StoredTensor, load_tensors, read_header, weight_paths
+from mlx_simul.checkpoints.tokenizer_files import TOKENIZER_FILES
 from mlx_simul.errors import ValidationError
-from mlx_simul.stored import StoredTensor, load_tensors, read_header, weight_paths
-from mlx_simul.tokenizer_files import TOKENIZER_FILES
+from mlx_simul.machine.files import read_object
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -30,25 +28,17 @@ class Progress(Protocol):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a checkpoint's JSON file.
 
     Raises:
         ValidationError: if there is none.
     """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise ValidationError(
             f"{path} is missing, so nothing says what model this is. Fetch the checkpoint again, "
             "or name the folder that holds config.json."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ValidationError(f"{path} is not readable JSON: {error}. Fetch it again.") from error
-    if not isinstance(value, dict):
-        raise ValidationError(
-            f"{path} holds a JSON {type(value).__name__} where an object belongs. Fetch it again."
         )
-    return value
+    return read_object(path, ValidationError, "Fetch it again.")
 
 
 def refuse_pickle(path: Path) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
 from mlx_simul.checkpoints import checkpoint as steps
-from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.checkpoints.convert import Quantization, silent
 from mlx_simul.errors import ConversionError
+from mlx_simul.machine.folders import replacing_folder
 
 SMALL = Quantization(bits=8, group_size=64)
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from mlx_simul.checkpoints.loading import (
+    ModelClasses,
+    explained_format,
+    load_folder,
+    registered_classes,
+)
+from mlx_simul.checkpoints.stored import UNQUANTISED, StoredTensor, load_tensors, tied_pair
 from mlx_simul.errors import ValidationError
-from mlx_simul.loading import ModelClasses, explained_format, load_folder, registered_classes
-from mlx_simul.stored import UNQUANTISED, StoredTensor, load_tensors, tied_pair
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -1,12 +1,11 @@
 """validate: proof that a folder holds a model that streams.
 
-The checks are in :mod:`mlx_simul.checkpoints.folder` and :mod:`mlx_simul.testing`; here are their
-order, the table, and the command line. MLX is only imported once there is something to check.
+The checks are in :mod:`mlx_simul.checkpoints.folder` and :mod:`mlx_simul.testing`; here is their
+order. MLX is only imported once there is something to check.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,17 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from mlx_simul.checkpoints.convert import progress_bar, silent
+from mlx_simul.checkpoints.convert import silent
 from mlx_simul.errors import ModelLoadError, PromptError, ValidationError
-from mlx_simul.paths import expanded
-from mlx_simul.terminal import emit
 
 if TYPE_CHECKING:
     import mlx.nn as nn
 
     from mlx_simul.checkpoints.folder import Progress
-    from mlx_simul.prompts import StreamingDataPreparator
     from mlx_simul.testing import Stream
+    from mlx_simul.text.prompts import StreamingDataPreparator
 
 Verdict: TypeAlias = Literal["ok", "note", "skipped", "FAILED"]
 
@@ -89,9 +86,9 @@ def validate(folder: Path, *, progress: Progress = silent) -> Iterator[Row]:
 def _rows(folder: Path, progress: Progress) -> Iterator[Row]:
     from mlx_simul import archs
     from mlx_simul.checkpoints import folder as contents
+    from mlx_simul.checkpoints.loading import load
     from mlx_simul.checkpoints.parameters import check_parameters
-    from mlx_simul.loading import load
-    from mlx_simul.prompts import StreamingDataPreparator
+    from mlx_simul.text.prompts import StreamingDataPreparator
 
     with _check("config.json"):
         if not folder.is_dir():
@@ -228,7 +225,6 @@ def _parity_row(folder: Path, config: dict[str, Any], model: nn.Module, stream: 
             "skipped",
             explanation="it needs PyTorch, which is not installed: pip install torch",
         )
-    import mlx_simul.before_mlx
 
     import mlx.core as mx
 
@@ -271,55 +267,3 @@ def _transformers_logits(folder: Path, ids: list[int]) -> Any:
     reference.eval()
     with torch.no_grad():
         return reference(torch.tensor([ids])).logits[0].float().numpy()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "folder",
-        type=Path,
-        nargs="?",
-        help="with config.json, model*.safetensors and a tokenizer (default: the packaged model)",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Validate as the command line says, and print a table.
-
-    Returns:
-        0 if nothing failed, else 1.
-    """
-    folder = _packaged() if args.folder is None else expanded(args.folder)
-    with progress_bar() as progress:
-        rows = list(validate(folder, progress=progress))
-    _print_table(rows)
-    failure = next((row for row in rows if row.verdict == "FAILED"), None)
-    for row in rows:
-        if row.explanation and row.verdict != "FAILED":
-            emit(f"{row.check}: {row.explanation}\n")
-    if failure is not None:
-        emit(f"\nFAILED: {failure.check}: {failure.explanation}\n")
-        return 1
-    return 0
-
-
-def _packaged() -> Path:
-    import mlx_simul.loading
-
-    return mlx_simul.loading.DEFAULT_MODEL
-
-
-def _print_table(rows: list[Row]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from mlx_simul.console.tables import fitting_table
-
-    colours = {"ok": "green", "note": "yellow", "skipped": "dim", "FAILED": "bold red"}
-    cells = [
-        (row.check, Text(row.verdict, style=colours[row.verdict]), row.figure, row.tolerance)
-        for row in rows
-    ]
-    console = Console(highlight=False)
-    heads = ("check", "result", "figure", "tolerance")
-    console.print(fitting_table(console, "", heads, cells, prose=heads))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.terminal import harmless
+from mlx_simul.machine.terminal import harmless
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+    from mlx_simul.checkpoints.folder import Progress
 
 
 def add_languages(parser: argparse._ActionsContainer) -> None:
@@ -63,3 +67,14 @@ def loading(model: str | None) -> Status:
 
     said = harmless(f"loading {model or 'the packaged model'}")
     return Console(stderr=True).status(Text(said))
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Yield a wrapper for steps that draws a bar on standard error, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield lambda items, description, total: bar.track(items, total, description=description)

@@ -1,4 +1,4 @@
-"""``mlx-simul bench``: the figures of :mod:`mlx_simul.bench` as tables and as JSON."""
+"""``mlx-simul bench``: the figures of :mod:`mlx_simul.evaluation.speed` as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from rich.console import Console, RenderableType
 
-from mlx_simul.bench import CORRECTING, INSTRUCTION, Bench, drafting, growth, speed, tiny_like
-from mlx_simul.bench_batch import BatchBench, throughput
-from mlx_simul.blas import describe
+from mlx_simul.checkpoints.loading import load
 from mlx_simul.console.arguments import require_writable
 from mlx_simul.console.tables import fitting_table
-from mlx_simul.loading import load
-from mlx_simul.paths import expanded
+from mlx_simul.evaluation.batch_speed import BatchBench, throughput
+from mlx_simul.evaluation.speed import (
+    CORRECTING,
+    INSTRUCTION,
+    Bench,
+    drafting,
+    growth,
+    speed,
+    tiny_like,
+)
+from mlx_simul.machine.blas import describe
+from mlx_simul.machine.files import expanded
 
 SPEED_COLUMNS = {
     "wait_k": "wait-k",

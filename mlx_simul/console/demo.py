@@ -13,10 +13,10 @@ from mlx_simul.console.arguments import add_languages, loading, utf8
 from mlx_simul.console.live import View, exit_code, run_session
 from mlx_simul.console.translate import is_terminal
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.evaluation.latency import length_adaptive_average_lagging
 from mlx_simul.events import Event, Finished, Read, Write
-from mlx_simul.latency import length_adaptive_average_lagging
+from mlx_simul.machine.terminal import emit, harmless, say
 from mlx_simul.policies import WaitK
-from mlx_simul.terminal import emit, harmless, say
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -275,7 +275,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _session(args: argparse.Namespace, policy: WaitK) -> tuple[SimulSession, tuple[str, str]]:
     from mlx_simul.archs import streaming_config
-    from mlx_simul.loading import load
+    from mlx_simul.checkpoints.loading import load
     from mlx_simul.session import SimulSession
 
     model, tokenizer = load(args.model)

@@ -17,8 +17,8 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
 from mlx_simul.evaluation.options import AUTO, CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.evaluation.units import UNITS
+from mlx_simul.machine.terminal import emit, emit_json, harmless
 from mlx_simul.policies import WHOLE
-from mlx_simul.terminal import emit, emit_json, harmless
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_simul.characters import is_visible
 from mlx_simul.console.arguments import add_languages, require_writable, utf8
 from mlx_simul.console.live import exit_code
-from mlx_simul.endings import remark
 from mlx_simul.errors import InvalidOptionError, SimulError
+from mlx_simul.evaluation.pictures import picture, require_matplotlib, save
 from mlx_simul.events import Event, Finished, Read, Write
-from mlx_simul.paths import expanded
-from mlx_simul.pictures import picture, require_matplotlib, save
+from mlx_simul.loop.endings import remark
+from mlx_simul.machine.files import expanded
+from mlx_simul.machine.terminal import emit, harmless
 from mlx_simul.policies import JudgingPolicy, Shown, parse_policy, policy_names, usage
-from mlx_simul.terminal import emit, harmless
+from mlx_simul.text.characters import is_visible
 
 # From no attention to half of what falls on the source, in equal steps.
 _SHADES = " ░▒▓█"
@@ -182,10 +182,8 @@ def run(args: argparse.Namespace) -> int:
         policy = Shown(policy)
     shows = isinstance(policy, JudgingPolicy) and policy.needs.attention
 
-    import mlx_simul.before_mlx
-
     from mlx_simul.archs import streaming_config
-    from mlx_simul.loading import load
+    from mlx_simul.checkpoints.loading import load
     from mlx_simul.session import SimulSession
 
     model, tokenizer = load(args.model)

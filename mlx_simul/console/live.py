@@ -13,10 +13,10 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_simul.endings import remark
 from mlx_simul.errors import SimulError, SimulWarning
 from mlx_simul.events import Event, Finished, Read, Write
-from mlx_simul.terminal import emit, emit_json, say
+from mlx_simul.loop.endings import remark
+from mlx_simul.machine.terminal import emit, emit_json, say
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession

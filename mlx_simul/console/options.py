@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_simul.console.arguments import add_instruction, add_languages, loading, utf8
 from mlx_simul.errors import InvalidOptionError, SimulWarning
-from mlx_simul.loop import DEFAULT_MAX_RATIO, Limits
-from mlx_simul.paths import expanded
+from mlx_simul.loop.loop import DEFAULT_MAX_RATIO, Limits
+from mlx_simul.machine.files import expanded
 from mlx_simul.policies import WHOLE, parse_policy, policy_names, usage
 
 if TYPE_CHECKING:
@@ -192,13 +192,11 @@ def session_maker(
         SimulError: for models that will not do.
     """
     with loading(args.model):
-        import mlx_simul.before_mlx
-
         import mlx.core as mx
         from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
         from mlx_simul.archs import streaming_config
-        from mlx_simul.loading import load
+        from mlx_simul.checkpoints.loading import load
         from mlx_simul.session import SimulSession
 
         model, tokenizer = load(

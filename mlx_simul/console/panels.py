@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_simul.events import Event, Finished, Read, Write
-from mlx_simul.segmenter import SourceSegmenter
-from mlx_simul.terminal import harmless
+from mlx_simul.machine.terminal import harmless
+from mlx_simul.text.segmenter import SourceSegmenter
 
 MIN_SIDE_BY_SIDE_COLUMNS = 48
 """In a narrower terminal the target stands below the source."""

@@ -20,8 +20,8 @@ from typing import Any
 
 from mlx_simul.console.options import add_session_arguments, load_sessions
 from mlx_simul.errors import InvalidOptionError, SimulError
-from mlx_simul.interpreter import Answer, Interpreter
-from mlx_simul.terminal import emit, say
+from mlx_simul.machine.terminal import emit, say
+from mlx_simul.serving.interpreter import Answer, Interpreter
 
 DEFAULT_PORT = 12321
 """Where SimulEval's client looks by default."""

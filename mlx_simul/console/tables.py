@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mlx_simul.terminal import harmless
+from mlx_simul.machine.terminal import harmless
 
 _BETWEEN = 3  # columns between the texts of two cells: a space, a line, a space
 _EDGE = 1  # and the line that closes the table

@@ -26,7 +26,7 @@ from mlx_simul.console.live import (
 )
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.errors import InvalidOptionError, SimulError
-from mlx_simul.paths import expanded
+from mlx_simul.machine.files import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console

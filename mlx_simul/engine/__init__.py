@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import mlx_simul.before_mlx
-
 from mlx_simul import archs
 from mlx_simul.archs.base import KVBits, Mode
 from mlx_simul.archs.prepare import prepared
+from mlx_simul.cache.positions import TargetStart, make_target_start
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.engine.interleaved import InterleavedEngine
 from mlx_simul.engine.reencode import ReencodeEngine
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.kernels import ensure_kernels
-from mlx_simul.positions import TargetStart, make_target_start
+from mlx_simul.machine.arithmetic import check_arithmetic
 
 __all__ = [
     "Engine",
@@ -62,7 +60,7 @@ def make_engine(
         InvalidOptionError: for a mode the architecture does not have, or options of another mode.
         UnknownArchitectureError: if the model's type is not registered.
     """
-    ensure_kernels()
+    check_arithmetic()
     model = prepared(model)
     architecture = archs.of(model)
     trained = archs.streaming_config(model)

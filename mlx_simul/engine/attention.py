@@ -18,8 +18,6 @@ from functools import cache
 from types import FunctionType
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any, TypeAlias, TypeVar
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul import archs
@@ -23,7 +21,7 @@ from mlx_simul.engine.attention import View, recording, watched
 from mlx_simul.engine.drawing import Drawing, draw_all, likeliest
 from mlx_simul.engine.runner import MAX_SOURCE_TOKENS_PER_PASS
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
-from mlx_simul.passes import Pass, Reply
+from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.policies.base import Head
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]

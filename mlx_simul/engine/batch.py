@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import mlx_simul.before_mlx
-
 from mlx_simul import archs
 from mlx_simul.archs.prepare import prepared
 from mlx_simul.cache import LayerCache, QuantizedLayerCache
@@ -15,7 +13,7 @@ from mlx_simul.engine.base import Engine
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.engine.runner import Part, Runner
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.passes import Pass, Reply
+from mlx_simul.loop.requests import Pass, Reply
 
 # A batch gives memory back once it holds so many times what its streams need.
 MOST_TO_SPARE = 4

@@ -10,18 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul import archs
 from mlx_simul.archs.base import vocab_size_of
 from mlx_simul.archs.prepare import adopt
-from mlx_simul.drafts import Drafter, NGramDrafter
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.base import Engine, Sampler
 from mlx_simul.errors import InvalidOptionError, SimulWarning
-from mlx_simul.passes import Pass
+from mlx_simul.loop.drafters import Drafter, NGramDrafter
+from mlx_simul.loop.requests import Pass
 
 
 class ModelDrafter:

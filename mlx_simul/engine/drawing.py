@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.engine.attention import Recording, View
-from mlx_simul.passes import Evidence, Pass
+from mlx_simul.loop.requests import Evidence, Pass
 
 if TYPE_CHECKING:
     from mlx_simul.engine.base import Engine

@@ -10,24 +10,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul import archs
 from mlx_simul.cache import Lane, SourceTargetCache
-from mlx_simul.cache.storage import Planes
-from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces, state_of
-from mlx_simul.engine.runner import Runner
-from mlx_simul.errors import CacheStateError, InvalidOptionError, SimulWarning
-from mlx_simul.passes import Pass, Reply
-from mlx_simul.policies.base import Head
-from mlx_simul.positions import (
+from mlx_simul.cache.positions import (
     FollowStart,
     StayStart,
     TargetStart,
     all_rotate_exactly,
 )
+from mlx_simul.cache.storage import Planes
+from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces, state_of
+from mlx_simul.engine.runner import Runner
+from mlx_simul.errors import CacheStateError, InvalidOptionError, SimulWarning
+from mlx_simul.loop.requests import Pass, Reply
+from mlx_simul.policies.base import Head
 
 # With more, arithmetic is what a pass costs, and a head over the source's rows is work for nobody.
 MAX_FUSED_TOKENS = 16

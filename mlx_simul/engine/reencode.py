@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.engine.base import LogitsProcessor, Sampler, state_of

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import mlx_simul.before_mlx
-
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
 from mlx_simul.engine.tape import Tape
 from mlx_simul.policies.base import Head

@@ -10,15 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.archs.base import flat
 from mlx_simul.cache import Lane, Layout, PassPlan, SourceTargetCache, layout_of
 from mlx_simul.engine.attention import View, recording, watched
 from mlx_simul.engine.drawing import Drawing, Drawn, draw_all
-from mlx_simul.passes import Evidence, Pass, Reply
+from mlx_simul.loop.requests import Evidence, Pass, Reply
 from mlx_simul.policies.base import Head
 
 if TYPE_CHECKING:

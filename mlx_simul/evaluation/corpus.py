@@ -9,8 +9,8 @@ from os import PathLike
 from pathlib import Path
 
 from mlx_simul.errors import DataError
-from mlx_simul.pairs import Pair, PairKeys, checked_pair, read_pairs, text_lines
-from mlx_simul.paths import expanded
+from mlx_simul.evaluation.pairs import Pair, PairKeys, checked_pair, read_pairs, text_lines
+from mlx_simul.machine.files import expanded
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ def read_corpus(
     """Read a test set.
 
     Args:
-        path: pairs, as :func:`mlx_simul.pairs.read_pairs` takes them, where those with the same
-            source are its references; with ``references``, a text file with a source a line.
+        path: pairs, as :func:`mlx_simul.evaluation.pairs.read_pairs` takes them, where those with
+            the same source are its references; with ``references``, a text file with a source a line.
         references: text files with a translation a line, each in the order of the sources.
         keys: where a JSON record holds its texts.
         split: which part of a Hugging Face dataset.

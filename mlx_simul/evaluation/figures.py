@@ -10,9 +10,9 @@ from typing import Any
 
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.evaluation.corpus import Item
+from mlx_simul.evaluation.latency import Latency, latency, live_times_ms, mean_latency
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.units import Unit, reference_length, said_by
-from mlx_simul.latency import Latency, latency, live_times_ms, mean_latency
 
 
 def elapsed_ms(record: Record, word_ms: float, said: Sequence[float] | None = None) -> list[float]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.evaluation.record import Record
+from mlx_simul.machine.files import read_object, write_whole
 
 # Not in a file's name, or not at its beginning.
 _UNSAFE = re.compile(r"[^A-Za-z0-9.,=+_-]|^\.")
@@ -50,7 +51,11 @@ class ResultFolder:
         settings = path / "setting.json"
         # A setting by which nothing could be translated binds nobody.
         holds_records = any(log.stat().st_size for log in path.glob("*/records.jsonl"))
-        begun = _read_json(settings) if holds_records and settings.is_file() else {**told}
+        begun = (
+            read_object(settings, InvalidOptionError, "Remove the folder, or name another one.")
+            if holds_records and settings.is_file()
+            else {**told}
+        )
         # One date for all, though the work go on for days.
         self.date: str = date or begun.get("date") or Date.today().isoformat()
         told["date"] = self.date
@@ -123,14 +128,6 @@ class ResultFolder:
                 )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file by another, whole or not at all; its folder is made if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
-
-
 def files_digest(folder: Path) -> str:
     """SHA-256 of a checkpoint's files: config, weights, tokenizer, adapters.
 
@@ -146,15 +143,3 @@ def files_digest(folder: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        held = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InvalidOptionError(
-            f"{path} is damaged: {error}. Remove the folder, or name another one."
-        ) from error
-    if not isinstance(held, dict):
-        raise InvalidOptionError(f"{path} holds no settings. Remove the folder, or name another.")
-    return held

@@ -14,8 +14,8 @@ from typing import Any
 
 from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.figures import elapsed_ms, said_before
-from mlx_simul.evaluation.folder import write_whole
 from mlx_simul.evaluation.record import Record
+from mlx_simul.machine.files import write_whole
 
 # What SimulEval's --score-only wants to find beside the log.
 _SIMULEVAL_CONFIG = "source_type: text\ntarget_type: text\n"

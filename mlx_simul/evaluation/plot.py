@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mlx_simul.pictures import name_lines, picture, save
+from mlx_simul.evaluation.pictures import name_lines, picture, save
+from mlx_simul.machine.terminal import harmless
 from mlx_simul.policies import WHOLE, name_in
-from mlx_simul.terminal import harmless
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

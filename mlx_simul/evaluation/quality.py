@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_simul.errors import DataError, InvalidOptionError
-from mlx_simul.extras import require
+from mlx_simul.machine.extras import require
 
 METRICS = ("bleu", "chrf")
 

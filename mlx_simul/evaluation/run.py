@@ -16,17 +16,17 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeAlias
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
-from mlx_simul.blas import describe
+from mlx_simul.checkpoints.loading import DEFAULT_MODEL, find_folder, load
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.evaluation.corpus import Item, corpus_digest, read_corpus
 from mlx_simul.evaluation.figures import policy_figures
-from mlx_simul.evaluation.folder import ResultFolder, files_digest, write_whole
+from mlx_simul.evaluation.folder import ResultFolder, files_digest
 from mlx_simul.evaluation.logs import write_logs
 from mlx_simul.evaluation.options import AUTO, EvaluationOptions
+from mlx_simul.evaluation.pairs import PairKeys
+from mlx_simul.evaluation.pictures import require_matplotlib
 from mlx_simul.evaluation.plot import draw_curve
 from mlx_simul.evaluation.quality import (
     paired_bootstrap,
@@ -36,10 +36,8 @@ from mlx_simul.evaluation.quality import (
 )
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Translator
-from mlx_simul.loading import DEFAULT_MODEL, find_folder, load
-from mlx_simul.pairs import PairKeys
-from mlx_simul.paths import expanded
-from mlx_simul.pictures import require_matplotlib
+from mlx_simul.machine.blas import describe
+from mlx_simul.machine.files import expanded, write_whole
 from mlx_simul.policies import parse_policy
 from mlx_simul.session import SessionOptions
 

@@ -8,8 +8,6 @@ from itertools import zip_longest
 from math import ceil
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
@@ -18,9 +16,9 @@ from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.units import Unit, target_units
 from mlx_simul.events import Event, Finished, Write
 from mlx_simul.policies import Policy
-from mlx_simul.segmenter import SourceSegmenter
 from mlx_simul.session import SessionOptions, SimulSession
-from mlx_simul.speech import speech
+from mlx_simul.text.segmenter import SourceSegmenter
+from mlx_simul.text.speech import speech
 
 CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """Seconds, by the name of the clock."""

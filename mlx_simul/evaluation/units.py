@@ -15,9 +15,9 @@ from typing import Literal, TypeAlias
 
 import regex
 
-from mlx_simul.characters import is_visible
-from mlx_simul.segmenter import SourceSegmenter
-from mlx_simul.speech import speech
+from mlx_simul.text.characters import is_visible
+from mlx_simul.text.segmenter import SourceSegmenter
+from mlx_simul.text.speech import speech
 
 _KANA = r"[\p{Hiragana}\p{Katakana}]"
 

@@ -23,8 +23,6 @@ A model that streams by re-encoding keeps ``LAWS_OF_MODE["reencode"]``, tried wi
 ``make_engine=ENGINE_OF_MODE["reencode"]``.
 """
 
-import mlx_simul.before_mlx
-
 from mlx_simul.testing.batches import shared_passes_equal_ones_alone
 from mlx_simul.testing.groups import LAWS
 from mlx_simul.testing.modes import ENGINE_OF_MODE, LAWS_OF_MODE

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul import archs
+from mlx_simul.cache.positions import FixedStart, FollowStart
 from mlx_simul.engine import Engine, StreamingEngine
 from mlx_simul.engine.batch import Batch
-from mlx_simul.passes import Pass
-from mlx_simul.positions import FixedStart, FollowStart
+from mlx_simul.loop.requests import Pass
 from mlx_simul.testing.trial import Comparison, Stream, Trial, law
 
 _STARTS = (

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul import archs
+from mlx_simul.cache.positions import FixedStart, FollowStart, TargetStart
 from mlx_simul.engine import Engine
-from mlx_simul.positions import FixedStart, FollowStart, TargetStart
 from mlx_simul.testing.trial import Comparison, Law, Trial, law, relative_error
 
 # Positions of source and target overlap, as they do wherever φ is not behind the source.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import mlx_simul.before_mlx
-
 from mlx_simul.archs.base import Mode
+from mlx_simul.cache.positions import FixedStart
 from mlx_simul.engine import InterleavedEngine, ReencodeEngine, StreamingEngine
-from mlx_simul.positions import FixedStart
 from mlx_simul.testing.groups import (
     LAWS,
     any_chunking,

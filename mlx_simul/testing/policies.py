@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from mlx_simul.errors import ValidationError
 from mlx_simul.events import Finished, Read, Write
+from mlx_simul.loop.progress import StreamingState
 from mlx_simul.policies import (
     Action,
     JudgingPolicy,
@@ -19,7 +20,6 @@ from mlx_simul.policies import (
     Proposal,
     ProposedWord,
 )
-from mlx_simul.state import StreamingState
 from mlx_simul.testing.scripted import HEADER, WAIT, ScriptedStream
 
 N_STREAMS = 60

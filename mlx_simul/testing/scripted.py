@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlx_simul.events import Event, Finished
-from mlx_simul.judging import JudgingLoop
-from mlx_simul.loop import NEED_SOURCE, Limits, SimulLoop
-from mlx_simul.passes import Evidence, Pass, Reply
+from mlx_simul.loop.judging import JudgingLoop
+from mlx_simul.loop.loop import NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.loop.requests import Evidence, Pass, Reply
 from mlx_simul.policies import JudgingPolicy, Policy
-from mlx_simul.words import WordBoundaryStoppingCriteria
+from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 
 END_OF_TURN = 0
 PIECES = ["<end>", " a", " b", "c", "d", ".", "\n", " "]
@@ -66,7 +66,7 @@ class ScriptedStream:
     Args:
         seed: of the predictions.
         policy: when to read and when to write.
-        limits: those of :class:`~mlx_simul.loop.Limits`; 30 tokens by default.
+        limits: those of :class:`~mlx_simul.loop.loop.Limits`; 30 tokens by default.
     """
 
     def __init__(self, seed: int, policy: Policy, **limits: Any) -> None:

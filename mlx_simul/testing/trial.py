@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
@@ -24,9 +22,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_simul.archs.base import vocab_size_of
 from mlx_simul.archs.prepare import prepared
 from mlx_simul.cache import SourceTargetCache
+from mlx_simul.cache.positions import TargetStart
 from mlx_simul.engine import StreamingEngine
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning, ValidationError
-from mlx_simul.positions import TargetStart
 
 EngineFactory: TypeAlias = Callable[[nn.Module, TargetStart], Any]
 # What was done, the logits it gave, and the logits it should have given.

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import regex
 
-from mlx_simul.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.options import AugmentOptions
 from mlx_simul.training.word_alignment import WordAligner
 

@@ -10,12 +10,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.errors import DataError
-from mlx_simul.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.augment import Augmenter
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.options import AugmentOptions, BatchOptions, LayoutOptions, WaitChoice

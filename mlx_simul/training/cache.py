@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import CacheList
@@ -21,8 +19,8 @@ from mlx_simul import archs
 from mlx_simul.archs.surgery import is_prepared
 from mlx_simul.cache import LayerCache
 from mlx_simul.cache.base import KeysValues
+from mlx_simul.cache.masks import teacher_forced_mask
 from mlx_simul.errors import CacheStateError, InvalidOptionError
-from mlx_simul.masks import teacher_forced_mask
 
 
 class TrainingCache:

@@ -1,4 +1,4 @@
-"""``mlx-simul calibrate``: which attention heads follow the source, learned from pairs.
+"""Which attention heads follow the source, learned from pairs.
 
 Each target is run behind its whole source, and where each head looks while it predicts a word is
 compared with a word alignment of the same pairs. The heads whose mean points best are stored in
@@ -7,7 +7,6 @@ the checkpoint's config.json, where policies such as align-att find them.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -16,23 +15,18 @@ from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import numpy as np
 
 from mlx_simul import archs
 from mlx_simul.archs.prepare import adopt
 from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
-from mlx_simul.console.arguments import add_languages
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.attention import View, recording, watchable_layers
 from mlx_simul.errors import DataError, InvalidOptionError
-from mlx_simul.loading import load
-from mlx_simul.pairs import Pair, read_pairs
-from mlx_simul.paths import expanded
+from mlx_simul.evaluation.pairs import Pair
+from mlx_simul.machine.files import read_object, write_whole
 from mlx_simul.policies.base import Head, require_count
-from mlx_simul.terminal import emit
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.options import LayoutOptions
 from mlx_simul.training.word_alignment import align
@@ -111,16 +105,14 @@ def store(folder: Path, heads: Sequence[Head]) -> None:
     Raises:
         InvalidOptionError: if the folder holds no config.json.
     """
-    path = _require_config(folder)
-    config = json.loads(path.read_text("utf-8"))
+    path = require_config(folder)
+    config = read_object(path, InvalidOptionError, "Fetch the checkpoint again.")
     found = StreamingConfig(alignment_heads=tuple(heads))
     config[CONFIG_KEY] = (StreamingConfig.of_checkpoint(config) | found).to_json()
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(config, indent=2) + "\n")
 
 
-def _require_config(folder: Path) -> Path:
+def require_config(folder: Path) -> Path:
     """The config.json of a folder, if it is there and may be replaced."""
     path = folder / "config.json"
     if not (path.is_file() and os.access(folder, os.W_OK)):
@@ -129,42 +121,6 @@ def _require_config(folder: Path) -> Path:
             "of your own (mlx-simul convert makes one), or store nothing (--dry-run)."
         )
     return path
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "model", type=expanded, help="folder of the model; its config.json is changed"
-    )
-    parser.add_argument("--data", required=True, metavar="FILE", help="pairs: .tsv or .jsonl")
-    parser.add_argument("--heads", type=int, default=DEFAULT_HEADS, metavar="N", help="at most")
-    parser.add_argument("--pairs", type=int, default=DEFAULT_PAIRS, metavar="N", help="to run on")
-    add_languages(parser)
-    parser.add_argument("--dry-run", action="store_true", help="show the heads, store nothing")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Calibrate a model, and say what was found; return the exit code."""
-    if not args.dry_run:
-        _require_config(args.model)
-    model, tokenizer = load(args.model)
-    found = calibrate(
-        model,
-        tokenizer,
-        list(islice(read_pairs(args.data), MAX_ALIGNED_PAIRS)),
-        n_heads=args.heads,
-        n_pairs=args.pairs,
-        source_language=args.source_language,
-        target_language=args.target_language,
-    )
-    for (layer, head), score in sorted(found.scores.items(), key=lambda item: -item[1])[:8]:
-        mark = "*" if (layer, head) in found.heads else " "
-        emit(f"{mark} layer {layer:2d} head {head:2d}  {score:6.1%}\n")
-    chosen = "+".join(f"{layer}-{head}" for layer, head in found.heads)
-    emit(f"{chosen}: {found.score:.1%} of the words\n")
-    if not args.dry_run:
-        store(args.model, found.heads)
-    return 0
 
 
 def _all_heads(model: Any, example: Example) -> list[Head]:

@@ -9,14 +9,12 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
-import mlx_simul.before_mlx
-
-from mlx_simul.encoding import PieceEncoder
-from mlx_simul.masks import visible_source_tokens
-from mlx_simul.pairs import Pair
-from mlx_simul.prompts import StreamingDataPreparator
+from mlx_simul.cache.masks import visible_source_tokens
+from mlx_simul.evaluation.pairs import Pair
+from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
+from mlx_simul.text.encoding import PieceEncoder
+from mlx_simul.text.prompts import StreamingDataPreparator
 from mlx_simul.training.options import LayoutOptions
-from mlx_simul.words import WordBoundaryStoppingCriteria
 
 _MAX_CACHED_WORDS = 1 << 17
 

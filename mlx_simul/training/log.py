@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_simul.machine.files import write_whole
 from mlx_simul.training.snapshot import Progress
 from mlx_simul.training.trainer import StepReport
 
@@ -23,9 +23,7 @@ class RunLog:
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         records = [record for record in read_log(path) if record["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
-        os.replace(partial, path)
+        write_whole(path, "".join(json.dumps(r) + "\n" for r in records))
         self._reports: list[StepReport] = []
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 
 from mlx_simul.archs.base import flat

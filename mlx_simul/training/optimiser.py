@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.prompts import Frame
+from mlx_simul.text.prompts import Frame
 
 WaitChoice: TypeAlias = int | None
 """Words to wait; ``None`` for the whole source."""
@@ -238,7 +238,7 @@ class DataOptions:
     """Where the pairs are.
 
     Attributes:
-        train: a file, or the id of a Hugging Face dataset; see :mod:`mlx_simul.pairs`.
+        train: a file, or the id of a Hugging Face dataset; see :mod:`mlx_simul.evaluation.pairs`.
         valid: likewise, for validation; ``None`` for none.
         source_key: where a record holds the source.
         target_key: where it holds the target.

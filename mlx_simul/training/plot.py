@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlx_simul.pictures import picture, save
+from mlx_simul.evaluation.pictures import picture, save
 from mlx_simul.training.log import read_log
 
 

@@ -9,8 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
@@ -18,9 +16,9 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_config, load_tokenizer, save_model
 
 from mlx_simul.archs.streaming_config import CONFIG_KEY, StreamingConfig
+from mlx_simul.checkpoints.loading import find_folder, load
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.loading import find_folder, load
-from mlx_simul.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.config import as_tables
 from mlx_simul.training.optimiser import thin
 from mlx_simul.training.options import LayoutOptions, TrainOptions

@@ -6,17 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.corpus import group_by_source
 from mlx_simul.evaluation.figures import said_before
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.evaluation.quality import text_quality
 from mlx_simul.evaluation.translate import Translator
 from mlx_simul.evaluation.units import bleu_tokenizer_of, unit_of
-from mlx_simul.pairs import Pair
 from mlx_simul.policies import WaitK, WholeSource
 from mlx_simul.session import SessionOptions
 from mlx_simul.training.batches import Sample, collate, group_by_length

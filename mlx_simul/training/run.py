@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -15,17 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import mlx_simul.before_mlx
-
 import mlx.nn as nn
 
-from mlx_simul.checkpoints.atomic import replacing_folder
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.corpus import group_by_source
+from mlx_simul.evaluation.pairs import Pair, PairKeys, corpus_digest, read_pairs
+from mlx_simul.evaluation.pictures import require_matplotlib
 from mlx_simul.evaluation.quality import require_scorable
-from mlx_simul.pairs import Pair, PairKeys, corpus_digest, read_pairs
-from mlx_simul.paths import expanded
-from mlx_simul.pictures import require_matplotlib
+from mlx_simul.machine.files import expanded, write_whole
+from mlx_simul.machine.folders import replacing_folder
 from mlx_simul.training.batches import Batches
 from mlx_simul.training.config import WHOLE, as_tables, make_options
 from mlx_simul.training.layout import StreamingLayout
@@ -246,10 +243,7 @@ class Run:
                         f"{self.folder} holds a run with another {name} ({begun[name]!r}); give "
                         "the same one to go on with it, or another run.folder to begin a new one."
                     )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(tables, indent=2) + "\n", "utf-8")
-        os.replace(partial, path)
+        write_whole(path, json.dumps(tables, indent=2) + "\n")
 
 
 def _read_options(path: Path) -> dict[str, Any]:

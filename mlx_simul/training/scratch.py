@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -27,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlx_simul import archs
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.kernels import ensure_kernels
+from mlx_simul.machine.arithmetic import check_arithmetic
 
 SOURCE, END, TARGET = "<|source|>", "<|end|>", "<|target|>"
 """Prefix, suffix and end of turn, and header: a token each."""
@@ -136,7 +134,7 @@ def new_model(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
         raise InvalidOptionError(
             "the config of a new model has no model_type; `mlx-simul models` lists what streams."
         )
-    ensure_kernels()
+    check_arithmetic()
     model_class, args_class = archs.find(config["model_type"]).classes
     mx.random.seed(seed)
     try:

@@ -2,16 +2,14 @@
 
 from dataclasses import replace
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import pytest
 from tiny_models import VARIATIONS, first_of, tiny_model
 
 from mlx_simul.cache.layout import Layout
+from mlx_simul.cache.positions import TokenPositions
 from mlx_simul.cache.storage import Storage
 from mlx_simul.engine.runner import Part
-from mlx_simul.positions import TokenPositions
 from mlx_simul.testing import shared_passes_equal_ones_alone
 
 FULL = first_of("qwen2")

@@ -1,7 +1,5 @@
 """Every law of DESIGN ("Tests") on every registered architecture, in every mode it has."""
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from tiny_models import tiny_model
 

@@ -7,11 +7,11 @@ import pytest
 from tiny_models import VARIATIONS, tiny_model
 
 from mlx_simul.cache import LayerCache, PassPlan, layout_of
+from mlx_simul.cache.masks import who_sees_whom
 from mlx_simul.cache.storage import ALL_ROWS
 from mlx_simul.engine import InterleavedEngine, ReencodeEngine, StreamingEngine
 from mlx_simul.engine.tape import Tape
 from mlx_simul.errors import ValidationError
-from mlx_simul.masks import who_sees_whom
 from mlx_simul.testing import ENGINE_OF_MODE, LAWS, LAWS_OF_MODE, engine_with
 
 MODELS = {str(variation): variation for variation in VARIATIONS}

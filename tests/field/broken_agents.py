@@ -1,6 +1,6 @@
 """Agents that SimulEval runs as happily as the right one, and that its log must betray."""
 
-from mlx_simul.simuleval import MLXSimulAgent
+from mlx_simul.console.simuleval import MLXSimulAgent
 
 
 class Early(MLXSimulAgent):

@@ -7,8 +7,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import mlx_simul.before_mlx
-
 from simuleval.evaluator.instance import LogInstance
 from simuleval.evaluator.scorers import get_scorer_class
 from streams import words_of

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.field
 
 @pytest.fixture(scope="module")
 def evaluated(corpus):
-    return run(corpus, "mlx_simul.simuleval.MLXSimulAgent")
+    return run(corpus, "mlx_simul.console.simuleval.MLXSimulAgent")
 
 
 def run(corpus, agent, *more):
@@ -32,7 +32,7 @@ def test_scores_are_those_of_our_delays(corpus, evaluated):
 
 def test_where_all_comes_at_once_it_is_what_evaluate_finds(corpus):
     """Then nothing is written on to a word that was given before: SimulEval would part the two."""
-    words, scores = run(corpus, "mlx_simul.simuleval.MLXSimulAgent", "--wait-k", "100")
+    words, scores = run(corpus, "mlx_simul.console.simuleval.MLXSimulAgent", "--wait-k", "100")
     records, latency = corpus.evaluate_ourselves(mlx_simul.WaitK(100))
     found = [[word for word, _ in each] for each in words if each]
     assert found == [record.prediction.split() for record in records]

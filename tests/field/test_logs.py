@@ -16,11 +16,11 @@ from simuleval.evaluator.scorers import get_scorer_class
 
 from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.figures import elapsed_ms, policy_figures
+from mlx_simul.evaluation.latency import average_token_delay, mean_latency
 from mlx_simul.evaluation.logs import write_logs
 from mlx_simul.evaluation.quality import text_quality
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.units import reference_length
-from mlx_simul.latency import average_token_delay, mean_latency
 
 pytestmark = [
     pytest.mark.field,

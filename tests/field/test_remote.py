@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simuleval.data.segments import EmptySegment, TextSegment, segment_from_json_string
 
-from mlx_simul import Finished, Write, simuleval
+from mlx_simul import Finished, Write
+from mlx_simul.console import simuleval
 from mlx_simul.console.serve_simuleval import Service
-from mlx_simul.interpreter import Interpreter
+from mlx_simul.serving.interpreter import Interpreter
 
 pytestmark = pytest.mark.field
 
 REMOTE = ["--remote-eval", "--dataloader", "text"]
-REMOTE += ["--dataloader-class", "mlx_simul.simuleval.RemoteText"]
+REMOTE += ["--dataloader-class", "mlx_simul.console.simuleval.RemoteText"]
 
 
 @pytest.fixture(scope="module")

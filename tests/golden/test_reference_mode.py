@@ -6,7 +6,7 @@ from golden_cases import GOLDEN, GOLDEN_MODELS, golden_cases
 
 import mlx_simul
 from mlx_simul.events import Finished, Read, Write
-from mlx_simul.words import CLOSING_PUNCTUATION
+from mlx_simul.text.boundary import CLOSING_PUNCTUATION
 
 CASES = [
     pytest.param(name, i, id=f"{name}-{i}")

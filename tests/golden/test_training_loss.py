@@ -1,7 +1,5 @@
 """Teacher-forced streaming logits and loss against the reference (SPEC section 5)."""
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import numpy as np
 import pytest

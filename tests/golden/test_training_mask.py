@@ -1,7 +1,5 @@
 """The training mask, cell by cell, against the reference (SPEC section 5)."""
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import numpy as np
 import pytest

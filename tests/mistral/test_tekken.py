@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
@@ -18,7 +16,7 @@ from tiny_models import fresh_model
 import mlx_simul
 from mlx_simul.checkpoints.convert import convert
 from mlx_simul.checkpoints.validate import WORD_TEXTS, validate
-from mlx_simul.cli import main
+from mlx_simul.console.cli import main
 from mlx_simul.console.live import EXIT_INCOMPLETE
 
 pytestmark = pytest.mark.mistral

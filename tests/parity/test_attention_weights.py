@@ -2,8 +2,6 @@
 
 import shutil
 
-import mlx_simul.before_mlx
-
 import numpy as np
 import pytest
 from golden_cases import GOLDEN

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -23,8 +21,8 @@ from without_metal import replace_kernels
 from mlx_simul import InvalidOptionError, prepare
 from mlx_simul.checkpoints import checkpoint
 from mlx_simul.checkpoints.convert import convert
+from mlx_simul.checkpoints.loading import load_folder, stock_classes
 from mlx_simul.errors import ConversionError
-from mlx_simul.loading import load_folder, stock_classes
 
 pytestmark = pytest.mark.parity
 

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from test_families import (
     transformers_config,
 )
 
-from mlx_simul.loading import load_folder, put_on
+from mlx_simul.checkpoints.loading import load_folder, put_on
 
 pytestmark = [
     pytest.mark.parity,

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from mlx_simul.errors import PromptError
-from mlx_simul.prompts import StreamingDataPreparator
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 pytestmark = pytest.mark.real_tokenizers
 

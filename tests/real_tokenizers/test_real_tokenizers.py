@@ -6,21 +6,21 @@ import functools
 import json
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from fetch import FOLDER, SMOLLM2, SOURCES, TEMPLATES
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from repository import GOLDEN
 from transformers import AutoTokenizer
 
-from mlx_simul.detokenizer import StableDetokenizer
-from mlx_simul.pieces import piece_texts
-from mlx_simul.prompts import StreamingDataPreparator
+from mlx_simul.text.detokenizer import StableDetokenizer
+from mlx_simul.text.prompts import StreamingDataPreparator
+from mlx_simul.text.vocabulary import piece_texts
 
 pytestmark = pytest.mark.real_tokenizers
 
 INSTRUCTION = "Translate the following English paragraph to French"
-GOLDEN = Path(__file__).parents[1] / "golden" / "smollm2_golden.json"
+GOLDEN = GOLDEN / "smollm2_golden.json"
 ENGLISH = (
     "Good morning, I'd like 12 tickets to Saint-Malo, please. John 's café costs 1,234.50€ — "
     'naïve résumé: "quoted" (and more…) http://x.org/a?b=c&d 👩\u200d👩\u200d👧 OK?!'

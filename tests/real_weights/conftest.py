@@ -8,10 +8,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from mlx_simul.checkpoints.convert import convert
-
-ROOT = Path(__file__).parents[2]
 
 
 def fetch(name: str) -> Path:

@@ -10,8 +10,6 @@ import argparse
 import json
 from pathlib import Path
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import numpy as np
 import pytest

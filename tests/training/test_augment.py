@@ -5,8 +5,6 @@ import random
 from collections import Counter
 from itertools import islice
 
-import mlx_simul.before_mlx
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from test_batches import batches_of, corpus
 from tiny_run import PAIRS
 
-from mlx_simul.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.augment import (
     Augmenter,
     Cutter,

@@ -3,8 +3,6 @@
 from collections import Counter
 from itertools import islice
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_simul.errors import DataError
-from mlx_simul.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.batches import Batches, Position, Sample, collate, group_by_length
 from mlx_simul.training.layout import Example
 from mlx_simul.training.options import BatchOptions, LayoutOptions

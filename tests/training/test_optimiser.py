@@ -1,7 +1,5 @@
 """The parts of a training step, each against its definition."""
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np

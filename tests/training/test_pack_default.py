@@ -3,15 +3,15 @@
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 from tiny_run import MODEL, tables
 
 import mlx_simul
 from mlx_simul.errors import InvalidOptionError
 
-TOOLS = Path(__file__).parents[2] / "tools"
+TOOLS = ROOT / "tools"
 
 
 def run_tool(monkeypatch, name, *args):

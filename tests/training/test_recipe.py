@@ -7,21 +7,19 @@ import shutil
 import sys
 from pathlib import Path
 
-import mlx_simul.before_mlx
-
 import mlx_lm.fuse
 import pytest
 from mlx_lm.utils import quantize_model, save
+from repository import ROOT
 from tiny_chat import write_chat_folder
 from tiny_run import PAIRS
 
 import mlx_simul
-from mlx_simul import cli
+from mlx_simul.console import cli
 from mlx_simul.console.live import EXIT_INCOMPLETE
-from mlx_simul.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.log import read_log
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "fine-tuning.md").read_text("utf-8")
 REPOSITORY = "mlx-community/Qwen2.5-0.5B-Instruct-4bit"
 SHORT = ["--steps", "3", "--set", "run.validate_pairs=4", "--set", "batches.max_tokens=400"]

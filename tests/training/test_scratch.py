@@ -2,8 +2,6 @@
 
 from unicodedata import normalize
 
-import mlx_simul.before_mlx
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +10,7 @@ from tiny_run import MODEL, PAIRS
 from tokenizers import normalizers
 
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
-from mlx_simul.prompts import StreamingDataPreparator
+from mlx_simul.text.prompts import StreamingDataPreparator
 from mlx_simul.training.scratch import as_loaded, new_model, train_tokenizer
 
 TEXTS = [text for pair in PAIRS for text in (pair.source, pair.target)]

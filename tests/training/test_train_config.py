@@ -2,17 +2,15 @@
 
 import argparse
 import io
-from pathlib import Path
-
-import mlx_simul.before_mlx
 
 import pytest
+from repository import ROOT
 from rich.console import Console
 from tiny_run import options, tables
 
-from mlx_simul import cli
+from mlx_simul.console import cli
+from mlx_simul.console import train as console
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.training import console
 from mlx_simul.training.config import as_tables, make_options, read_config, set_option
 from mlx_simul.training.trainer import StepReport
 
@@ -53,7 +51,7 @@ def test_a_file_makes_options(config):
 
 @pytest.mark.parametrize("name", ["fine_tune", "from_scratch", "noisy_sources"])
 def test_the_examples_need_no_more_than_model_and_data(name):
-    path = Path(__file__).parents[2] / "examples" / f"{name}.toml"
+    path = ROOT / "examples" / f"{name}.toml"
     model = [] if name == "from_scratch" else ["--model", "some-model"]
     made = parsed(str(path), "--data", "pairs.tsv", "--valid", "valid.tsv", *model)
     assert None in made.layout.wait_k

@@ -6,8 +6,6 @@ import os
 import signal
 import sys
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from tiny_run import MODEL, PAIRS, options, tables
 
 import mlx_simul
 from mlx_simul.errors import InvalidOptionError, ModelLoadError
-from mlx_simul.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.log import read_log
 from mlx_simul.training.quality import translation_quality
 from mlx_simul.training.run import Run

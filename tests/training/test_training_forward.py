@@ -1,7 +1,5 @@
 """What a training step computes is what a session over the same pair computes."""
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
@@ -9,10 +7,10 @@ from tiny_models import VARIATIONS, tiny_model
 from tiny_run import LONG, SHORT
 
 from mlx_simul import WaitK
+from mlx_simul.cache.positions import FixedStart
 from mlx_simul.engine import StreamingEngine
 from mlx_simul.errors import CacheStateError, InvalidOptionError
-from mlx_simul.pairs import Pair
-from mlx_simul.positions import FixedStart
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.session import SimulSession
 from mlx_simul.testing import relative_error, tolerance_of
 from mlx_simul.training.batches import Sample, collate

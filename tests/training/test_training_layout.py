@@ -2,8 +2,6 @@
 
 from itertools import pairwise
 
-import mlx_simul.before_mlx
-
 import pytest
 from golden_cases import GOLDEN
 from hypothesis import given, settings
@@ -12,8 +10,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tiny_chat import CHAT_TEMPLATE
 from transformers import PreTrainedTokenizerFast
 
-from mlx_simul.pairs import Pair
-from mlx_simul.prompts import StreamingDataPreparator
+from mlx_simul.evaluation.pairs import Pair
+from mlx_simul.text.prompts import StreamingDataPreparator
 from mlx_simul.training.layout import Example, StreamingLayout
 from mlx_simul.training.options import LayoutOptions
 

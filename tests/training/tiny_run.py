@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mlx_simul.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.config import make_options
 from mlx_simul.training.layout import Example
 from mlx_simul.training.options import TrainOptions

@@ -20,7 +20,8 @@ import socket, sys
 def refuse(*_, **__):
     raise SystemExit("the network was used")
 socket.socket.connect = socket.getaddrinfo = refuse
-from mlx_simul import __file__, cli
+from mlx_simul import __file__
+from mlx_simul.console import cli
 print(__file__)
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from mlx_lm.models import gemma2
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from mlx_lm.models.rope_utils import SuScaledRoPE
 

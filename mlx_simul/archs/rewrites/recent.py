@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import mlx_simul.before_mlx
-
 from mlx_lm.models import plamo3
 from mlx_lm.models.cache import RotatingKVCache
 

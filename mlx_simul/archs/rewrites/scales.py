@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from mlx_lm.models import granitemoehybrid, mamba2, minicpm, minicpm3
 from mlx_lm.models.activations import swiglu

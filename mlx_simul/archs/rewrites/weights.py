@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import mlx_simul.before_mlx
-
 import mlx.core as mx
 from mlx_lm.models import falcon_h1
 from mlx_lm.models.activations import swiglu

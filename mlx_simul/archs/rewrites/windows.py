@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import mlx_simul.before_mlx
-
 from mlx_lm.models.base import create_attention_mask
 
 from mlx_simul.archs.rewrites.heads import put_gemma2_attention

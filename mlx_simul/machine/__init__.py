@@ -1,0 +1,1 @@
+"""What this machine offers: files, a terminal, a BLAS, optional packages."""

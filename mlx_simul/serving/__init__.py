@@ -1,0 +1,1 @@
+"""Many live sessions at once."""
