@@ -32,7 +32,7 @@ def read_corpus(
 
     Args:
         path: pairs, as :func:`mlx_simul.evaluation.pairs.read_pairs` takes them, where those with
-            the same source are its references; with ``references``, a text file with a source a line.
+            the same source are its references; with ``references``, a text file, a source a line.
         references: text files with a translation a line, each in the order of the sources.
         keys: where a JSON record holds its texts.
         split: which part of a Hugging Face dataset.
