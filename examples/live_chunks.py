@@ -5,7 +5,7 @@ python examples/live_chunks.py [--model FOLDER_OR_REPOSITORY]
 
 import argparse
 
-from mlx_simul import Read, SimulSession, WaitK, Write, load
+from mlx_simul import SimulSession, WaitK, load
 
 # Pieces end anywhere, as a speech recogniser's or a keyboard's do.
 PIECES = ["Good mor", "ning. The train to Par", "is leaves at ", "seven, from plat", "form two."]
@@ -13,8 +13,8 @@ PIECES = ["Good mor", "ning. The train to Par", "is leaves at ", "seven, from pl
 
 def show(piece, events):
     """One line per piece: what arrived, the words read, and the text written."""
-    read = "".join(event.text for event in events if isinstance(event, Read))
-    written = "".join(event.text for event in events if isinstance(event, Write))
+    read = "".join(event.source for event in events)
+    written = "".join(event.text for event in events)
     print(f"{piece!r:26} read {read.strip()!r:26} wrote {written!r}")
     return written
 

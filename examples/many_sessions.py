@@ -36,6 +36,7 @@ for piece in [*PIECES, None]:
     print(f"\n{piece or 'the end'}")
     for session, event in batch.events():
         if isinstance(event, Finished):
-            print(f"  {sessions[session]}: {event.text.strip()} ({event.n_passes} passes)")
-        elif event.text:
-            print(f"  {sessions[session]:8} {type(event).__name__:5} {event.text!r}")
+            print(f"  {sessions[session]}: {event.target_text.strip()} ({event.n_passes} passes)")
+        elif event.text or event.source:
+            said = event.text or event.source
+            print(f"  {sessions[session]:8} {type(event).__name__:5} {said!r}")

@@ -40,8 +40,8 @@ for policy in (WaitK(2), Blocks(5)):
         target_language="French",
         max_target_source_ratio=2,
     ):
-        if isinstance(event, Read) and event.text:
-            print(f" [{event.text.strip()}]", end="", flush=True)
+        if isinstance(event, Read) and event.source:
+            print(f" [{event.source.strip()}]", end="", flush=True)
         elif isinstance(event, Write):
             print(event.text, end="", flush=True)
     print()

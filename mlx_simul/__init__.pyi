@@ -20,7 +20,7 @@ from .errors import (
     ValidationError,
 )
 from .evaluation.run import evaluate
-from .events import Event, Finished, Read, Write
+from .events import Event, Finished, Read, TurnEnd, Write
 from .generation import astream_generate, generate, stream_generate
 from .loop.drafters import Drafter, NGramDrafter
 from .loop.progress import StreamingState
@@ -70,6 +70,7 @@ __all__ = [
     "StreamingDataPreparator",
     "StreamingState",
     "TokenizedSource",
+    "TurnEnd",
     "UnknownArchitectureError",
     "ValidationError",
     "WaitK",

@@ -1,4 +1,7 @@
-"""What a session says: Read, Write, Finished.
+"""What a session says: Read, Write, TurnEnd, Finished.
+
+``text`` of any event is what it adds to the target, ``source`` what was read with it: all texts in a
+row are the translation, all sources the source.
 
 Times are milliseconds since the session began and take no part in equality: the same text in any
 chunks gives equal events (SPEC section 7).
@@ -7,7 +10,7 @@ chunks gives equal events (SPEC section 7).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 FinishReason: TypeAlias = Literal[
     "end_of_turn",
@@ -21,22 +24,29 @@ FinishReason: TypeAlias = Literal[
 ]
 
 
+TurnReason: TypeAlias = Literal[
+    "sentence", "max_turn_words", "blank_line", "end_turn", "source_end"
+]
+
+
 @dataclass(frozen=True)
 class Read:
     """One source segment was read: a word, or the end of the source.
 
     Attributes:
-        text: the word with the space before it; empty for the end of the source.
-        n_tokens: tokens fed for it (the first one carries the prefix too).
+        source: the word with the space before it; empty for the end of the source.
+        n_tokens: tokens fed for it (the first one of a turn carries the prefix too).
         source_words_read: whole source words read so far, this one included.
-        source_finished: this read said that the source has ended.
+        source_finished: this read said that the source, or the turn, has ended.
+        text: empty: a read adds nothing to the target.
     """
 
-    text: str
+    source: str
     n_tokens: int
     source_words_read: int
     source_finished: bool = False
     time_ms: float = field(default=0.0, compare=False)
+    text: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Write:
         word_complete: it is the last token of its target word.
         source_words_read: source words read when it was predicted, the delay of its word.
         target_words_generated: target words complete so far, this one included if it is.
+        source: empty: a write reads nothing.
     """
 
     token: int
@@ -57,22 +68,72 @@ class Write:
     source_words_read: int
     target_words_generated: int
     time_ms: float = field(default=0.0, compare=False)
+    source: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class TurnEnd:
+    """A turn has ended: one source sentence and its translation (SPEC section 8).
+
+    Words are counted from the beginning of the stream. A span is ``(first, behind the last)``.
+
+    Attributes:
+        turn: its number, from 0.
+        source_text: its source, white space normalised.
+        target_text: its translation.
+        source_span_words: which words of the source it holds.
+        target_span_words: which words of the target.
+        token_ids: the generated ids, the header not included.
+        delays: for each target word, the source words read when it was emitted.
+        ended_by: what ended its source: the ``sentence``, ``max_turn_words``, a ``blank_line``, the
+            caller's ``end_turn``, or the end of the source.
+        reason: why its target ended, as in :class:`Finished`.
+        began_ms: when its first source word was read.
+        word_times_ms: for each target word, when it was complete.
+        time_ms: when it ended.
+    """
+
+    turn: int
+    source_text: str
+    target_text: str
+    source_span_words: tuple[int, int]
+    target_span_words: tuple[int, int]
+    token_ids: tuple[int, ...]
+    delays: tuple[int, ...]
+    ended_by: TurnReason
+    reason: FinishReason
+    began_ms: float = field(default=0.0, compare=False)
+    word_times_ms: tuple[float, ...] = field(default=(), compare=False)
+    time_ms: float = field(default=0.0, compare=False)
+    text: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the model ended the translation of the whole turn by itself."""
+        return self.reason in ("end_of_turn", "empty_source")
 
 
 @dataclass(frozen=True)
 class Finished:
     """The stream has ended; the last event of every session.
 
+    A stream with turns keeps nothing that grows with it: there the ids, texts, delays and times are
+    in each :class:`TurnEnd`, and here are the counts only.
+
     Attributes:
         reason: ``end_of_turn`` (the model was done), ``early_end_of_turn`` (it was done before the
             source, with ``early_eos="stop"``), a limit (``max_words``, ``max_tokens``,
             ``max_target_source_ratio``), ``drought`` (it was done, and left much of the source
             untranslated: :mod:`mlx_simul.loop.drought`), ``empty_source``, or ``stop_limit``
-            (reference mode: over 100 stops more than segments read).
+            (reference mode: over 100 stops more than segments read). With turns, the first reason
+            of a turn that is not ``end_of_turn``.
         token_ids: the generated ids, the header not included.
-        text: the whole target text.
+        target_text: the whole target.
         delays: for each target word, the source words read when it was emitted.
         source_words: source words read in all.
+        target_words: target words written in all.
+        turns: how many turns there were; 0 in a stream without turns.
         word_times_ms: for each target word, when it was complete.
         total_ms: when the stream ended.
         n_passes: passes asked of the model, reads and writes.
@@ -81,13 +142,17 @@ class Finished:
 
     reason: FinishReason
     token_ids: tuple[int, ...]
-    text: str
+    target_text: str
     delays: tuple[int, ...]
     source_words: int
+    target_words: int = 0
+    turns: int = 0
     word_times_ms: tuple[float, ...] = field(default=(), compare=False)
     total_ms: float = field(default=0.0, compare=False)
     n_passes: int = field(default=0, compare=False)
     source_finished: bool = True
+    text: ClassVar[str] = ""
+    source: ClassVar[str] = ""
 
     @property
     def is_complete(self) -> bool:
@@ -95,4 +160,4 @@ class Finished:
         return self.reason in ("end_of_turn", "empty_source")
 
 
-Event: TypeAlias = Read | Write | Finished
+Event: TypeAlias = Read | Write | TurnEnd | Finished

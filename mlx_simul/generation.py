@@ -11,7 +11,7 @@ from typing import Any
 import mlx.nn as nn
 from typing_extensions import Unpack
 
-from mlx_simul.errors import InvalidOptionError, SessionClosedError, SimulWarning
+from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.events import Event, Finished
 from mlx_simul.loop.endings import remark
 from mlx_simul.session import SessionOptions, SimulSession
@@ -41,12 +41,12 @@ def generate(
     Raises:
         as :func:`stream_generate`.
     """
+    texts = []
     for event in stream_generate(model, tokenizer, source, **options):
-        if isinstance(event, Finished):
-            if (said := remark(event)) is not None:
-                warnings.warn(said, SimulWarning, stacklevel=2)
-            return event.text
-    raise SessionClosedError("the session ended without its last event.")
+        texts.append(event.text)
+        if isinstance(event, Finished) and (said := remark(event)) is not None:
+            warnings.warn(said, SimulWarning, stacklevel=2)
+    return "".join(texts)
 
 
 def stream_generate(

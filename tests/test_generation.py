@@ -172,7 +172,7 @@ def test_generate_gives_the_text_of_the_stream(model, tokenizer):
     *_, finished = run(model, tokenizer, TEXT)
     with pytest.warns(mlx_simul.SimulWarning, match="max_tokens"):
         got = mlx_simul.generate(model, tokenizer, TEXT, policy=WaitK(2), max_tokens=24)
-    assert got == finished.text != ""
+    assert got == finished.target_text != ""
 
 
 def test_what_is_whole_is_given_without_a_warning(model, tokenizer):

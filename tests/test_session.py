@@ -71,20 +71,20 @@ def test_the_policy_is_kept_and_every_event_tells_the_truth(model, tokenizer, k,
             n_written += event.word_complete
             assert event.target_words_generated == n_written
             text += event.text
-    assert finished.text == text == tokenizer.decode(list(finished.token_ids))
+    assert finished.target_text == text == tokenizer.decode(list(finished.token_ids))
     assert finished.token_ids == tuple(event.token for event in writes(said))
     assert len(finished.delays) == n_written == len(finished.word_times_ms)
     assert list(finished.delays) == sorted(finished.delays)
     assert all(delay <= n_words for delay in finished.delays)
-    assert TEXT.startswith("".join(event.text for event in reads(said)))
+    assert TEXT.startswith("".join(event.source for event in said))
 
 
 def test_a_session_writes_while_the_source_arrives(model, tokenizer):
     session = SimulSession(model, tokenizer, policy=WaitK(2), max_tokens=40)
-    assert [event.text for event in session.feed("Good mor")] == ["Good"]
+    assert [event.source for event in session.feed("Good mor")] == ["Good"]
     assert session.feed("ning,") == []
     events = session.feed(" how")
-    assert [event.text for event in reads(events)] == [" morning,"]
+    assert [event.source for event in reads(events)] == [" morning,"]
     assert writes(events)
     assert isinstance(session.finish()[-1], Finished)
     assert session.finish() == []

@@ -95,7 +95,7 @@ def test_a_plain_hugging_face_tokenizer_serves(model, tokenizer):
 )
 def test_an_empty_source_ends_at_once(model, tokenizer, source):
     assert run(model, tokenizer, source) == [
-        Finished(reason="empty_source", token_ids=(), text="", delays=(), source_words=0)
+        Finished(reason="empty_source", token_ids=(), target_text="", delays=(), source_words=0)
     ]
 
 
@@ -115,7 +115,7 @@ def test_an_empty_source_ends_at_once(model, tokenizer, source):
 def test_odd_sources_give_whole_text_in_any_chunks(model, tokenizer, text):
     whole = run(model, tokenizer, text, policy=WaitK(100))
     assert run(model, tokenizer, list(text), policy=WaitK(100)) == whole
-    said = "".join(event.text for event in reads(whole))
+    said = "".join(event.source for event in reads(whole))
     visible = text.replace(" \0 ", " ").encode("utf-16", "surrogatepass")
     assert said == " ".join(visible.decode("utf-16", "replace").split())
 

@@ -166,7 +166,7 @@ class Staircase:
         """A read ends the line before it; what is written goes on with its own."""
         if isinstance(event, Read):
             self._end_row()
-            self._row = event.text.strip(), ""
+            self._row = event.source.strip(), ""
         elif isinstance(event, Write):
             source, target = self._row or ("", "")
             self._row = source, target + event.text

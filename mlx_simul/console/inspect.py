@@ -13,7 +13,7 @@ from mlx_simul.console.arguments import add_languages, require_writable, utf8
 from mlx_simul.console.live import exit_code
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.evaluation.pictures import picture, require_matplotlib, save
-from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.events import Event, Finished, Read, TurnEnd, Write
 from mlx_simul.loop.endings import remark
 from mlx_simul.machine.files import expanded
 from mlx_simul.machine.terminal import emit, harmless
@@ -51,22 +51,24 @@ def staircase(events: Iterable[Event], attention: Sequence[Sequence[float]] = ()
         attention: of each word written, if it was observed.
     """
     source, target, word = [], [], ""
-    delays: tuple[int, ...] = ()
+    delays: list[int] = []
     for event in events:
         match event:
-            case Read(text=text) if text:
+            case Read(source=text) if text:
                 source.append(text.strip())
             case Write(text=text):
                 word += text
                 if event.word_complete:
                     target.append(word.strip())
                     word = ""
-            case Finished():
-                delays = event.delays
+            case TurnEnd() | Finished():
+                delays += event.delays
     if word.strip():  # cut by a limit
         target.append(word.strip())
     shown = tuple(map(tuple, attention))
-    return Staircase(tuple(source), tuple(target[: len(delays)]), delays, shown[: len(delays)])
+    return Staircase(
+        tuple(source), tuple(target[: len(delays)]), tuple(delays), shown[: len(delays)]
+    )
 
 
 def as_text(stairs: Staircase) -> str:

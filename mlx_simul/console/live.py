@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_simul.errors import SimulError, SimulWarning
-from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.events import Event, Finished, Read
 from mlx_simul.loop.endings import remark
 from mlx_simul.machine.terminal import emit, emit_json, say
 
@@ -147,10 +147,9 @@ class TextView:
 
     def show(self, event: Event) -> None:
         """Writes what became stable."""
-        if isinstance(event, Write):
-            text = event.text if self._has_begun else event.text.lstrip()
-            self._has_begun = self._has_begun or bool(text)
-            emit(text)
+        text = event.text if self._has_begun else event.text.lstrip()
+        self._has_begun = self._has_begun or bool(text)
+        emit(text)
 
     def note(self, remark: str) -> None:
         """Goes to standard error."""
@@ -224,7 +223,7 @@ def run_session(session: SimulSession, source: Source, view: View) -> Finished |
         for event in session.events():
             view.show(event)
             if isinstance(event, Read):
-                ahead_chars -= len(event.text)
+                ahead_chars -= len(event.source)
             if isinstance(event, Finished):
                 finished = event
                 if (said := remark(event)) is not None:

@@ -68,17 +68,17 @@ class Progress:
             self.words_written = event.target_words_generated
             if event.word_complete:
                 self.last_delay_words = event.source_words_read
-        else:
+        elif isinstance(event, Finished):
             self.finished = event
 
     def _read(self, event: Read) -> None:
         self.words_read = event.source_words_read
-        if not event.text:
+        if not event.source:
             return
-        self.read_text += event.text
+        self.read_text += event.source
         self.words_waiting -= 1
         # Before a word stands nothing that shows; half a character arrives as another one.
-        word = event.text.strip()
+        word = event.source.strip()
         unread = self.unread_text.lstrip()
         self.unread_text = unread[max(unread.find(word), 0) + len(word) :]
 

@@ -95,13 +95,13 @@ class Translator:
         units = target_units(pieces, self._unit)
         return Record(
             index=index,
-            prediction=" ".join(finished.text.split()),
+            prediction=" ".join("".join(text for text, _, _ in pieces).split()),
             source_words=len(chunks),
             delays=units.delays,
             times_ms=_rounded(units.times_ms),
             fed_ms=_rounded(fed_ms),
             total_ms=round(total_ms, 3),
-            n_tokens=len(finished.token_ids),
+            n_tokens=len(pieces),
             n_passes=finished.n_passes,
             reason=finished.reason,
         )

@@ -226,7 +226,7 @@ class JudgingLoop(SimulLoop):
 
     def _mark_read(self, n_tokens: int) -> Read:
         read = super()._mark_read(n_tokens)
-        self._n_open_ends += ends_sentence(read.text)
+        self._n_open_ends += ends_sentence(read.source)
         return read
 
     def _complete_word(self, lagging: int | None = None) -> Steps:

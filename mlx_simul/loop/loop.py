@@ -288,7 +288,7 @@ class SimulLoop:
         self._balance.source.add(text)
         self._read_on = False
         return Read(
-            text=text,
+            source=text,
             n_tokens=n_tokens,
             source_words_read=self.state.delay_words,
             source_finished=self.state.source_exhausted(),
@@ -440,9 +440,10 @@ class SimulLoop:
         return Finished(
             reason=reason,
             token_ids=tuple(self._written),
-            text="".join(self._texts),
+            target_text="".join(self._texts),
             delays=tuple(self.state.wait_lagging),
             source_words=self.state.delay_words,
+            target_words=self.state.target_words_generated,
             word_times_ms=tuple(self._word_times_ms),
             total_ms=self._clock_ms(),
             n_passes=self._n_passes,

@@ -156,7 +156,7 @@ def test_json_is_the_events_of_the_library(capsys, folder, loaded, tmp_path):
 
 def test_text_is_the_translation_and_nothing_else(capsys, folder, loaded):
     code, out, err = run(capsys, *arguments(folder, SOURCE, *SHORT_OPTIONS))
-    said = library_events(loaded)[-1].text.lstrip() + "\n"
+    said = library_events(loaded)[-1].target_text.lstrip() + "\n"
     assert (code, out, err) == (cli.EXIT_INCOMPLETE, said, CUT_OFF)
 
 
@@ -327,7 +327,7 @@ def test_a_model_that_is_not_there_is_one_message(capsys, tmp_path):
 def test_a_command_line_that_is_no_text_is_taken(capsys, folder, loaded):
     code, out, err = run(capsys, *arguments(folder, "caf\udce9 au lait", *SHORT_OPTIONS))
     assert code == cli.EXIT_INCOMPLETE
-    assert out == library_events(loaded, "caf\ufffd au lait")[-1].text.lstrip() + "\n"
+    assert out == library_events(loaded, "caf\ufffd au lait")[-1].target_text.lstrip() + "\n"
     assert "not UTF-8, first b'\\xe9'" in err
 
 

@@ -173,7 +173,7 @@ def test_a_view_hears_of_everything_in_order(chunks):
     run_session(session, Chunks(chunks), view)
     assert view.texts == [*filter(None, chunks), None]
     reads = [event for event in view.events if isinstance(event, Read)]
-    assert "".join(event.text for event in reads).split() == "".join(chunks).split()
+    assert "".join(event.source for event in reads).split() == "".join(chunks).split()
     assert isinstance(view.events[-1], Finished)
 
 

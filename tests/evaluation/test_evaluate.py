@@ -86,7 +86,7 @@ def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
     events = mlx_simul.stream_generate(*loaded, source, policy=parse_policy(spec), **options)
     *events, finished = events
     assert record.index == 7
-    assert record.prediction == " ".join(finished.text.split())
+    assert record.prediction == " ".join(finished.target_text.split())
     assert record.n_tokens == len(finished.token_ids)
     assert record.reason == finished.reason
     assert record.source_words == len(source.split()) == len(record.fed_ms)

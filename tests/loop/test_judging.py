@@ -115,7 +115,7 @@ def test_who_observes_does_so_from_the_beginning(tokenizer):
             break
     with pytest.raises(SessionClosedError, match="before feeding"):
         session.observe(print)
-    assert session.finish()[-1].text
+    assert session.finish()[-1].target_text
 
 
 def test_a_policy_that_goes_by_counts_has_nothing_to_observe(tokenizer):

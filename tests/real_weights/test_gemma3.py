@@ -59,7 +59,7 @@ def test_it_translates_behind_the_source_as_it_does_offline(loaded, policy) -> N
         target_language="French",
         policy=policy,
     )
-    assert finished.text.strip() == TARGET
+    assert finished.target_text.strip() == TARGET
 
 
 @pytest.mark.parity

@@ -62,7 +62,7 @@ def translate(loaded, source):
 def test_translation_keeps_to_its_schedule(loaded):
     *events, finished = translate(loaded, SOURCE)
     text = "".join(event.text for event in events if isinstance(event, mlx_simul.Write))
-    assert text == finished.text == loaded[1].decode(list(finished.token_ids))
+    assert text == finished.target_text == loaded[1].decode(list(finished.token_ids))
     assert text.startswith("Bienvenue"), text
     assert finished.delays == (3, 4, 5, 6, 6, 6)
 

@@ -169,7 +169,7 @@ def test_a_model_that_opens_a_thought_by_itself_cannot(model) -> None:
     processors = insisting_on(tokenizer, "<think>", "</think>")
     finished = written(SimulSession(model, tokenizer, max_tokens=12, logits_processors=processors))
     assert len(finished.token_ids) > 0
-    assert "think" not in finished.text
+    assert "think" not in finished.target_text
 
 
 def test_without_the_prompt_it_could(model) -> None:
@@ -182,7 +182,7 @@ def test_without_the_prompt_it_could(model) -> None:
         max_tokens=12,
         logits_processors=insisting_on(tokenizer, "<think>"),
     )
-    assert session.finish()[-1].text == "<think>" * 12
+    assert session.finish()[-1].target_text == "<think>" * 12
 
 
 @pytest.mark.parametrize("token", ["<|im_start|>", "<|endoftext|>", "<|im_end|>"])
@@ -191,7 +191,7 @@ def test_control_tokens_never_run_on(model, token: str) -> None:
     finished = written(
         SimulSession(model, tokenizer, logits_processors=insisting_on(tokenizer, token))
     )
-    assert (finished.text, finished.reason) == ("", "drought")
+    assert (finished.target_text, finished.reason) == ("", "drought")
 
 
 def test_a_batch_forbids_the_same_tokens_in_shared_passes(model) -> None:

@@ -174,7 +174,7 @@ def test_the_default_ratio_cuts_no_translation(language, policy, cut):
     for source, target in (("English", language), (language, "English"), (language, "Korean")):
         limits = {"max_target_source_ratio": DEFAULT_MAX_RATIO}
         finished = translate(ARTICLE[source], ARTICLE[target], policy, cut, **limits)
-        assert (finished.reason, finished.text) == ("end_of_turn", ARTICLE[target])
+        assert (finished.reason, finished.target_text) == ("end_of_turn", ARTICLE[target])
 
 
 def test_by_words_as_policies_count_them_it_would():
@@ -198,7 +198,7 @@ def test_by_words_as_policies_count_them_it_would():
 )
 def test_the_shortest_texts_are_whole(source, target):
     finished = translate(source, target, max_target_source_ratio=DEFAULT_MAX_RATIO)
-    assert (finished.reason, finished.text) == ("end_of_turn", target)
+    assert (finished.reason, finished.target_text) == ("end_of_turn", target)
 
 
 @pytest.mark.parametrize("cut", [in_characters, in_bytes])
@@ -210,12 +210,12 @@ def test_a_model_that_rambles_is_cut_after_as_much_speech_in_any_script(language
         limits = {"max_target_source_ratio": ratio}
         finished = translate(source, " ".join([ARTICLE[language]] * 2), policy, cut, **limits)
         assert finished.reason == "max_target_source_ratio"
-        assert ratio * 8 <= speech(finished.text) < ratio * 8 + 1
+        assert ratio * 8 <= speech(finished.target_text) < ratio * 8 + 1
     finished = translate(source, ARTICLE[language], policy, cut, max_words=5)
     assert finished.reason == "max_words"
-    assert 5 <= speech(finished.text) < 6
+    assert 5 <= speech(finished.target_text) < 6
 
 
 def test_a_ratio_is_the_decimal_that_was_given():
     finished = translate("a b c d e", "v w x y z", max_target_source_ratio=0.6)
-    assert finished.text == "v w x"
+    assert finished.target_text == "v w x"

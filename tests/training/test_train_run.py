@@ -126,7 +126,7 @@ def test_what_was_learnt_is_translated(learned):
         *_, last = mlx_simul.stream_generate(
             model, tokenizer, pair.source, policy=mlx_simul.WaitK(9)
         )
-        right += last.text == pair.target
+        right += last.target_text == pair.target
     assert right >= len(PAIRS) - 1
     quality = translation_quality(model, tokenizer, PAIRS, learned.options.layout, None)
     assert quality.chrf > 95
