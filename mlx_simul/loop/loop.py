@@ -179,22 +179,20 @@ class SimulLoop:
 
     # Source arrives
 
-    def add_segment(
-        self, token_ids: Sequence[int], text: str = "", *, is_encoded: bool = False
-    ) -> None:
+    def add_segment(self, token_ids: Sequence[int], text: str = "", *, n_encoded: int = 0) -> None:
         """Append a source segment: first the prefix, then words.
 
         Args:
             token_ids: its tokens.
             text: what the Read event of it says.
-            is_encoded: the engine has read it already.
+            n_encoded: so many of them, the first, the engine has read already.
         """
         if self.state.source_seg_len:
             self._segment_texts.append(text)
         self.state.add_source_segment(len(token_ids))
-        self._source.add(token_ids, is_encoded=is_encoded)
-        if is_encoded and self.drafter is not None:
-            self.drafter.follow(Pass(tuple(token_ids)))
+        self._source.add(token_ids, n_encoded=n_encoded)
+        if n_encoded and self.drafter is not None:
+            self.drafter.follow(Pass(tuple(token_ids[:n_encoded])))
 
     def close_source(self, suffix_ids: Sequence[int]) -> None:
         """Append the suffix: no more source will come."""

@@ -34,13 +34,11 @@ class SourceQueue:
         """Tokens that are encoded and not read."""
         return max(-self._n_waiting, 0)
 
-    def add(self, token_ids: Sequence[int], *, is_encoded: bool = False) -> None:
-        """A segment has arrived."""
+    def add(self, token_ids: Sequence[int], *, n_encoded: int = 0) -> None:
+        """A segment has arrived, whose first tokens may be encoded already."""
         self._unread_tokens.append(len(token_ids))
-        if is_encoded:
-            self._n_waiting -= len(token_ids)
-        else:
-            self._unencoded.extend(token_ids)
+        self._n_waiting -= n_encoded
+        self._unencoded.extend(token_ids[n_encoded:])
 
     def read(self) -> None:
         """The policy reads the oldest segment at hand."""

@@ -21,6 +21,7 @@ from mlx_simul.policies.local_agreement import LocalAgreement
 from mlx_simul.policies.read_write import ReadNWriteM
 from mlx_simul.policies.registry import (
     WHOLE,
+    as_policy,
     name_in,
     parse_policy,
     policy_names,
@@ -52,6 +53,7 @@ __all__ = [
     "WaitKCatchUp",
     "WaitToken",
     "WholeSource",
+    "as_policy",
     "calculate_wait_words",
     "name_in",
     "parse_policy",
