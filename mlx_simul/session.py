@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date as Date
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import mlx.nn as nn
@@ -22,11 +23,11 @@ from mlx_simul.engine.prefix import EncodedPrefix
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished
 from mlx_simul.loop.drafters import Drafter
-from mlx_simul.loop.judging import JudgingLoop
-from mlx_simul.loop.loop import DEFAULT_MAX_RATIO, NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.loop.limits import DEFAULT_MAX_RATIO, Limits
+from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop
 from mlx_simul.loop.reference import ReferenceLoop
 from mlx_simul.loop.requests import Pass, Reply
-from mlx_simul.policies import JudgingPolicy, Policy, ProposedWord, WaitK, parse_policy
+from mlx_simul.policies import Policy, ProposedWord, WaitK, as_policy
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 from mlx_simul.text.detokenizer import StableDetokenizer
 from mlx_simul.text.prompts import Frame, StreamingDataPreparator, TokenizedSource
@@ -206,45 +207,38 @@ class SimulSession:
         else:
             prefix_ids, header = source.segments[0], source.header
             end_of_turn_ids = end_of_turn_ids_of(tokenizer)
-        policy = _checked_policy(policy)
+        policy = WaitK(3) if policy is None else as_policy(policy)
         if max_target_source_ratio == "auto":
             max_target_source_ratio = None if gpe_compat else DEFAULT_MAX_RATIO
         heads, wait_ids = meet_needs(policy, self._engine, tokenizer)
         end_of_turn_ids = {*end_of_turn_ids, *wait_ids}
-        parts = (
+        make_loop: Callable[..., SimulLoop] = partial(
+            SimulLoop,
+            stop_early=early_eos == "stop",
+            heads=heads,
+            wait_ids=wait_ids,
+            forbidden_ids=() if self._prompt is None else self._prompt.forbidden_ids,
+        )
+        if gpe_compat:
+            make_loop = partial(ReferenceLoop, tokenizer=tokenizer)
+        self._loop = make_loop(
             policy,
             header,
             WordBoundaryStoppingCriteria(tokenizer, max_tokens_per_word, end_of_turn_ids),
             end_of_turn_ids,
             StableDetokenizer(tokenizer),
             Limits(max_words, max_tokens, max_target_source_ratio),
-        )
-        self._loop: SimulLoop
-        if gpe_compat:
-            self._loop = ReferenceLoop(*parts, tokenizer=tokenizer, clock_ms=self._clock_ms)
-        elif isinstance(policy, JudgingPolicy):
-            self._loop = JudgingLoop(
-                policy,
-                *parts[1:],
-                stop_early=early_eos == "stop",
-                clock_ms=self._clock_ms,
-                heads=heads,
-                wait_ids=wait_ids,
-            )
-        else:
-            stop_early = early_eos == "stop"
-            self._loop = SimulLoop(*parts, stop_early=stop_early, clock_ms=self._clock_ms)
-        self._loop.read_ahead_tokens = self._engine.read_ahead_tokens
-        if self._prompt is not None and not gpe_compat:
-            self._loop.forbidden_ids = self._prompt.forbidden_ids
-        self._loop.num_draft_tokens = num_draft_tokens
-        self._loop.drafter = make_drafter(
-            self._engine,
-            tokenizer,
-            drafter=drafter,
-            draft_model=draft_model,
+            clock_ms=self._clock_ms,
+            read_ahead_tokens=self._engine.read_ahead_tokens,
+            drafter=make_drafter(
+                self._engine,
+                tokenizer,
+                drafter=drafter,
+                draft_model=draft_model,
+                num_draft_tokens=num_draft_tokens,
+                sampler=sampler,
+            ),
             num_draft_tokens=num_draft_tokens,
-            sampler=sampler,
         )
         self._steps = self._loop.steps()
         self._asked: Pass | None = None
@@ -273,23 +267,18 @@ class SimulSession:
         """Have a function told of each word as it is written, with the evidence for it.
 
         Args:
-            observer: gets what a judging policy is shown, in what measure the policy needs it.
+            observer: gets each word with the evidence that the policy needs.
 
         Raises:
-            InvalidOptionError: if this session's policy judges nothing.
+            InvalidOptionError: if this session's policy needs none.
             SessionClosedError: once the target has begun; what is predicted already has none.
         """
-        if not isinstance(self._loop, JudgingLoop):
-            raise InvalidOptionError(
-                f"there is no evidence to observe: {self._loop.policy!r} goes by counts. "
-                "mlx_simul.policies.Shown(policy) has the attention shown beside."
-            )
         if self._asked is not None or self._engine.target_tokens:
             raise SessionClosedError(
                 "this session's target has begun, and there is no evidence of what is predicted "
                 "already; observe a new one, before feeding."
             )
-        self._loop.observer = observer
+        self._loop.observe(observer)
 
     def encode_prefix(self) -> EncodedPrefix:
         """Encode what stands before the source, for other sessions that begin alike.
@@ -429,16 +418,3 @@ def _date(given: Date | str | None) -> Date | None:
         raise InvalidOptionError(
             f"date must be a day as in '2026-07-30', got {given!r}: {error}."
         ) from error
-
-
-def _checked_policy(policy: Policy | str | None) -> Policy:
-    if policy is None:
-        return WaitK(3)
-    if isinstance(policy, str):
-        return parse_policy(policy)
-    if isinstance(policy, type) or not isinstance(policy, Policy):
-        raise InvalidOptionError(
-            "policy must be an object with a decide(progress) method, or a name such as "
-            f"'wait-k:3', got {policy!r}."
-        )
-    return policy

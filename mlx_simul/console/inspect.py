@@ -17,7 +17,7 @@ from mlx_simul.events import Event, Finished, Read, TurnEnd, Write
 from mlx_simul.loop.endings import remark
 from mlx_simul.machine.files import expanded
 from mlx_simul.machine.terminal import emit, harmless
-from mlx_simul.policies import JudgingPolicy, Shown, parse_policy, policy_names, usage
+from mlx_simul.policies import Shown, parse_policy, policy_names, usage
 from mlx_simul.text.characters import is_visible
 
 # From no attention to half of what falls on the source, in equal steps.
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
     policy: Any = parse_policy(args.policy)
     if args.attention:
         policy = Shown(policy)
-    shows = isinstance(policy, JudgingPolicy) and policy.needs.attention
+    shows = policy.needs.attention
 
     from mlx_simul.archs import streaming_config
     from mlx_simul.checkpoints.loading import load

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_simul.console.arguments import add_instruction, add_languages, loading, utf8
 from mlx_simul.errors import InvalidOptionError, SimulWarning
-from mlx_simul.loop.loop import DEFAULT_MAX_RATIO, Limits
+from mlx_simul.loop.limits import DEFAULT_MAX_RATIO, Limits
 from mlx_simul.machine.files import expanded
 from mlx_simul.policies import WHOLE, parse_policy, policy_names, usage
 

@@ -88,10 +88,6 @@ class Needs:
             require_count("lookahead_words", self.lookahead_words, least=0)
 
 
-NOTHING = Needs(lookahead_words=0)
-"""The needs of a policy that goes by counts."""
-
-
 @dataclass(frozen=True)
 class ProposedWord:
     """A target word that the model would write.
@@ -136,7 +132,7 @@ class Policy(ABC):
     @property
     def needs(self) -> Needs:
         """What the policy needs to be shown; nothing by default, so that it judges nothing."""
-        return NOTHING
+        return Needs(lookahead_words=0)
 
     @abstractmethod
     def decide(self, progress: Progress) -> Action:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_simul.policies.base import Action, Needs, Policy, Progress, Proposal, once_read, require_count
+from mlx_simul.policies.base import (
+    Action,
+    Needs,
+    Policy,
+    Progress,
+    Proposal,
+    once_read,
+    require_count,
+)
 
 
 @dataclass(frozen=True)

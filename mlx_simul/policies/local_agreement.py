@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeAlias
 
-from mlx_simul.policies.base import Action, Needs, Policy, Progress, Proposal, once_read, require_count
+from mlx_simul.policies.base import (
+    Action,
+    Needs,
+    Policy,
+    Progress,
+    Proposal,
+    once_read,
+    require_count,
+)
 
 Words: TypeAlias = tuple[tuple[int, ...], ...]
 # Target words written when a hypothesis was made, and the words it continued them with.

@@ -36,8 +36,8 @@ class WaitKCatchUp(Policy):
         is_number = isinstance(self.catch_up, int | float) and not isinstance(self.catch_up, bool)
         if not is_number or not 0 <= self.catch_up < 1:
             raise InvalidOptionError(
-                f"catch_up must be a number of at least 0 and below 1, got {self.catch_up!r}; 0.2 writes "
-                "one word in five without reading."
+                f"catch_up must be a number of at least 0 and below 1, got {self.catch_up!r}; 0.2 "
+                "writes one word in five without reading."
             )
 
     def decide(self, progress: Progress) -> Action:

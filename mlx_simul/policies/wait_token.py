@@ -29,7 +29,7 @@ class WaitToken(Policy):
 
     def __post_init__(self) -> None:
         if not isinstance(self.token, str) or not self.token:
-            raise InvalidOptionError(f"the wait token must be a non-empty string, got {self.token!r}.")
+            raise InvalidOptionError(f"token must be a non-empty string, got {self.token!r}.")
         require_count("min_words", self.min_words)
 
     @property
