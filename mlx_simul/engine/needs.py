@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from mlx_simul import archs
 from mlx_simul.engine import Engine
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.policies import JudgingPolicy, Policy
+from mlx_simul.policies import Policy
 from mlx_simul.policies.base import Head
 
 
 class MetNeeds(NamedTuple):
-    """What a :class:`~mlx_simul.loop.judging.JudgingLoop` is to know.
+    """What a :class:`~mlx_simul.loop.loop.SimulLoop` has to know.
 
     Attributes:
         heads: the heads whose attention the policy is shown.
@@ -34,13 +34,12 @@ def meet_needs(policy: Policy, engine: Engine, tokenizer: Any) -> MetNeeds:
     Raises:
         InvalidOptionError: if something cannot be had.
     """
-    if not isinstance(policy, JudgingPolicy):
-        return MetNeeds()
+    needs = policy.needs
     heads: tuple[Head, ...] = ()
-    if policy.needs.attention:
-        heads = policy.needs.heads or calibrated_heads(engine.model)
+    if needs.attention:
+        heads = needs.heads or calibrated_heads(engine.model)
         engine.watch(heads)
-    token = policy.needs.wait_token
+    token = needs.wait_token
     return MetNeeds(heads, () if token is None else (_id_of(token, tokenizer),))
 
 

@@ -1,7 +1,7 @@
 """Reference mode: the loop of EIT-NLP/StreamingLLM to the token (SPEC section 4).
 
 It differs from :mod:`mlx_simul.loop.loop` in where a write stops, in what it notes as a delay, and
-in taking the first end-of-turn at its word.
+in ending at the first end-of-turn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import FinishReason, Read
-from mlx_simul.loop.loop import Limits, SimulLoop, WordSteps
+from mlx_simul.loop.drafters import Drafter
+from mlx_simul.loop.limits import Limits
+from mlx_simul.loop.loop import SimulLoop, WordSteps
+from mlx_simul.loop.target import Detokenizer
 from mlx_simul.policies import Policy, WaitK
 from mlx_simul.text.boundary import CLOSING_PUNCTUATION, WordBoundaryStoppingCriteria
 
@@ -28,12 +31,9 @@ class ReferenceLoop(SimulLoop):
         others: as :class:`~mlx_simul.loop.loop.SimulLoop`.
 
     Raises:
-        InvalidOptionError: if the policy is not :class:`~mlx_simul.policies.WaitK`, or the limits
-            hold a ratio.
+        InvalidOptionError: if the policy is not :class:`~mlx_simul.policies.WaitK`, or if the
+            limits hold a ratio.
     """
-
-    # It would predict less often than the reference does, and the counter counts predictions.
-    carries_drafts = False
 
     def __init__(
         self,
@@ -41,11 +41,14 @@ class ReferenceLoop(SimulLoop):
         header: Sequence[int],
         boundary: WordBoundaryStoppingCriteria,
         end_of_turn_ids: Collection[int],
-        detokenizer: Any,
+        detokenizer: Detokenizer,
         limits: Limits,
         *,
         tokenizer: Any,
         clock_ms: Callable[[], float],
+        read_ahead_tokens: int = 0,
+        drafter: Drafter | None = None,
+        num_draft_tokens: int = 0,
     ) -> None:
         if not isinstance(policy, WaitK):
             raise InvalidOptionError(
@@ -65,23 +68,29 @@ class ReferenceLoop(SimulLoop):
             limits,
             stop_early=True,
             clock_ms=clock_ms,
+            read_ahead_tokens=read_ahead_tokens,
+            drafter=drafter,
+            num_draft_tokens=num_draft_tokens,
         )
         self._wait_k = policy.k
         self._tokenizer = tokenizer
+        # The reference's write buffer: tokens since the last one that was dropped. It may span
+        # words, and so is not the word under way (SPEC section 4, point 1).
         self._buffer: list[int] = []
+        # Predictions since the last read, dropped ones included. Nothing resets it after the last
+        # read, so that every prediction is a stop once it has reached its limit (point 3).
         self._n_predictions = 0
 
-    def _mark_read(self, n_tokens: int) -> Read:
+    def _read_segment(self) -> Read:
         self._n_predictions = 0
-        return super()._mark_read(n_tokens)
+        return super()._read_segment()
 
     def _write_word(self) -> WordSteps:
         while True:
-            token = yield from self._predict()
+            token, ends_turn, _ = yield from self._predictions.predict()
             self._n_predictions += 1
             self._buffer.append(token)
             spaced = " " in self._tokenizer.decode(self._buffer)[1:]
-            ends_turn = self._is_end_of_turn((token,))
             stops = (
                 spaced
                 or ends_turn
@@ -90,13 +99,14 @@ class ReferenceLoop(SimulLoop):
             )
             if spaced and len(self._buffer) > 1:
                 self._buffer.clear()
-                self._outdate()
+                # The reference predicts again here even if there was nothing left to read.
+                self._predictions.outdate()
             else:
-                yield from self._accept(token)
+                yield from self._accept()
             if stops:
                 yield from self._complete_word(max(self._wait_k, self.state.source_words_read))
                 return self._reason_to_end(ends_turn)
-            if self._is_too_long(self._written):
+            if self._is_too_long(self._target.token_ids):
                 return "max_tokens"
 
     def _reason_to_end(self, ends_turn: bool) -> FinishReason | None:
@@ -104,6 +114,6 @@ class ReferenceLoop(SimulLoop):
             return "end_of_turn" if self.state.source_exhausted() else "early_end_of_turn"
         if len(self.state.wait_lagging) - self.state.source_words_read > MAX_STOPS_BEYOND_READS:
             return "stop_limit"
-        if self._is_too_long(self._written):
+        if self._is_too_long(self._target.token_ids):
             return "max_tokens"
         return None if self.state.should_write_next_target() else "max_words"

@@ -1,4 +1,4 @@
-"""What a loop asks of an engine, and what it is told: tokens, no arrays."""
+"""What a loop asks of an engine, and what the engine answers: tokens, no arrays."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_simul.errors import InvalidOptionError
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a reply is to tell of each prediction, beside the token.
+    """The evidence that a reply has to hold for each prediction, beside the token.
 
     Attributes:
-        probabilities: how likely it was.
-        heads: (layer, head) pairs, from 0, whose attention over the source is averaged.
+        probabilities: whether to say how likely the token was.
+        heads: (layer, head) pairs, from 0, whose mean attention over the source to give.
     """
 
     probabilities: bool = False
@@ -26,9 +28,9 @@ class Evidence:
 
     Attributes:
         probability: of the token, in the model's own distribution.
-        margin: that, less the probability of the likeliest other token.
-        attention: the share of the attention on each source token that it sees, in order of
-            arrival; empty if no heads were named.
+        margin: its probability minus that of the likeliest other token.
+        attention: the share of the attention on each source token that the prediction sees, in
+            order of arrival; empty if no heads were named.
     """
 
     probability: float = math.nan
@@ -41,17 +43,17 @@ class Pass:
     """Tokens to feed, each to its group, and what to predict from them.
 
     Attributes:
-        source_ids: what to append to the source first.
-        target_ids: what to append to the target, so that it sees that source; if there is nothing,
+        source_ids: tokens to append to the source first.
+        target_ids: tokens to append to the target, so that they see that source; without any,
             nothing is predicted.
-        n_rewind: target tokens, the newest, to forget before.
-        draft_ids: what may come after ``target_ids``; kept as far as the predictions agree.
+        n_rewind: target tokens, the newest, to forget first.
+        draft_ids: tokens that may come after ``target_ids``; kept as far as the predictions agree.
         n_hidden: source tokens, the newest, that the target must not see yet.
         written: the target ids up to and including ``target_ids``, header excluded, for logits
             processors.
-        n_passes: how often the model ran for what was fed of it already, if it was fed in parts.
+        n_passes: how often the model has run for this pass already, if it is fed in parts.
         forbidden_ids: tokens that cannot be predicted.
-        wanted: what else to tell of each prediction; ``None`` for nothing.
+        wanted: the evidence to give for each prediction; ``None`` for none.
     """
 
     source_ids: tuple[int, ...]
@@ -64,16 +66,35 @@ class Pass:
     forbidden_ids: tuple[int, ...] = ()
     wanted: Wanted | None = None
 
+    def checked(self, reply: Reply | None) -> Reply:
+        """The reply, if it answers this pass.
+
+        Raises:
+            InvalidOptionError: if it does not.
+        """
+        predicts = reply is not None and bool(reply.token_ids)
+        if reply is None or predicts != bool(self.target_ids):
+            raise InvalidOptionError(
+                "a Pass must be answered with a Reply that predicts a token if the pass has target "
+                f"tokens, and only then; got {reply!r}."
+            )
+        if self.wanted is not None and len(reply.evidence) != len(reply.token_ids):
+            raise InvalidOptionError(
+                f"a Pass that asks for evidence must be answered with evidence for each of its "
+                f"{len(reply.token_ids)} predictions; got {reply!r}."
+            )
+        return reply
+
 
 @dataclass(frozen=True)
 class Reply:
-    """What a :class:`Pass` gave.
+    """The answer to a :class:`Pass`.
 
     Attributes:
-        token_ids: the prediction after ``target_ids``, and behind it the one after each draft that
+        token_ids: the prediction after ``target_ids``, then the prediction after each draft that
             was accepted. All but the last were drafts and are fed; no other draft is.
         n_passes: how often the model ran.
-        evidence: of each prediction, if it was asked for.
+        evidence: for each prediction, if it was asked for.
     """
 
     token_ids: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Source tokens on their way: at hand, read by the policy, encoded by the engine. No arrays."""
+"""Source segments on their way: at hand, read by the policy, encoded by the engine. No arrays."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from collections.abc import Sequence
 class SourceQueue:
     """Keeps count of what is read and of what is encoded, since either may come first.
 
-    What is read waits for the next pass. Where enough is at hand, some of it is encoded before it
-    is read, and hidden from the target until then.
+    A segment that is read waits for the next pass. Where enough source is at hand, some of it is
+    encoded before it is read, and hidden from the target until then.
     """
 
     def __init__(self) -> None:
-        self._unread_tokens: deque[int] = deque()  # per segment
+        # Text and length of each segment at hand that is not read.
+        self._unread: deque[tuple[str, int]] = deque()
+        # Tokens at hand that are not encoded, the oldest first: those that wait, if any do, and
+        # then those that are not read.
         self._unencoded: deque[int] = deque()
-        # Read and not encoded, if positive; encoded and not read, if negative.
+        # Tokens read and not encoded, if positive; encoded and not read, if negative.
         self._n_waiting = 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether no segment is at hand that is not read."""
-        return not self._unread_tokens
+        """Whether every segment at hand is read."""
+        return not self._unread
 
     @property
     def n_waiting(self) -> int:
@@ -34,22 +37,24 @@ class SourceQueue:
         """Tokens that are encoded and not read."""
         return max(-self._n_waiting, 0)
 
-    def add(self, token_ids: Sequence[int], *, n_encoded: int = 0) -> None:
-        """A segment has arrived, whose first tokens may be encoded already."""
-        self._unread_tokens.append(len(token_ids))
+    def add(self, token_ids: Sequence[int], text: str = "", *, n_encoded: int = 0) -> None:
+        """Append a segment that has arrived, whose first tokens may be encoded already."""
+        self._unread.append((text, len(token_ids)))
         self._n_waiting -= n_encoded
         self._unencoded.extend(token_ids[n_encoded:])
 
-    def read(self) -> None:
-        """The policy reads the oldest segment at hand."""
-        self._n_waiting += self._unread_tokens.popleft()
+    def read(self) -> str:
+        """Read the oldest segment at hand; return its text."""
+        text, n_tokens = self._unread.popleft()
+        self._n_waiting += n_tokens
+        return text
 
     def take(self, chunk_tokens: int = 0) -> tuple[int, ...]:
-        """What the next pass is to encode.
+        """Take what the next pass is to encode.
 
         Args:
-            chunk_tokens: as many at once if so many are at hand, read or not, and any of them is
-                read; 0 never to read ahead.
+            chunk_tokens: if a token waits and so many are at hand, read or not, take that many at
+                once; 0 never to read ahead.
         """
         n = self.n_waiting
         if n and chunk_tokens and len(self._unencoded) >= chunk_tokens:

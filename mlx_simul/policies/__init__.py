@@ -1,14 +1,13 @@
-"""When to read and when to write: one policy a file, under the protocol of :mod:`base`.
+"""When to read and when to write: one policy in each file, on the base class of :mod:`base`.
 
-Those that count: :class:`WaitK`, :class:`WaitKCatchUp`, :class:`ReadNWriteM`,
-:class:`WholeSource`. Those that judge what the model would write: :class:`LocalAgreement`,
+Policies that go by counts: :class:`WaitK`, :class:`WaitKCatchUp`, :class:`ReadNWriteM`,
+:class:`WholeSource`. Policies that judge what the model would write: :class:`LocalAgreement`,
 :class:`HoldN`, :class:`AlignAtt`, :class:`Confidence`, :class:`WaitToken`.
 """
 
 from mlx_simul.policies.align_att import AlignAtt
 from mlx_simul.policies.base import (
     Action,
-    JudgingPolicy,
     Needs,
     Policy,
     Progress,
@@ -40,7 +39,6 @@ __all__ = [
     "AlignAtt",
     "Confidence",
     "HoldN",
-    "JudgingPolicy",
     "LocalAgreement",
     "Needs",
     "Policy",

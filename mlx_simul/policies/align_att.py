@@ -1,4 +1,4 @@
-"""AlignAtt: write while the model looks at source that is long read."""
+"""AlignAtt: write while the model attends to source that was read some time ago."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mlx_simul.policies.base import (
     Action,
     Head,
     Needs,
+    Policy,
     Progress,
     Proposal,
     once_read,
@@ -17,20 +18,20 @@ from mlx_simul.policies.base import (
 
 
 @dataclass(frozen=True)
-class AlignAtt:
+class AlignAtt(Policy):
     """Write a word unless its attention is strongest on one of the last f source words.
 
-    A word that is translated from the very end of what is read may yet change with what comes
-    (Papi et al. 2023, "AlignAtt"; there in frames of speech).
+    A word that is translated from the newest source words may still change with the next ones
+    (Papi et al. 2023, "AlignAtt", where f counts frames of speech).
 
     Args:
-        f: source words at the end of what is read that must not be attended to most; 0 or more.
+        f: how many of the newest source words must not be attended to most; 0 or more.
         min_words: source words to read before the first word is proposed.
         heads: (layer, head) pairs, both from 0, whose mean attention counts; by default those
             that ``mlx-simul calibrate`` stored with the model.
 
     Raises:
-        InvalidOptionError: for anything else.
+        InvalidOptionError: if an option is outside its range.
     """
 
     f: int = 1
@@ -43,12 +44,12 @@ class AlignAtt:
         if self.heads is not None and not _are_heads(self.heads):
             raise InvalidOptionError(
                 f"heads must be (layer, head) pairs, at least one, got {self.heads!r}; None takes "
-                "those the model was calibrated with."
+                "the heads that the model was calibrated with."
             )
 
     @property
     def needs(self) -> Needs:
-        """One word, and where its attention falls."""
+        """One word at a time, and where its attention falls."""
         return Needs(lookahead_words=1, attention=True, heads=self.heads)
 
     def decide(self, progress: Progress) -> Action:
@@ -56,7 +57,7 @@ class AlignAtt:
         return once_read(progress, self.min_words)
 
     def judge(self, progress: Progress, proposal: Proposal, memory: None) -> tuple[int, None]:
-        """The word, unless it is translated from the end of what is read."""
+        """The word stands unless its attention is strongest on one of the newest f words."""
         attention = proposal.words[0].attention
         strongest = max(range(len(attention)), key=attention.__getitem__)
         return int(strongest < len(attention) - self.f), None

@@ -1,19 +1,19 @@
-"""What a policy is, what it is shown, and what it may ask for. A policy counts words.
+"""What a policy is: it says when to read and when to write. A policy counts words.
 
-The simplest sort is asked how many words are read and written, and answers READ or WRITE: a
-:class:`Policy`. An adaptive one also wants to see what the model would write: a
-:class:`JudgingPolicy` is shown words that are proposed and not yet written, and says how many of
-them stand. Either is a frozen object and touches no arrays; what it has to remember it is handed
-back at the next call.
+Every policy answers READ or WRITE from the counts of words read and written. An adaptive policy
+also declares what it needs to see of what the model would write next; it is then shown words that
+are proposed but not yet written, and says how many of them stand. A policy is a frozen object that
+handles no arrays; what it has to remember is handed back to it at the next call.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
 
@@ -62,26 +62,18 @@ class Progress(Protocol):
         ...
 
 
-@runtime_checkable
-class Policy(Protocol):
-    """Decides between reading one more source segment and writing one more target word."""
-
-    def decide(self, progress: Progress) -> Action:
-        """READ or WRITE; once the source is wholly read, READ is taken as WRITE."""
-        ...
-
-
 @dataclass(frozen=True)
 class Needs:
-    """What a judging policy is to be shown.
+    """What a policy needs to be shown before a word is written.
 
     Attributes:
-        lookahead_words: how many words are proposed at a time; ``None`` for a hypothesis to its
-            end; 0 for none: nothing is judged, and evidence is there to be observed only.
-        probabilities: the model's probabilities of the proposed tokens.
-        attention: how its attention falls on the source words.
-        heads: the heads whose attention that is; ``None`` for those the checkpoint was calibrated
-            with.
+        lookahead_words: how many words are proposed at a time; ``None`` for a whole hypothesis, to
+            the end of the turn; 0 to propose nothing, so that the policy judges nothing. What else
+            is needed can then only be observed (:meth:`mlx_simul.SimulSession.observe`).
+        probabilities: whether to show the model's probabilities of the proposed tokens.
+        attention: whether to show how the model's attention falls on the source words.
+        heads: the heads whose attention is shown; ``None`` for those that ``mlx-simul calibrate``
+            stored with the checkpoint.
         wait_token: a token by which the model says that it wants to read; it is never written.
     """
 
@@ -103,10 +95,11 @@ class ProposedWord:
     Attributes:
         tokens: its token ids.
         probabilities: of each token, in the model's own distribution; empty if not asked for.
-        margins: of each token, its probability less that of the likeliest other; likewise.
+        margins: for each token, its probability minus that of the likeliest other token; empty if
+            probabilities were not asked for.
         attention: for each source word read, the share of the attention that falls on it while the
-            word is predicted, a mean over heads and tokens. They sum to less than 1: the rest falls
-            on the prompt and on the target. Empty if not asked for.
+            word is predicted, averaged over heads and tokens. The shares sum to less than 1: the
+            rest falls on the prompt and on the target. Empty if not asked for.
     """
 
     tokens: tuple[int, ...]
@@ -117,44 +110,51 @@ class ProposedWord:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What the model would write, given the source read so far and all that is written.
+    """What the model would write next, given the source read so far and the target written.
 
     Attributes:
-        words: at least one.
-        ended: the model would end its turn, or wait, behind the last of them.
+        words: the proposed words, at least one.
+        ended: whether the model would end its turn, or wait, after the last of them.
     """
 
     words: tuple[ProposedWord, ...]
     ended: bool
 
 
-@runtime_checkable
-class JudgingPolicy(Policy, Protocol):
-    """Judges proposed words, wherever :meth:`decide` answers WRITE and source may be left.
+class Policy(ABC):
+    """Decides between reading one more source segment and writing one more target word.
 
-    Once the source is wholly read, all that is proposed is written, and nobody is asked.
+    Subclass it for a policy of your own. One that goes by counts defines :meth:`decide` alone; one
+    that judges what the model would write also declares its :attr:`needs` and defines
+    :meth:`judge`.
     """
 
     @property
     def needs(self) -> Needs:
-        """What it is to be shown."""
-        ...
+        """What the policy needs to be shown; nothing by default, so that it judges nothing."""
+        return Needs(lookahead_words=0)
+
+    @abstractmethod
+    def decide(self, progress: Progress) -> Action:
+        """Answer READ or WRITE; once the source is wholly read, READ is taken as WRITE."""
 
     def judge(self, progress: Progress, proposal: Proposal, memory: Any) -> tuple[int, Any]:
-        """Say how many of the proposed words to write now.
+        """Say how many of the proposed words to write now; all of them by default.
 
-        If that is fewer than are proposed, or they were a hypothesis to its end, a source segment
-        is read before the next question.
+        It is called wherever :meth:`decide` answers WRITE while source may be left. Once the source
+        is wholly read, everything is written without a call. If the answer is fewer words than were
+        proposed, or the proposal was a whole hypothesis, a source segment is read before the next
+        question.
 
         Args:
-            progress: how far both sides have got.
+            progress: how far source and target have got.
             proposal: what the model would write next.
-            memory: what this returned last in this stream; ``None`` at first.
+            memory: what this method returned last in this stream; ``None`` at first.
 
         Returns:
             The number of words, and what to remember.
         """
-        ...
+        return len(proposal.words), memory
 
 
 def require_count(name: str, value: Any, least: int = 1) -> None:

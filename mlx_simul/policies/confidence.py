@@ -1,4 +1,4 @@
-"""Confidence: write while the model is sure."""
+"""Confidence: write while the model is sure of its words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mlx_simul.policies.base import (
     Action,
     Needs,
+    Policy,
     Progress,
     Proposal,
     once_read,
@@ -16,18 +17,18 @@ from mlx_simul.policies.base import (
 
 
 @dataclass(frozen=True)
-class Confidence:
-    """Write a word if each of its tokens is likelier than any other by a margin.
+class Confidence(Policy):
+    """Write a word if each of its tokens is likelier than any other token by a margin.
 
     Args:
-        margin: the least margin between a token's probability and that of the likeliest other,
-            from 0 to 1.
+        margin: how much likelier each token must be than the likeliest other, from 0 to 1.
         min_words: source words to read before the first word is proposed.
-        max_lag: words of speech read ahead of those written, counted alike in any script, at
-            which a word is written however unsure the model is; ``None`` for no such limit.
+        max_lag: words of speech (:mod:`mlx_simul.text.speech`) by which the target may lag behind
+            the source; from there on a word is written however unsure the model is. ``None`` for
+            no such limit.
 
     Raises:
-        InvalidOptionError: for anything else.
+        InvalidOptionError: if an option is outside its range.
     """
 
     margin: float = 0.5
@@ -42,7 +43,7 @@ class Confidence:
 
     @property
     def needs(self) -> Needs:
-        """One word, and how sure the model is of it."""
+        """One word at a time, and how sure the model is of it."""
         return Needs(lookahead_words=1, probabilities=True)
 
     def decide(self, progress: Progress) -> Action:
@@ -50,7 +51,7 @@ class Confidence:
         return once_read(progress, self.min_words)
 
     def judge(self, progress: Progress, proposal: Proposal, memory: None) -> tuple[int, None]:
-        """The word, if its least margin is wide enough or it has waited long enough."""
+        """The word stands if its smallest margin is wide enough or the target lags too far."""
         lag = progress.source_speech - progress.target_speech
         is_late = self.max_lag is not None and lag >= self.max_lag
         return int(is_late or min(proposal.words[0].margins) >= self.margin), None

@@ -1,22 +1,30 @@
-"""Hold-n: write a hypothesis but for its last words."""
+"""Hold-n: write all of a hypothesis except its last words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_simul.policies.base import Action, Needs, Progress, Proposal, once_read, require_count
+from mlx_simul.policies.base import (
+    Action,
+    Needs,
+    Policy,
+    Progress,
+    Proposal,
+    once_read,
+    require_count,
+)
 
 
 @dataclass(frozen=True)
-class HoldN:
-    """Translate to the end after each read; write all but the last n words (Liu et al. 2020).
+class HoldN(Policy):
+    """After each read translate to the end; write all but the last n words (Liu et al. 2020).
 
     Args:
-        n: words held back, from 0 on.
+        n: words held back, at least 0.
         min_words: source words to read before the first hypothesis.
 
     Raises:
-        InvalidOptionError: for anything else.
+        InvalidOptionError: if an option is outside its range.
     """
 
     n: int = 2
@@ -28,7 +36,7 @@ class HoldN:
 
     @property
     def needs(self) -> Needs:
-        """A hypothesis to its end."""
+        """A whole hypothesis."""
         return Needs(lookahead_words=None)
 
     def decide(self, progress: Progress) -> Action:
@@ -36,5 +44,5 @@ class HoldN:
         return once_read(progress, self.min_words)
 
     def judge(self, progress: Progress, proposal: Proposal, memory: None) -> tuple[int, None]:
-        """All words but n."""
+        """All words stand except the last n."""
         return max(0, len(proposal.words) - self.n), None

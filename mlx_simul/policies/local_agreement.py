@@ -1,4 +1,4 @@
-"""LocalAgreement: write what several hypotheses in a row agree on."""
+"""LocalAgreement: write what successive hypotheses agree on."""
 
 from __future__ import annotations
 
@@ -7,29 +7,38 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeAlias
 
-from mlx_simul.policies.base import Action, Needs, Progress, Proposal, once_read, require_count
+from mlx_simul.policies.base import (
+    Action,
+    Needs,
+    Policy,
+    Progress,
+    Proposal,
+    once_read,
+    require_count,
+)
 
 Words: TypeAlias = tuple[tuple[int, ...], ...]
-# Target words written when a hypothesis was made, and the words of the hypothesis behind them.
+# Target words written when a hypothesis was made, and the words it continued them with.
 Hypothesis: TypeAlias = tuple[int, Words]
 
 
 @dataclass(frozen=True)
-class LocalAgreement:
-    """Translate to the end after each read; write the words that n hypotheses in a row begin with.
+class LocalAgreement(Policy):
+    """After each read translate to the end; write the words that n successive hypotheses share.
 
-    What is written is forced upon every later hypothesis, so hypotheses are compared behind it: of
-    "the cat" and then "the cat sat" both "the" and "cat" stand. (Liu et al. 2020, "Low-latency
+    Hypotheses share the words that all of them begin with: of "the cat" and then "the cat sat" both
+    "the" and "cat" stand. Every hypothesis continues the target written so far, so only the words
+    after it are compared. A read after which the model would write nothing makes no hypothesis, and
+    the hypotheses before and after it are successive. (Liu et al. 2020, "Low-latency
     sequence-to-sequence speech recognition and translation by partial hypothesis selection";
-    Polák et al. 2022.) A read after which the model would write nothing makes no hypothesis: those
-    before it and after it are in a row.
+    Polák et al. 2022.)
 
     Args:
         n: hypotheses that must agree, at least 2.
         min_words: source words to read before the first hypothesis.
 
     Raises:
-        InvalidOptionError: for anything else.
+        InvalidOptionError: if an option is outside its range.
     """
 
     n: int = 2
@@ -41,7 +50,7 @@ class LocalAgreement:
 
     @property
     def needs(self) -> Needs:
-        """A hypothesis to its end."""
+        """A whole hypothesis."""
         return Needs(lookahead_words=None)
 
     def decide(self, progress: Progress) -> Action:
@@ -51,7 +60,7 @@ class LocalAgreement:
     def judge(
         self, progress: Progress, proposal: Proposal, memory: tuple[Hypothesis, ...] | None
     ) -> tuple[int, tuple[Hypothesis, ...]]:
-        """The words that this hypothesis and the n - 1 before it begin with."""
+        """The words that this hypothesis and the n - 1 before it share stand."""
         n_written = progress.target_words_generated
         newest = n_written, tuple(word.tokens for word in proposal.words)
         hypotheses = (*(memory or ()), newest)[-self.n :]
@@ -62,6 +71,6 @@ class LocalAgreement:
 
 
 def common_prefix(rows: Sequence[Words]) -> int:
-    """How many words all rows begin with."""
+    """Count the words that all rows begin with."""
     in_step = zip(*rows, strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, in_step))

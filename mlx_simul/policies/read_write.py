@@ -1,14 +1,14 @@
-"""Read n words, write m, and again."""
+"""Read n words, write m, and so on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_simul.policies.base import Action, Progress, once_read, require_count
+from mlx_simul.policies.base import Action, Policy, Progress, once_read, require_count
 
 
 @dataclass(frozen=True)
-class ReadNWriteM:
+class ReadNWriteM(Policy):
     """Read n words, then write m, in turn.
 
     Args:
@@ -16,7 +16,7 @@ class ReadNWriteM:
         m: target words written at a time, at least 1.
 
     Raises:
-        InvalidOptionError: for anything else.
+        InvalidOptionError: if an option is outside its range.
     """
 
     n: int

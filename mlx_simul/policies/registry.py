@@ -1,7 +1,8 @@
-"""Policies by name: ``"wait-k:3"`` in, a policy out, and back.
+"""Policies by name: ``"wait-k:3"`` becomes a policy, and a policy its name.
 
-Other packages add theirs through the entry-point group ``mlx_simul.policies``, whose names are
-policy names and whose values are ``"module:class"`` of a frozen dataclass.
+Other packages add policies through the entry-point group ``mlx_simul.policies``: the name of an
+entry point is the policy's name, its value the ``"module:class"`` of a frozen dataclass that
+subclasses :class:`~mlx_simul.policies.Policy`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mlx_simul.policies.base import Policy
 ENTRY_POINT_GROUP = "mlx_simul.policies"
 
 WHOLE = "whole"
-"""The whole source first: the same model read offline."""
+"""The policy that reads the whole source first, which is offline translation."""
 
 _BUILT_IN = {
     "wait-k": "wait_k:WaitK",
@@ -38,12 +39,12 @@ _HEADS = re.compile(r"\d+-\d+(\+\d+-\d+)*", re.ASCII)
 
 
 def policy_names() -> list[str]:
-    """All names, those of other packages included."""
+    """The names of all policies, those of other packages included."""
     return sorted(_known())
 
 
 def usage(name: str) -> str:
-    """How a policy is spelled, options that can be left out in brackets."""
+    """How a policy is spelled; options in brackets may be left out."""
     spelled = [
         f.name if f.default is MISSING else f"[{f.name}={_spelled(f.default)}]"
         for f in fields(_kind(name))
@@ -51,15 +52,31 @@ def usage(name: str) -> str:
     return f"{name}:{','.join(spelled)}" if spelled else name
 
 
+def as_policy(policy: Policy | str) -> Policy:
+    """The policy that an option gives, as an object or by name.
+
+    Raises:
+        InvalidOptionError: if it is neither, or if no policy has that name.
+    """
+    if isinstance(policy, str):
+        return parse_policy(policy)
+    if not isinstance(policy, Policy):
+        raise InvalidOptionError(
+            f"policy must be a name such as 'wait-k:3' or a policy object, got {policy!r}; a "
+            "policy of your own subclasses mlx_simul.Policy and defines decide(progress)."
+        )
+    return policy
+
+
 def parse_policy(spec: str) -> Policy:
     """The policy that a text names.
 
     Args:
-        spec: a name, and behind a colon its options in order, by name, or both:
+        spec: a name, then after a colon its options in order, by name, or both:
             ``"wait-k:3"``, ``"local-agreement"``, ``"align-att:2,heads=3-1+4-0"``.
 
     Raises:
-        InvalidOptionError: if there is no such policy, or it does not take these options.
+        InvalidOptionError: if there is no such policy, or if it does not take these options.
     """
     _, _, rest = spec.partition(":")
     name = name_in(spec)
@@ -99,10 +116,10 @@ def name_in(spec: str) -> str:
 
 
 def spec_of(policy: Policy) -> str:
-    """The text that :func:`parse_policy` turns into this policy, without options left as they are.
+    """The shortest text that :func:`parse_policy` turns into this policy.
 
     Raises:
-        InvalidOptionError: if it is of no kind that is registered.
+        InvalidOptionError: if the policy's class is not registered.
     """
     for name in policy_names():
         if type(policy) is not _kind(name):

@@ -1,20 +1,20 @@
-"""Any policy, shown more than it needs: for those who want to look."""
+"""Any policy, shown more than it needs, so that a user can look at the attention."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_simul.policies.base import Action, Head, JudgingPolicy, Needs, Policy, Progress, Proposal
+from mlx_simul.policies.base import Action, Head, Needs, Policy, Progress, Proposal
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Decides as another policy does, and has the attention shown of each word that is written.
+class Shown(Policy):
+    """Decides as another policy does, and shows the attention of each word that is written.
 
     Args:
         policy: the policy that decides.
-        heads: as in :class:`~mlx_simul.policies.Needs`.
+        heads: as in :class:`~mlx_simul.policies.Needs`; by default those of the policy.
     """
 
     policy: Policy
@@ -22,17 +22,14 @@ class Shown:
 
     @property
     def needs(self) -> Needs:
-        """What the policy needs, and attention."""
-        own = self.policy.needs if isinstance(self.policy, JudgingPolicy) else Needs(0)
-        heads = self.heads or own.heads
-        return Needs(own.lookahead_words, True, True, heads, own.wait_token)
+        """What the policy needs, and the probabilities and attention too."""
+        own = self.policy.needs
+        return replace(own, probabilities=True, attention=True, heads=self.heads or own.heads)
 
     def decide(self, progress: Progress) -> Action:
-        """What the policy decides."""
+        """Decide as the policy does."""
         return self.policy.decide(progress)
 
     def judge(self, progress: Progress, proposal: Proposal, memory: Any) -> tuple[int, Any]:
-        """What the policy judges; one that only counts is not asked, and all stands."""
-        if isinstance(self.policy, JudgingPolicy):
-            return self.policy.judge(progress, proposal, memory)
-        return len(proposal.words), memory
+        """Judge as the policy does."""
+        return self.policy.judge(progress, proposal, memory)

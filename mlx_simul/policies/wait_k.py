@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.policies.base import Action, Progress
+from mlx_simul.policies.base import Action, Policy, Progress
 
 
 def calculate_wait_words(source_seg_len: Sequence[int], target_word_idx: int, wait_k: int) -> int:
@@ -15,7 +15,7 @@ def calculate_wait_words(source_seg_len: Sequence[int], target_word_idx: int, wa
     Args:
         source_seg_len: tokens per source segment, prefix and suffix included.
         target_word_idx: index of the target word, from 0.
-        wait_k: words the target lags behind.
+        wait_k: words by which the target lags behind.
 
     Returns:
         ``min(wait_k + target_word_idx, len(source_seg_len) - 1)`` (SPEC section 3; Ma et al. 2019).
@@ -24,11 +24,11 @@ def calculate_wait_words(source_seg_len: Sequence[int], target_word_idx: int, wa
 
 
 @dataclass(frozen=True)
-class WaitK:
+class WaitK(Policy):
     """Read k words, then write one word for each word read (STACL, Ma et al. 2019).
 
     Args:
-        k: source words to stay behind, at least 1.
+        k: source words by which the target stays behind, at least 1.
 
     Raises:
         InvalidOptionError: if ``k`` is not a positive integer.

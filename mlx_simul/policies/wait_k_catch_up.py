@@ -1,4 +1,4 @@
-"""Wait-k that catches up, or goes in strides."""
+"""Wait-k that catches up, or that reads and writes in strides."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 from dataclasses import dataclass
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.policies.base import Action, Progress, once_read, require_count
+from mlx_simul.policies.base import Action, Policy, Progress, once_read, require_count
 
 
 @dataclass(frozen=True)
-class WaitKCatchUp:
-    """Wait-k for targets longer than their sources, with as many words at a time as one likes.
+class WaitKCatchUp(Policy):
+    """Wait-k for targets that are longer than their sources, several words at a time if wanted.
 
-    Where a target has more words than its source, plain wait-k falls behind. With a catch-up of c a
-    word is written without reading once in 1/c words (STACL, Ma et al. 2019, section 3.2). With a
-    stride of s it reads s words at a time and then writes s (Zeng et al. 2021).
+    Where a target has more words than its source, plain wait-k falls behind. With a catch-up of c,
+    one word in 1/c is written without reading (STACL, Ma et al. 2019, section 3.2). With a stride
+    of s, s words are read at a time and then s written (Zeng et al. 2021).
 
     Args:
         k: source words to read before the first is written, at least 1.
-        catch_up: c, from 0 to below 1.
+        catch_up: c, at least 0 and below 1.
         stride: s, at least 1.
 
     Raises:
-        InvalidOptionError: for anything else.
+        InvalidOptionError: if an option is outside its range.
     """
 
     k: int
@@ -36,12 +36,12 @@ class WaitKCatchUp:
         is_number = isinstance(self.catch_up, int | float) and not isinstance(self.catch_up, bool)
         if not is_number or not 0 <= self.catch_up < 1:
             raise InvalidOptionError(
-                f"catch_up must be a number from 0 to below 1, got {self.catch_up!r}; 0.2 writes "
-                "one word in five without reading."
+                f"catch_up must be a number of at least 0 and below 1, got {self.catch_up!r}; 0.2 "
+                "writes one word in five without reading."
             )
 
     def decide(self, progress: Progress) -> Action:
-        """WRITE once k segments are read, and one more for each word that did not catch up."""
+        """WRITE once k segments are read, and one more for each word written after a read."""
         n_written = progress.target_words_generated
         n_followed = n_written - math.floor(self.catch_up * n_written)
         return once_read(progress, self.k + n_followed // self.stride * self.stride)

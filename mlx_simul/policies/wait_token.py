@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.policies.base import Action, Needs, Progress, Proposal, once_read, require_count
+from mlx_simul.policies.base import Action, Needs, Policy, Progress, once_read, require_count
 
 
 @dataclass(frozen=True)
-class WaitToken:
+class WaitToken(Policy):
     """Write until the model predicts its wait token; then read one more word.
 
     For checkpoints that were trained to emit one (Koshkin et al. 2024, "TransLLaMa"). Like an
-    end-of-turn before the source has ended it is never fed, written or counted. Once the source has
-    ended it cannot be predicted.
+    end-of-turn before the source has ended, the token is never fed, written or counted. Once the
+    source has ended it cannot be predicted. Every word that is proposed before it stands.
 
     Args:
-        token: the token as the tokenizer spells it.
+        token: the wait token as the tokenizer spells it.
         min_words: source words to read before the first word is proposed.
 
     Raises:
-        InvalidOptionError: for anything else.
+        InvalidOptionError: if an option is outside its range.
     """
 
     token: str = "<WAIT>"
@@ -29,18 +29,14 @@ class WaitToken:
 
     def __post_init__(self) -> None:
         if not isinstance(self.token, str) or not self.token:
-            raise InvalidOptionError(f"the wait token must be a text, got {self.token!r}.")
+            raise InvalidOptionError(f"token must be a non-empty string, got {self.token!r}.")
         require_count("min_words", self.min_words)
 
     @property
     def needs(self) -> Needs:
-        """One word, and the wait token kept out of it."""
+        """One word at a time, without the wait token."""
         return Needs(lookahead_words=1, wait_token=self.token)
 
     def decide(self, progress: Progress) -> Action:
         """WRITE once ``min_words`` are read."""
         return once_read(progress, self.min_words)
-
-    def judge(self, progress: Progress, proposal: Proposal, memory: None) -> tuple[int, None]:
-        """Whatever the model proposes before it waits."""
-        return len(proposal.words), None

@@ -1,16 +1,16 @@
-"""Read everything first."""
+"""Read the whole source first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_simul.policies.base import Action, Progress
+from mlx_simul.policies.base import Action, Policy, Progress
 
 
 @dataclass(frozen=True)
-class WholeSource:
+class WholeSource(Policy):
     """Write nothing before the source has ended: offline translation, the upper end of a curve."""
 
     def decide(self, progress: Progress) -> Action:
-        """READ; when nothing is left, that is taken as WRITE."""
+        """READ always; once nothing is left to read, that is taken as WRITE."""
         return Action.READ

@@ -13,12 +13,12 @@ from mlx_simul.events import Finished, Read, Write
 from mlx_simul.loop.progress import StreamingState
 from mlx_simul.policies import (
     Action,
-    JudgingPolicy,
     Needs,
     Policy,
     Progress,
     Proposal,
     ProposedWord,
+    as_policy,
 )
 from mlx_simul.testing.scripted import HEADER, WAIT, ScriptedStream
 
@@ -76,14 +76,19 @@ class PolicyLaw:
         """The name by which pytest calls a test of it."""
         return self.name
 
-    def __call__(self, policy: Policy, make_stream: MakeStream = ScriptedStream) -> PolicyResult:
+    def __call__(
+        self, policy: Policy | str, make_stream: MakeStream = ScriptedStream
+    ) -> PolicyResult:
         """Try the law.
 
         Args:
-            policy: the policy.
+            policy: the policy, or its name.
             make_stream: drives it; by default the library's own loop.
+
+        Raises:
+            InvalidOptionError: if it is not a policy.
         """
-        violation = next(self._violations(policy, make_stream), None)
+        violation = next(self._violations(as_policy(policy), make_stream), None)
         return PolicyResult(self.name, self.statement, violation)
 
 
@@ -99,7 +104,7 @@ def always_ends(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
     for seed in range(N_STREAMS):
         try:
             stream = _whole(policy, seed, make_stream)
-        except Exception as error:  # somebody else's policy may raise anything
+        except Exception as error:  # a user's policy may raise anything
             yield f"A stream of {len(_words(seed))} words stopped with {error!r}."
             continue
         if not stream.finished:
@@ -123,8 +128,7 @@ def any_chunking_gives_the_same_events(policy: Policy, make_stream: MakeStream) 
 def never_writes_before_it_may(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
     """While source is left, a word is written only if the policy, asked then, let it stand."""
     for seed in range(N_STREAMS):
-        judges = isinstance(policy, JudgingPolicy) and policy.needs.lookahead_words != 0
-        noted = _NotedJudge(policy) if judges else _Noted(policy)
+        noted = _Noted(policy)
         for event in _whole(noted, seed, make_stream).events:
             if isinstance(event, Read) and event.source_finished:
                 break
@@ -146,7 +150,7 @@ def what_is_written_stays(policy: Policy, make_stream: MakeStream) -> Iterator[s
         replayed = make_stream(seed, policy)
         replayed.source, replayed.target = list(PREFIX), list(HEADER)
         segments = iter([*_words(seed), SUFFIX])
-        waits = isinstance(policy, JudgingPolicy) and policy.needs.wait_token is not None
+        waits = policy.needs.wait_token is not None
         forbidden: tuple[int, ...] = ()
         for event in stream.events:
             match event:
@@ -179,7 +183,7 @@ def like_counts_give_like_decisions(policy: Policy, make_stream: MakeStream) -> 
 @policy_law
 def judges_by_what_it_is_shown(policy: Policy, make_stream: MakeStream) -> Iterator[str]:
     """The same proposal with the same memory is judged alike, and neither is changed."""
-    if not isinstance(policy, JudgingPolicy):
+    if policy.needs.lookahead_words == 0:
         return
     for seed in range(N_STREAMS):
         draw = random.Random(seed)
@@ -209,28 +213,12 @@ POLICY_LAWS: tuple[PolicyLaw, ...] = (
 """Every law of a policy, for ``pytest.mark.parametrize``."""
 
 
-class _Noted:
+class _Noted(Policy):
     """A policy, and how many words it has let stand, by source words read."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.allowed: dict[int, int] = {}
-
-    def decide(self, progress: Progress) -> Action:
-        """What the policy decides."""
-        decision = self.policy.decide(progress)
-        if decision is Action.WRITE:
-            self._allow(progress, 1)
-        return decision
-
-    def _allow(self, progress: Progress, n_words: int) -> None:
-        self.allowed[progress.source_words_read] = progress.target_words_generated + n_words
-
-
-class _NotedJudge(_Noted):
-    """The same for one that judges."""
-
-    policy: JudgingPolicy
 
     @property
     def needs(self) -> Needs:
@@ -238,9 +226,10 @@ class _NotedJudge(_Noted):
         return self.policy.needs
 
     def decide(self, progress: Progress) -> Action:
-        """What the policy decides; that alone lets nothing stand."""
-        decision = super().decide(progress)
-        self._allow(progress, 0)
+        """What the policy decides; if it judges as well, that alone lets nothing stand."""
+        decision = self.policy.decide(progress)
+        if decision is Action.WRITE:
+            self._allow(progress, 1 if self.needs.lookahead_words == 0 else 0)
         return decision
 
     def judge(self, progress: Progress, proposal: Proposal, memory: Any) -> tuple[int, Any]:
@@ -249,6 +238,9 @@ class _NotedJudge(_Noted):
         may = self.policy.decide(progress) is Action.WRITE
         self._allow(progress, n_words if may else 0)
         return n_words, memory
+
+    def _allow(self, progress: Progress, n_words: int) -> None:
+        self.allowed[progress.source_words_read] = progress.target_words_generated + n_words
 
 
 def _words(seed: int) -> list[list[int]]:

@@ -1,5 +1,4 @@
-"""A stream without a model: what it predicts, and how sure it is, is made up from what was read and
-fed."""
+"""A stream without a model: predictions and evidence are made up from the tokens read and fed."""
 
 from __future__ import annotations
 
@@ -8,16 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlx_simul.events import Event, Finished
-from mlx_simul.loop.judging import JudgingLoop
-from mlx_simul.loop.loop import NEED_SOURCE, Limits, SimulLoop
+from mlx_simul.loop.drafters import Drafter
+from mlx_simul.loop.limits import Limits
+from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop
 from mlx_simul.loop.requests import Evidence, Pass, Reply
-from mlx_simul.policies import JudgingPolicy, Policy
+from mlx_simul.policies import Policy
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 
 END_OF_TURN = 0
 PIECES = ["<end>", " a", " b", "c", "d", ".", "\n", " "]
 WAIT = PIECES.index("\n")
-"""What a policy is told its wait token is, whatever it calls it."""
+"""The wait token of every policy that has one, whatever the policy calls it."""
 HEADS = ((0, 0),)
 HEADER = (9, 9)
 
@@ -38,7 +38,7 @@ class Vocabulary:
         return {piece: i for i, piece in enumerate(PIECES)}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Nothing: nobody asks for more."""
+        """Nothing; the loop never encodes text."""
         return []
 
     def batch_decode(self, rows: Iterable[Sequence[int]], **options: Any) -> list[str]:
@@ -66,12 +66,33 @@ class ScriptedStream:
     Args:
         seed: of the predictions.
         policy: when to read and when to write.
-        limits: those of :class:`~mlx_simul.loop.loop.Limits`; 30 tokens by default.
+        forbidden_ids: as for :class:`~mlx_simul.loop.loop.SimulLoop`, like the next three.
+        read_ahead_tokens: likewise.
+        drafter: likewise.
+        num_draft_tokens: likewise.
+        limits: those of :class:`~mlx_simul.loop.limits.Limits`; 30 tokens by default.
     """
 
-    def __init__(self, seed: int, policy: Policy, **limits: Any) -> None:
+    def __init__(
+        self,
+        seed: int,
+        policy: Policy,
+        *,
+        forbidden_ids: tuple[int, ...] = (),
+        read_ahead_tokens: int = 0,
+        drafter: Drafter | None = None,
+        num_draft_tokens: int = 0,
+        **limits: Any,
+    ) -> None:
         self.seed = seed
-        self.loop = self.make_loop(policy, Limits(**{"max_tokens": 30, **limits}))
+        self.loop = self.make_loop(
+            policy,
+            Limits(**{"max_tokens": 30, **limits}),
+            forbidden_ids=forbidden_ids,
+            read_ahead_tokens=read_ahead_tokens,
+            drafter=drafter,
+            num_draft_tokens=num_draft_tokens,
+        )
         self._steps = self.loop.steps()
         self.source: list[int] = []  # what the target may see
         self._hidden: list[int] = []
@@ -93,28 +114,23 @@ class ScriptedStream:
             self.loop.close_source(suffix)
         self._run()
 
-    def make_loop(self, policy: Policy, limits: Limits) -> SimulLoop:
-        """The loop that is driven: one that judges if the policy does."""
+    def make_loop(self, policy: Policy, limits: Limits, **settings: Any) -> SimulLoop:
+        """The loop that is driven."""
         vocabulary = Vocabulary()
-        judges = isinstance(policy, JudgingPolicy)
-        waits = judges and policy.needs.wait_token is not None
-        ends = {END_OF_TURN, WAIT} if waits else {END_OF_TURN}
-        parts = (
+        wait_ids = () if policy.needs.wait_token is None else (WAIT,)
+        ends = {END_OF_TURN, *wait_ids}
+        return SimulLoop(
+            policy,
             HEADER,
             WordBoundaryStoppingCriteria(vocabulary, max_tokens_per_word=4, end_of_turn_ids=ends),
             ends,
             Text(),
             limits,
-        )
-        if not judges:
-            return SimulLoop(policy, *parts, stop_early=False, clock_ms=lambda: 0.0)
-        return JudgingLoop(
-            policy,
-            *parts,
             stop_early=False,
             clock_ms=lambda: 0.0,
             heads=HEADS,
-            wait_ids=(WAIT,) if waits else (),
+            wait_ids=wait_ids,
+            **settings,
         )
 
     def predict(self) -> int:
