@@ -94,22 +94,6 @@ def parse_policy(spec: str) -> Policy:
         raise InvalidOptionError(f"policy {spec!r} is spelled {usage(name)}: {error}.") from error
 
 
-def as_policy(policy: Policy | str) -> Policy:
-    """A policy, given itself or by name.
-
-    Raises:
-        InvalidOptionError: if it is neither.
-    """
-    if isinstance(policy, str):
-        return parse_policy(policy)
-    if isinstance(policy, type) or not isinstance(policy, Policy):
-        raise InvalidOptionError(
-            "policy must be an object with a decide(progress) method, or a name such as "
-            f"'wait-k:3', got {policy!r}."
-        )
-    return policy
-
-
 def name_in(spec: str) -> str:
     """A policy's name without its options: ``wait-k`` in ``wait-k:3``."""
     return spec.partition(":")[0].strip()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Read, Write
-from mlx_simul.loop.loop import SHORT_SOURCE_WORDS, Limits
+from mlx_simul.loop.limits import SHORT_SOURCE_WORDS, Limits
 from mlx_simul.loop.reference import ReferenceLoop
 from mlx_simul.loop.requests import Reply
 from mlx_simul.policies import Action, WaitK

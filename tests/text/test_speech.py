@@ -7,10 +7,12 @@ import pytest
 from article_one import ARTICLE
 from hypothesis import given
 from hypothesis import strategies as st
-
 from mlx_simul.loop.judging import JudgingLoop
-from mlx_simul.loop.loop import DEFAULT_MAX_RATIO, NEED_SOURCE, Limits, SimulLoop
+
+from mlx_simul.loop.limits import Limits
+from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop
 from mlx_simul.loop.requests import Pass, Reply
+from mlx_simul.options import DEFAULT_MAX_RATIO
 from mlx_simul.policies import LocalAgreement, WaitK
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 from mlx_simul.text.characters import is_spaceless
