@@ -17,6 +17,7 @@ include_patterns = [
     "docs/**.md",
     "mlx_simul/models/*/README.md",
 ]
+exclude_patterns = [".*", "models", "site"]
 myst_heading_anchors = 3  # "page.md#a-heading" is a link
 
 autodoc_default_options = {"members": True}
