@@ -26,13 +26,13 @@ random models of every family, in float32 on the CPU ({versions}).
 No figure is typed by hand. mlx-lm has the kernels of `bitnet` and `muse_spark` only for Metal; for
 these two, the same computation was done in plain MLX (`tests/without_metal.py`).
 
-Each family is tested against the laws of each mode in which it streams (`mlx_simul.testing`): in two
-groups ({group} laws), by re-encoding ({reencode}), and in order of arrival ({interleaved}). The error
-is the largest deviation of any logit from the value that a law requires, relative to the largest
-logit; the tolerance is 2e-5. One law of each mode compares with an ordinary pass of mlx-lm's own
-model over its own caches. Laws about moving the target do not apply where the target cannot be
-moved, or where its logits depend on its place. If transformers has the family, a whole pass is also
-compared with transformers on PyTorch, with checkpoints that transformers wrote.
+Each family is tested against the laws of each mode in which it streams (`mlx_simul.testing`): in
+two groups ({group} laws), by re-encoding ({reencode}), and in order of arrival ({interleaved}).
+The error is the largest deviation of any logit from the value that a law requires, relative to
+the largest logit; the tolerance is 2e-5. One law of each mode compares with an ordinary pass of
+mlx-lm's own model over its own caches. Laws about moving the target do not apply where the target
+cannot be moved, or where its logits depend on its place. If transformers has the family, a whole
+pass is also compared with transformers on PyTorch, with checkpoints that transformers wrote.
 
 * **group**: source and target have separate positions and caches ([SPEC.md](SPEC.md), section 1).
 * **reencode**: the target is run again after the source at each read. This is for families that

@@ -29,9 +29,9 @@ HEAD = """\
 # GGUF files
 
 `mlx-simul convert model.gguf folder` converts a GGUF file to an MLX folder with the config, the
-weights, the tokenizer and the chat template. If the file is split (`-00001-of-00003.gguf`), name any
-of its pieces. For a file on the Hugging Face Hub, name `owner/name/file.gguf`. A file that cannot be
-converted to the same computation is refused, and the error says why.
+weights, the tokenizer and the chat template. If the file is split (`-00001-of-00003.gguf`), name
+any of its pieces. For a file on the Hugging Face Hub, name `owner/name/file.gguf`. A file that
+cannot be converted to the same computation is refused, and the error says why.
 
 `tools/gguf_page.py` writes this page; no figure is typed by hand.
 
@@ -39,34 +39,34 @@ converted to the same computation is refused, and the error says why.
 
 For each family, tiny random models were written to GGUF files in the way of llama.cpp's converter
 (`tests/llama_cpp.py`), converted, and compared with the transformers model they came from. If
-transformers can read the architecture from GGUF itself, the last column compares with its reading of
-the same file. The error is the largest difference of any logit, relative to the largest logit, in
-float32 on the CPU ({versions}).
-`tox -e real-weights` converts the published files of SmolLM2 and Gemma 3, validates them and
-translates with them.
+transformers can read the architecture from GGUF itself, the last column compares with its reading
+of the same file. The error is the largest difference of any logit, relative to the largest logit,
+in float32 on the CPU ({versions}). `tox -e real-weights` converts the published files of SmolLM2
+and Gemma 3, validates them and translates with them.
 
-| architecture | becomes | rows reordered | scaled positions | files | error | error, read by transformers |
+| architecture | becomes | rows reordered | scaled positions | files | error | in transformers |
 |---|---|---|---|--:|--:|--:|
 """
 BLOCKS = """
 ## Types of tensors
 
 Conversion reads every type that the gguf package can decode. The error is that of a round trip
-through the package, relative to the root mean square of normally distributed weights. A dash marks a
-type that the package can read but not write. With `--keep-quantized`, weights of the types {kept}
-keep their stored values in MLX's quantised layers; all others become `--dtype`.
+through the package, relative to the root mean square of normally distributed weights. A dash
+marks a type that the package can read but not write. With `--keep-quantized`, weights of the
+types {kept} keep their stored values in MLX's quantised layers; all others become `--dtype`.
 
-| type | bits a weight | error | kept as it is |
+| type | bits per weight | error | kept as it is |
 |---|--:|--:|---|
 """
 TOKENIZERS = """
 ## Tokenizers
 
 Conversion supports two kinds of tokenizers. Byte-level BPE (`tokenizer.ggml.model` is `gpt2`) is
-rebuilt from the name of its pre-tokenizer, and SentencePiece BPE (`llama`) from its scores, or from
-its merges if the file lists them. `tox -e real-tokenizers` writes real tokenizers to GGUF files, and
-compares ids and texts with the originals in a dozen scripts. A SentencePiece vocabulary whose pieces
-all have the same score does not say which pieces to join first, so it is refused.
+rebuilt from the name of its pre-tokenizer, and SentencePiece BPE (`llama`) from its scores, or
+from its merges if the file lists them. `tox -e real-tokenizers` writes real tokenizers to GGUF
+files, and compares ids and texts with the originals in a dozen scripts. A SentencePiece
+vocabulary whose pieces all have the same score does not say which pieces to join first, so it is
+refused.
 
 Pre-tokenizers: {names}.
 
@@ -74,8 +74,8 @@ Pre-tokenizers: {names}.
 
 The table lists every key of the format. All families use a key that is *read*; only the named
 families use a key that is *read by* them. Other keys are *refused*, unless they have a value that
-changes nothing, or *ignored*, with the reason. Keys of the model or of the tokenizer that are not in
-this table are refused, and keys of other programs are ignored.
+changes nothing, or *ignored*, with the reason. Keys of the model or of the tokenizer that are not
+in this table are refused, and keys of other programs are ignored.
 
 | key | treatment |
 |---|---|
