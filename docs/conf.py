@@ -23,6 +23,7 @@ myst_heading_anchors = 3  # "page.md#a-heading" is a link
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+napoleon_use_ivar = True  # a compact list of attributes
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
