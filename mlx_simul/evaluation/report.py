@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from itertools import pairwise
 from typing import Any
 
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
+from mlx_simul.machine.fields import NONE, plain_fields, type_of
+from mlx_simul.options import SessionOptions
 from mlx_simul.policies import WHOLE, name_in
 
 SIGNIFICANT = 0.05
@@ -118,7 +120,7 @@ def command(results: Mapping[str, Any]) -> str:
     for name, (value, usual) in told.items():
         words += [] if value == usual else [f"--{name}", str(value)]
     for name, value in options["session"].items():
-        words += ["--set", f"{name}={_as_told(value)}"]
+        words += _session_words(name, value)
     words += [] if all("bleu" in row for row in rows.values()) else ["--no-quality"]
     return shlex.join(words)
 
@@ -193,14 +195,26 @@ def _beside_wait_k(rows: Mapping[str, Any]) -> Iterator[str]:
             yield f"At equal LAAL, `{best}` comes closest to wait-k: {-gain:.1f} BLEU below it."
 
 
-def _as_told(value: Any) -> str:
-    """The value as ``--set`` reads it: JSON, or a text that is not JSON."""
-    if isinstance(value, str):
-        try:
-            json.loads(value)
-        except ValueError:
-            return value
-    return json.dumps(value, ensure_ascii=False)
+def _session_words(name: str, value: Any) -> list[str]:
+    """An option of the session as the command line takes it."""
+    flag = _flags(SessionOptions)[name]
+    if isinstance(value, bool):
+        return [flag] if value else []
+    if isinstance(value, Mapping):
+        return [flag, f"{name}.json"]  # the command line takes a file
+    return [flag, NONE if value is None else str(value)]
+
+
+def _flags(kind: type) -> dict[str, str]:
+    """The flag of each option of a dataclass, and of the groups in it."""
+    found: dict[str, str] = {}
+    for item in plain_fields(kind):
+        hint = type_of(kind, item)
+        if is_dataclass(hint) and isinstance(hint, type):
+            found |= _flags(hint)
+        else:
+            found[item.name] = item.metadata.get("flag") or f"--{item.name.replace('_', '-')}"
+    return found
 
 
 def _point(row: Mapping[str, Any]) -> tuple[float, float]:

@@ -112,7 +112,7 @@ def test_the_command_names_what_is_not_usual(results):
     assert plain.endswith(" whole")
     results["options"] |= {"baseline": "wait-k:3", "n_sources": 10, "session": {"mode": "reencode"}}
     told = command(results)
-    assert "--baseline wait-k:3 --sources 10 --set mode=reencode" in told
+    assert "--baseline wait-k:3 --sources 10 --mode reencode" in told
 
 
 def test_the_packaged_model_is_not_named(results):
