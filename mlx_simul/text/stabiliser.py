@@ -99,11 +99,13 @@ class Stabiliser:
         self._rests.append(words[at:])
         text = self._give(max(n_final - at, self._n_agreed()))
         n_stable = len(words) - len(self._rests[-1])
-        if n_final and self._since == "final":
+        is_final = final is True or n_final > 0
+        if is_final and self._since == "final":
             # The next hypothesis begins behind the final words.
             n_stable = max(0, n_stable - n_final)
             self._given = self._given[max(0, len(self._given) - n_stable) :]
-        self._n_before = max(0, n_stable - len(self._given))
+        if text or is_final:  # else it may hold less than was given
+            self._n_before = max(0, n_stable - len(self._given))
         return text
 
     def finish(self) -> str:

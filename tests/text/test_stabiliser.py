@@ -38,20 +38,23 @@ WRONG = st.lists(st.sampled_from(["x", "y", "z"]), max_size=3)
 def revisions(draw: st.DrawFn, truth: Sequence[str]) -> list[str]:
     """Hypotheses that never revise what two in a row agree on."""
     steps = draw(st.lists(st.tuples(st.integers(0, 4), WRONG), max_size=10))
+    silences = draw(st.lists(st.integers(0, 10), max_size=2))
     ends = accumulate(step for step, _ in steps)
     said = [
         # Two wrong tails in a row must not agree.
         " ".join([*truth[:end], *(f"{word}{i}" for word in wrong)])
         for i, (end, (_, wrong)) in enumerate(zip(ends, steps, strict=True))
     ]
-    return [*said, " ".join(truth), " ".join(truth)]
+    for silence in silences:
+        said.insert(silence, "")
+    return [*said, *[" ".join(truth)] * 4]
 
 
-@given(st.data(), TRUTH, st.integers(2, 4), st.booleans())
+@given(st.data(), TRUTH, st.integers(2, 4), st.booleans(), st.sampled_from(["final", "beginning"]))
 def test_right_words_come_out_once_in_order_and_all(
-    data: st.DataObject, truth: list[str], agree: int, is_final: bool
+    data: st.DataObject, truth: list[str], agree: int, is_final: bool, since: str
 ) -> None:
-    stabiliser, given, words = Stabiliser(agree), "", words_of(" ".join(truth))
+    stabiliser, given, words = Stabiliser(agree, since=since), "", words_of(" ".join(truth))
     hypotheses = data.draw(revisions(truth))
     for i, hypothesis in enumerate(hypotheses):
         given += stabiliser.hear(hypothesis, final=is_final and i == len(hypotheses) - 1)
@@ -165,10 +168,17 @@ def test_words_behind_a_contradiction_come_once(n_words: int, edits: list[tuple[
     before = [str(i) for i in range(n_words)]
     revised = [*before]
     for place, edit in edits:
-        at = place % (len(revised) - 1)  # the last stays, or nobody could tell where they meet
+        at = place % (len(revised) - 1)  # the last stays, to show where they meet
         revised[at : at + (edit != "insert")] = [] if edit == "delete" else ["x"]
     texts = [" ".join(before), " ".join([*revised, "p", "q", "r"])]
     assert said(texts).split() == [*before, "p", "q", "r"]
+
+
+def test_an_empty_final_text_ends_a_hypothesis() -> None:
+    stabiliser = Stabiliser(1)
+    given = [stabiliser.hear("so it"), stabiliser.hear("", final=True), stabiliser.hear("well")]
+    assert given == ["so it ", "", "well "]
+    assert stabiliser.contradictions == 0
 
 
 def test_the_law_rejects_alignment_by_counting_words() -> None:
@@ -226,8 +236,13 @@ def test_nothing_grows_with_the_stream() -> None:
         text += f"word{i} "
         long.hear(text)
         assert len(long._given) <= module._KEPT_WORDS
+        assert long.hear("") == ""
+        assert long.hear(text) == ""
     assert long.contradictions == 0
-    assert long.hear("new" + text[4:]) == "word199 "  # the first word is long out of sight
+    assert long.hear(text) == "word199 "
+    assert long.hear("new" + text[4:] + "so") == ""  # the first word is long out of sight
+    assert long.contradictions == 0
+    assert long.hear(text + "so") == "so "
 
 
 @pytest.mark.parametrize(
