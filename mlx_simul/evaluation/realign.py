@@ -91,9 +91,9 @@ def _tokens(units: Iterable[str], tokenize: Tokenize | None) -> tuple[list[str],
 
 
 def _ranges(sentences: Sequence[int | None], n_sentences: int) -> list[range]:
-    """Where each sentence's units lie; their sentences never decrease, and only the first have none.
+    """Where each sentence's units lie, given each unit's sentence.
 
-    A sentence without units has an empty range where the one before it ends.
+    Sentences never decrease, and only units at the beginning are without one.
     """
     end = sum(sentence is None for sentence in sentences)
     ranges: list[range] = []
@@ -201,9 +201,7 @@ def _next_sums(above: NDArray[Any], similarity: NDArray[Any]) -> NDArray[Any]:
     return sums
 
 
-def _moves(
-    sums: NDArray[Any], reference: Sequence[str], target: _Target
-) -> list[NDArray[np.int8]]:
+def _moves(sums: NDArray[Any], reference: Sequence[str], target: _Target) -> list[NDArray[np.int8]]:
     """The last move of each best alignment, a row for each reference token, (T,).
 
     Of equal sums a pair is preferred, then skipping the reference token.
