@@ -321,7 +321,7 @@ def live_times_of_speech_ms(
             raise InvalidOptionError(
                 f"a unit at {time} ms, before any source was fed; both must be on one clock."
             )
-        live.append(starts[j] + time - fed_ms[j])
+        live.append(starts[j] + (time - fed_ms[j]))
     return live
 
 
