@@ -11,8 +11,7 @@ from typing import Any
 
 from mlx_simul.evaluation.logs import json_lines
 from mlx_simul.evaluation.talk_record import TalkRecord
-from mlx_simul.evaluation.talk_sentences import normalised
-from mlx_simul.evaluation.units import Unit
+from mlx_simul.evaluation.units import Unit, joined
 from mlx_simul.machine.files import write_whole
 
 # Of simulstream's ways to join tokens this one adds nothing and drops nothing. The unit in which
@@ -26,7 +25,7 @@ def omnisteval_long_line(record: TalkRecord, unit: Unit) -> dict[str, Any]:
     units = record.units(unit)
     return {
         "source": _name(record),
-        "prediction": (" " if unit == "word" else "").join(units.texts),
+        "prediction": joined(units.texts, unit),
         "delays": record.delays_ms(units.delays),
         "elapsed": record.elapsed_ms(units.times_ms),
         "source_length": record.talk.said_ms[-1],
@@ -82,7 +81,7 @@ def write_talk_logs(folder: Path, records: Sequence[TalkRecord], unit: Unit) -> 
         "simulstream.jsonl": json_lines(steps),
         "simulstream.yaml": _SIMULSTREAM_CONFIG,
         "segments.yaml": "".join(map(_segments, records)),
-        "reference.txt": _lines(normalised(each.references[0], unit) for each in sentences),
+        "reference.txt": _lines(joined(each.references[0].split(), unit) for each in sentences),
         "source.txt": _lines(" ".join(each.source.split()) for each in sentences),
     }
     for name, text in files.items():

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from mlx_simul.evaluation.realign import Tokenize, realign
 from mlx_simul.evaluation.talk_record import TalkRecord
-from mlx_simul.evaluation.units import Unit, reference_length
+from mlx_simul.evaluation.units import Unit, joined, reference_length
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def realigned_talk(
     units, said = record.units(unit), record.talk.said
     delays_ms, elapsed_ms = record.delays_ms(units.delays), record.elapsed_ms(units.times_ms)
     sentences = record.talk.sentences
-    references = [tuple(normalised(each, unit) for each in s.references) for s in sentences]
+    references = [tuple(joined(each.split(), unit) for each in s.references) for s in sentences]
     spans = realign([given[0] for given in references], units.texts, unit, tokenize)
     first_words = accumulate((len(sentence.said_ms) for sentence in sentences), initial=0)
     realigned = tuple(
         RealignedSentence(
-            prediction=(" " if unit == "word" else "").join(units.texts[span.start : span.stop]),
+            prediction=joined(units.texts[span.start : span.stop], unit),
             references=given,
             reference_length=reference_length(given[0], unit),
             delays_words=tuple(said[units.delays[i]] - said[first] for i in span),
@@ -116,11 +116,6 @@ def realigned_talk(
         )
     )
     return RealignedTalk(record, unit, realigned, len(units.texts), spans[0].start)
-
-
-def normalised(text: str, unit: Unit) -> str:
-    """A text in the form that is scored and logged, its units apart or without white space."""
-    return (" " if unit == "word" else "").join(text.split())
 
 
 def lags(talk: RealignedTalk) -> Iterator[Lag]:

@@ -17,7 +17,9 @@ from mlx_simul.text.speech import speech
 ITEMS = [Item("one two", ("un deux",)), Item("three", ("trois",)), Item("four five", ("4 5",))]
 TALKS = [ITEMS[:2], ITEMS[2:]]
 
-parts = st.sampled_from(["word", "1.5", "l'hôtel", "\u0301a", "猫は家で。", "手機", "ไทย", "「", "?"])
+parts = st.sampled_from(
+    ["word", "1.5", "l'hôtel", "\u0301a", "猫は家で。", "手機", "ไทย", "「", "?"]
+)
 sources = st.lists(parts, min_size=1, max_size=5).map(" ".join)
 
 

@@ -6,7 +6,9 @@ from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.talk_record import Shown, TalkRecord
 from mlx_simul.evaluation.talks import Sentence, Talk, talk_at_pace
 
-WORDS = "le la un chat chats chien dort , . ! ? Hood. Hood mange demain déjà (ici) - été 3.5".split()
+WORDS = (
+    "le la un chat chats chien dort , . ! ? Hood. Hood mange demain déjà (ici) - été 3.5".split()
+)
 CHARACTERS = "猫は家で寝る犬も外に走る。、"
 
 
@@ -79,5 +81,8 @@ def _pieces(rng, text, n_read, time_ms, unit):
         case 0 if len(text) > 1:
             return [Shown(text[:1], n_read, time_ms), Shown(text[1:] + end, n_read, time_ms)]
         case 1:
-            return [Shown("hm" + end, n_read, time_ms), Shown(text + end, n_read, time_ms, 2 + len(end))]
+            return [
+                Shown("hm" + end, n_read, time_ms),
+                Shown(text + end, n_read, time_ms, 2 + len(end)),
+            ]
     return [Shown(text + end, n_read, time_ms)]
