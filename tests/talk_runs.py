@@ -6,9 +6,21 @@ from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.talk_record import Shown, TalkRecord
 from mlx_simul.evaluation.talks import Sentence, Talk, talk_at_pace
 
-WORDS = (
-    "le la un chat chats chien dort , . ! ? Hood. Hood mange demain déjà (ici) - été 3.5".split()
-)
+WORDS = [
+    "le",
+    "la",
+    "un",
+    "chat",
+    "chats",
+    "chien",
+    "Hood.",
+    "Hood",
+    "mange",
+    "demain",
+    "été",
+    "3.5",
+]
+WORDS += ["(ici)", *",.!?-"]
 CHARACTERS = "猫は家で寝る犬も外に走る。、"
 
 

@@ -4,7 +4,7 @@ A session writes a talk in one piece, while quality and latency are scores of se
 references are aligned as wholes, and each target unit goes to the sentence of the reference token
 that it lies beside. The rules are those of SoftSegmenter (Polák et al. 2025, arXiv 2509.17349) as
 OmniSTEval 0.1.10 follows them, ties and unpaired tokens included, so that the field's figures are
-these figures; ``docs/evaluation.md`` has them in full.
+these figures; ``docs/talks.md`` has them in full.
 
 Shape legend: R tokens of the references, T tokens of the target, V distinct ones among the T, C
 distinct characters in those.

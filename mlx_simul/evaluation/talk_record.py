@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 from mlx_simul.errors import DataError
-from mlx_simul.evaluation.latency import live_times_of_speech_ms, n_common
+from mlx_simul.evaluation.latency import n_common
+from mlx_simul.evaluation.live_times import live_times_of_speech_ms
 from mlx_simul.evaluation.talks import Sentence, Talk
 from mlx_simul.evaluation.units import Unit, Units, target_units
 from mlx_simul.events import Event, Finished, TurnEnd, Write
@@ -119,7 +120,7 @@ class TalkRecord:
         return [said_ms[n_words] for n_words in source_words]
 
     def elapsed_ms(self, times_ms: Iterable[float]) -> list[float]:
-        """For each time on the recording's clock, when it would have been, had the talk been live."""
+        """Times on the recording's clock as times of the talk, had it been heard live."""
         return live_times_of_speech_ms(times_ms, self.fed_ms, self.talk.said_ms)
 
     def to_json(self) -> str:

@@ -16,7 +16,9 @@ from mlx_simul.evaluation.realign import realign
 
 CASES = json.loads((GOLDEN / "realign.json").read_text("utf-8"))
 
-words = st.sampled_from("le la un chat chats dort , . ? ( déjà ﬁn Été (ici)".split())
+words = st.sampled_from(
+    ["le", "la", "un", "chat", "chats", ",", ".", "?", "(", "déjà", "ﬁn", "Été", "(ici)"]
+)
 sentences = st.lists(st.lists(words, min_size=1, max_size=6).map(" ".join), min_size=1, max_size=5)
 units = st.sampled_from(["word", "char"])
 
@@ -118,7 +120,7 @@ def case_matters(references, target, unit):
 
 def test_the_laws_reject_what_is_broken():
     references = ["le chat dort .", "un chat", "la fin"]
-    target = "le chat dort . un chat la fin".split()
+    target = ["le", "chat", "dort", ".", "un", "chat", "la", "fin"]
     references_come_back(by_length, references, "word")
     with pytest.raises(AssertionError):
         references_come_back(one_late, references, "word")

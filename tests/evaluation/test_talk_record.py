@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -62,7 +63,7 @@ def test_erasure_is_what_the_outputs_differ_by(made):
         # Of text without spaces: a space that is taken back is not a unit.
         if not any(" " in text for text in outputs):
             assert held.n_erased("char") == pytest.approx(share * len(without[-1]))
-    if all(after.startswith(before) for before, after in zip(outputs, outputs[1:], strict=False)):
+    if all(after.startswith(before) for before, after in pairwise(outputs)):
         assert held.n_erased("word") == held.n_erased("char") == 0
 
 

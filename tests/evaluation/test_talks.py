@@ -122,7 +122,7 @@ def test_what_is_not_a_talk_is_refused(tmp_path):
     empty = write(tmp_path / "a.tsv", "", "")
     with pytest.raises(DataError, match="holds no sentences"):
         read_talks(empty)
-    with pytest.raises(InvalidOptionError, match="there is no file .*sentences_per_talk"):
+    with pytest.raises(InvalidOptionError, match=r"there is no file .*sentences_per_talk"):
         read_talks(tmp_path / "b.tsv")
     with pytest.raises(InvalidOptionError, match="sentences_per_talk must be at least 1, got 0"):
         read_talks(empty, sentences_per_talk=0)
