@@ -54,8 +54,8 @@ class Talk:
         sentences: at least one.
 
     Raises:
-        DataError: if there is no sentence, a sentence has no references, times that are not as many
-            as its words, times that decrease, or takes no time.
+        DataError: if there is no sentence, or one has no references, not a time for each word,
+            times that decrease, or no duration.
     """
 
     sentences: tuple[Sentence, ...]
@@ -246,9 +246,16 @@ def _check(sentence: Sentence, name: str, end_ms: float) -> None:
         )
     times = (end_ms, sentence.start_ms, *sentence.said_ms)
     if not _are_times(times) or any(later < earlier for earlier, later in pairwise(times)):
-        raise DataError(f"{name} follows {end_ms} ms with decreasing times: {times[1:]!s:.200}.")
+        raise DataError(
+            f"{name} has times that decrease: {times!s:.200}. The first is the end of the sentence "
+            "before, then come its start and its words; give them in milliseconds since the talk "
+            "began, none earlier than the one before it."
+        )
     if not sentence.duration_ms > 0:
-        raise DataError(f"{name} takes no time, from {sentence.start_ms} ms on; give later times.")
+        raise DataError(
+            f"{name} takes no time: it begins and ends at {sentence.start_ms} ms. Give it an "
+            "earlier start, or its words later times."
+        )
 
 
 def _are_times(values: Iterable[Any]) -> bool:
