@@ -66,6 +66,10 @@ class SessionFailedError(SimulError, RuntimeError):
         self.session = session
 
 
+class JournalError(SimulError):
+    """A stream's journal cannot be written, is damaged, or belongs to another stream."""
+
+
 class CacheStateError(SimulError, RuntimeError):
     """A cache was used out of turn: updated while merged, or read before a merge."""
 

@@ -1,7 +1,7 @@
 """What a session says: Read, Write, TurnEnd, Finished.
 
-``text`` of any event is what it adds to the target, ``source`` what was read with it: all texts in a
-row are the translation, all sources the source.
+``text`` of any event is what it adds to the target, ``source`` what it adds to the source read: all
+texts in a row are the translation.
 
 Times are milliseconds since the session began and take no part in equality: the same text in any
 chunks gives equal events (SPEC section 7).
@@ -25,7 +25,7 @@ FinishReason: TypeAlias = Literal[
 
 
 TurnReason: TypeAlias = Literal[
-    "sentence", "max_turn_words", "blank_line", "end_turn", "source_end"
+    "sentence", "max_turn_words", "blank_line", "end_turn", "source_end", "limit"
 ]
 
 
@@ -86,7 +86,8 @@ class TurnEnd:
         token_ids: the generated ids, the header not included.
         delays: for each target word, the source words read when it was emitted.
         ended_by: what ended its source: the ``sentence``, ``max_turn_words``, a ``blank_line``, the
-            caller's ``end_turn``, or the end of the source.
+            caller's ``end_turn``, the end of the source, or a ``limit`` on its target, so that the
+            next turn goes on in the middle of this one's sentence.
         reason: why its target ended, as in :class:`Finished`.
         began_ms: when its first source word was read.
         word_times_ms: for each target word, when it was complete.

@@ -11,10 +11,12 @@ from typing import Any
 import mlx.nn as nn
 from typing_extensions import Unpack
 
+from mlx_simul.engine.prefix import EncodedPrefix
 from mlx_simul.errors import InvalidOptionError, SimulWarning
-from mlx_simul.events import Event, Finished
+from mlx_simul.events import Event
 from mlx_simul.loop.endings import remark
-from mlx_simul.session import SessionOptions, SimulSession
+from mlx_simul.options import OptionKeywords, SessionOptions
+from mlx_simul.session import SimulSession
 from mlx_simul.text.prompts import TokenizedSource
 
 
@@ -22,7 +24,10 @@ def generate(
     model: nn.Module,
     tokenizer: Any,
     source: str | Iterable[str] | TokenizedSource,
-    **options: Unpack[SessionOptions],
+    options: SessionOptions | None = None,
+    *,
+    prefix: EncodedPrefix | None = None,
+    **flat: Unpack[OptionKeywords],
 ) -> str:
     """Answer to a whole source, as a stream would have.
 
@@ -33,7 +38,9 @@ def generate(
         model: as for :func:`stream_generate`.
         tokenizer: likewise.
         source: likewise.
-        **options: likewise.
+        options: likewise.
+        prefix: likewise.
+        **flat: likewise.
 
     Returns:
         The whole target text.
@@ -42,9 +49,9 @@ def generate(
         as :func:`stream_generate`.
     """
     texts = []
-    for event in stream_generate(model, tokenizer, source, **options):
+    for event in stream_generate(model, tokenizer, source, options, prefix=prefix, **flat):
         texts.append(event.text)
-        if isinstance(event, Finished) and (said := remark(event)) is not None:
+        if (said := remark(event)) is not None:
             warnings.warn(said, SimulWarning, stacklevel=2)
     return "".join(texts)
 
@@ -53,19 +60,27 @@ def stream_generate(
     model: nn.Module,
     tokenizer: Any,
     source: str | Iterable[str] | TokenizedSource,
-    **options: Unpack[SessionOptions],
+    options: SessionOptions | None = None,
+    *,
+    prefix: EncodedPrefix | None = None,
+    **flat: Unpack[OptionKeywords],
 ) -> Iterator[Event]:
     """Answer while the source is still arriving.
+
+    The texts of the events are the translation: ``for event in stream_generate(...):
+    print(event.text, end="")``.
 
     Args:
         model: from :func:`mlx_simul.load`.
         tokenizer: likewise.
         source: the whole text, an iterable of text chunks (read only when the policy needs more),
             or a :class:`~mlx_simul.TokenizedSource`.
-        **options: those of :class:`~mlx_simul.SimulSession`, ``source`` excepted.
+        options: as for :class:`~mlx_simul.SimulSession`.
+        prefix: likewise.
+        **flat: likewise.
 
     Returns:
-        An iterator over Read, Write, and last Finished; it runs as far as it is asked.
+        An iterator over Read, Write and TurnEnd, and last Finished; it runs as far as it is asked.
 
     Raises:
         InvalidOptionError: at once if the source is of another kind; for a chunk that is not a
@@ -73,14 +88,14 @@ def stream_generate(
         as :class:`~mlx_simul.SimulSession`, at once.
     """
     if isinstance(source, TokenizedSource):
-        return SimulSession(model, tokenizer, source=source, **options).events()
+        return SimulSession(model, tokenizer, options, source=source, **flat).events()
     if isinstance(source, bytes | bytearray) or not isinstance(source, Iterable):
         raise InvalidOptionError(
             "source must be a str, an iterable of str or a TokenizedSource, not "
             f"{type(source).__name__}; decode bytes, and give what is async to astream_generate."
         )
     chunks = iter([source] if isinstance(source, str) else source)
-    return _run(SimulSession(model, tokenizer, **options), chunks)
+    return _run(SimulSession(model, tokenizer, options, prefix=prefix, **flat), chunks)
 
 
 def _run(session: SimulSession, chunks: Iterator[str]) -> Iterator[Event]:
@@ -97,7 +112,10 @@ async def astream_generate(
     model: nn.Module,
     tokenizer: Any,
     source: AsyncIterable[str],
-    **options: Unpack[SessionOptions],
+    options: SessionOptions | None = None,
+    *,
+    prefix: EncodedPrefix | None = None,
+    **flat: Unpack[OptionKeywords],
 ) -> AsyncIterator[Event]:
     """As :func:`stream_generate`, for an async source; the event loop stays free.
 
@@ -109,10 +127,12 @@ async def astream_generate(
         model: from :func:`mlx_simul.load`.
         tokenizer: likewise.
         source: text chunks as they arrive.
-        **options: those of :class:`~mlx_simul.SimulSession`, ``source`` excepted.
+        options: as for :class:`~mlx_simul.SimulSession`.
+        prefix: likewise.
+        **flat: likewise.
 
     Yields:
-        Read, Write, and last Finished.
+        Read, Write and TurnEnd, and last Finished.
 
     Raises:
         InvalidOptionError: if the source is not async; for a chunk that is not a ``str``, when it
@@ -128,7 +148,7 @@ async def astream_generate(
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-simul")
     try:
         session = await loop.run_in_executor(
-            thread, lambda: SimulSession(model, tokenizer, **options)
+            thread, lambda: SimulSession(model, tokenizer, options, prefix=prefix, **flat)
         )
 
         async def events_after(step: Callable[..., None], *given: str) -> AsyncIterator[Event]:

@@ -10,8 +10,8 @@ from streams import TEXT, Stumble, run
 
 import mlx_simul
 from mlx_simul import InvalidOptionError, SimulSession, WaitK
+from mlx_simul.options import SessionOptions
 from mlx_simul.policies import LocalAgreement
-from mlx_simul.session import SessionOptions
 
 
 def test_options_are_judged_before_the_first_event(model, tokenizer):

@@ -47,7 +47,7 @@ from mlx_simul.machine.files import expanded
 
 _logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = Path(__file__).parent / "models" / "en-fr"
+DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "en-fr"
 """The model that comes with the package: English to French (docs/default-model.md)."""
 
 # Weights, configuration and tokenizer; no code, no pickles.

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 
 from mlx_simul.checkpoints.loading import load
 from mlx_simul.console.arguments import require_writable
+from mlx_simul.console.fields import add_option, chosen
 from mlx_simul.console.tables import fitting_table
 from mlx_simul.evaluation.batch_speed import BatchBench, throughput
 from mlx_simul.evaluation.speed import (
@@ -26,6 +27,7 @@ from mlx_simul.evaluation.speed import (
 )
 from mlx_simul.machine.blas import describe
 from mlx_simul.machine.files import expanded
+from mlx_simul.options import DecodingOptions
 
 SPEED_COLUMNS = {
     "wait_k": "wait-k",
@@ -85,9 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--words", type=int, nargs="*", default=[10, 100, 1000, 4000], help="lengths of session"
     )
     parser.add_argument("--steps", type=int, default=20, help="passes timed at each length")
-    parser.add_argument("--drafter", choices=("ngram",), help="measure this instead")
-    parser.add_argument("--draft-model", metavar="FOLDER", help="measure this instead")
-    parser.add_argument("--num-draft-tokens", type=int, default=4, metavar="N", help="default: 4")
+    parser.add_argument("--draft", metavar="ngram|FOLDER", help="measure this instead")
+    add_option(parser, DecodingOptions, "num_draft_tokens")
     parser.add_argument(
         "--batch", type=_sizes, default=[1, 2, 4, 8, 16], metavar="N,...", help="sessions at once"
     )
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         models["two tiny layers"] = tiny_like(tokenizer)
     report: dict[str, Any] = {"setting": _setting(), "models": {}}
     console = Console(highlight=False)
-    if args.drafter or args.draft_model:
+    if args.draft:
         report["drafting"] = _drafting(model, tokenizer, args, console)
         models = {}
     for name, each in models.items():
@@ -140,9 +141,8 @@ def _drafting(
     model: Any, tokenizer: Any, args: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
     options = {
-        "drafter": args.drafter,
-        "draft_model": load(args.draft_model) if args.draft_model else None,
-        "num_draft_tokens": args.num_draft_tokens,
+        "draft": "ngram" if args.draft == "ngram" else load(args.draft),
+        **chosen(args, DecodingOptions),
     }
     report = {}
     Bench(model, tokenizer, 4).ours(3, **options)  # whatever is compiled or loaded at first

@@ -9,17 +9,17 @@ from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mlx_simul.console.arguments import add_languages, loading, utf8
+from mlx_simul.console.arguments import utf8
 from mlx_simul.console.live import View, exit_code, run_session
+from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.console.translate import is_terminal
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.latency import length_adaptive_average_lagging
-from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.events import Event, Finished, Read, TurnEnd, Write
 from mlx_simul.machine.terminal import emit, harmless, say
-from mlx_simul.policies import WaitK
 
 if TYPE_CHECKING:
-    from mlx_simul.session import SimulSession
+    pass
 
 PASSAGE = (
     "Can I ask you a question? I have never been to Paris. My brother lives there with his wife "
@@ -100,6 +100,7 @@ class Recorder:
         self._clock = clock
         self.words: list[str] = []
         self.times_s: list[float] = []
+        self.delays: list[int] = []
         self.finished: Finished | None = None
         self._word = ""
 
@@ -127,7 +128,9 @@ class Recorder:
                 self.words.append(self._word.strip())
                 self.times_s.append(self._clock())
                 self._word = ""
-        elif isinstance(event, Finished):
+        elif isinstance(event, TurnEnd | Finished):
+            self.delays += event.delays
+        if isinstance(event, Finished):
             self.finished = event
         self._view.show(event)
 
@@ -196,20 +199,20 @@ def lag(recorder: Recorder, speech: Speech) -> str:
         speech: its source.
     """
     finished = recorder.finished
-    if finished is None or not finished.delays:
+    if finished is None or not recorder.delays:
         return "Nothing was written."
     words = length_adaptive_average_lagging(
-        [speech.said[delay] for delay in finished.delays], speech.said[finished.source_words]
+        [speech.said[delay] for delay in recorder.delays], speech.said[finished.source_words]
     )
     said = (
-        f"{finished.source_words} words read, {len(finished.delays)} written, on average "
+        f"{finished.source_words} words read, {len(recorder.delays)} written, on average "
         f"{words:.1f} behind (LAAL)"
     )
     if not speech.has_pace:
         return f"{said}."
     waits_ms = [
         1000 * (time_s - speech.word_times_s[delay - 1])
-        for time_s, delay in zip(recorder.times_s, finished.delays, strict=True)
+        for time_s, delay in zip(recorder.times_s, recorder.delays, strict=True)
     ]
     return (
         f"{said}; a word was there {median(waits_ms):.0f} ms after the last one it waited for "
@@ -223,13 +226,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "text", nargs="?", type=utf8, default=PASSAGE, help="what is said (default: some sentences)"
     )
     parser.add_argument(
-        "--model", help="folder, or Hugging Face repository id (default: the packaged model)"
-    )
-    add_languages(parser)
-    parser.add_argument(
-        "--wait-k", type=int, default=3, metavar="K", help="words behind (default: 3)"
-    )
-    parser.add_argument(
         "--pace",
         type=float,
         default=PACE,
@@ -239,6 +235,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plain", action="store_true", help="a line for each word, on a terminal too"
     )
+    add_session_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -250,11 +247,10 @@ def run(args: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    policy = WaitK(args.wait_k)
+    options = session_options(args)
     if not 0 <= args.pace < float("inf"):
         raise InvalidOptionError(f"--pace must be a number from 0 on, got {args.pace}.")
-    with loading(args.model):
-        session, languages = _session(args, policy)
+    session = session_maker(args, options)()
     speech = Speech(args.text, args.pace)
     console = Console(highlight=False)
     is_plain = args.plain or not is_terminal(console)
@@ -263,28 +259,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         from mlx_simul.console.display import Display
 
-        view = Display(console, *languages)
+        view = Display(console, *session.languages)
     recorder = Recorder(view)
     with recorder:
         finished = run_session(session, speech, recorder)
     if recorder.finished is not None and not is_plain:
-        emit(harmless(with_delays(recorder.words, recorder.finished.delays)) + "\n")
+        emit(harmless(with_delays(recorder.words, recorder.delays)) + "\n")
     emit(lag(recorder, speech) + "\n")
     return exit_code(finished)
-
-
-def _session(args: argparse.Namespace, policy: WaitK) -> tuple[SimulSession, tuple[str, str]]:
-    from mlx_simul.archs import streaming_config
-    from mlx_simul.checkpoints.loading import load
-    from mlx_simul.session import SimulSession
-
-    model, tokenizer = load(args.model)
-    session = SimulSession(
-        model,
-        tokenizer,
-        policy=policy,
-        source_language=args.source_language,
-        target_language=args.target_language,
-    )
-    source, target = streaming_config(model).translates or ("Source", "Target")
-    return session, (args.source_language or source, args.target_language or target)

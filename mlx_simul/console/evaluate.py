@@ -3,110 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mlx_simul.console.arguments import add_instruction, add_languages, utf8
+from mlx_simul.console.fields import add_options, chosen
+from mlx_simul.console.options import FILE_READERS
 from mlx_simul.console.tables import fitting_table
-from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
-from mlx_simul.evaluation.options import AUTO, CLOCK_NAMES, DEFAULT_POLICIES, EvaluationOptions
-from mlx_simul.evaluation.units import UNITS
+from mlx_simul.evaluation.options import DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.machine.terminal import emit, emit_json, harmless
+from mlx_simul.options import SessionOptions
 from mlx_simul.policies import WHOLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--model", help="folder, or Hugging Face repository id (default: the packaged model)"
-    )
-    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA or DoRA adapters")
-    parser.add_argument(
-        "--allow-unverified",
-        action="store_true",
-        help="of a type that `mlx-simul models` does not list, try the laws on the weights first",
-    )
-    parser.add_argument(
-        "--folder", required=True, metavar="DIR", help="for results; what it holds is gone on with"
-    )
-
-    data = parser.add_argument_group("test set")
-    data.add_argument(
-        "--corpus",
-        required=True,
-        metavar="FILE",
-        help=".tsv or .jsonl of pairs, those of one source being its references; with --reference "
-        "a text file with a source a line; or the id of a Hugging Face dataset",
-    )
-    data.add_argument(
-        "--reference", nargs="+", default=[], metavar="FILE", help="a translation a line"
-    )
-    data.add_argument("--source-key", default="source", metavar="KEY", help="in JSON records")
-    data.add_argument("--target-key", default="target", metavar="KEY", help="in JSON records")
-    data.add_argument("--split", default="test", help="of a dataset (default: test)")
-    data.add_argument("--sources", type=int, metavar="N", help="the first N sources only")
-
     grid = parser.add_argument_group("policies (default: --wait-k 1,3,5,7,9,whole)")
     grid.add_argument("--wait-k", metavar="K[,K]", help="words behind; `whole` for the offline way")
     grid.add_argument(
         "--policy", nargs="+", default=[], metavar="SPEC", help="by name and options: wait-k:3"
     )
-    grid.add_argument("--baseline", metavar="SPEC", help="to compare with (default: whole)")
-
-    prompt = parser.add_argument_group("what to do (default: what the model was trained for)")
-    add_languages(prompt)
-    add_instruction(prompt)
-    prompt.add_argument(
-        "--set",
-        type=utf8,
-        action="append",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="any other option of a session: mode=reencode, max_target_source_ratio=3 ...",
+    add_options(
+        parser.add_argument_group("test set and scores"),
+        EvaluationOptions,
+        skip={"policies", "session"},
     )
-
-    score = parser.add_argument_group("scores")
-    score.add_argument(
-        "--unit",
-        choices=(AUTO, *UNITS),
-        default=AUTO,
-        help="that latency is counted in (default: characters for scripts without spaces, else "
-        "words)",
-    )
-    score.add_argument(
-        "--word-ms",
-        type=float,
-        default=400.0,
-        metavar="MS",
-        help="pace of the source's words of speech, for computation-aware scores (default: 400)",
-    )
-    score.add_argument(
-        "--clock",
-        choices=CLOCK_NAMES,
-        default="wall",
-        help="time on the wall, or the CPU's, which a busy machine does not stretch",
-    )
-    score.add_argument(
-        "--bleu-tokenizer",
-        default=AUTO,
-        metavar="NAME",
-        help="sacrebleu's (default: zh for Chinese, char for other scripts without spaces, else "
-        "13a)",
-    )
-    score.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="N", help="resamplings (default: 1000)"
-    )
-    score.add_argument("--no-quality", action="store_true", help="no BLEU and chrF")
-    score.add_argument("--no-plot", action="store_true", help="no PNG and SVG")
-    parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="that share the work (default: 1)"
-    )
+    add_options(parser, SessionOptions, skip={"policy"}, types=FILE_READERS)
     parser.add_argument("--json", action="store_true", help="the figures instead of a table")
 
 
@@ -117,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         The exit code: 0.
     """
     options = options_from(args)
+    if not options.quality:
+        options = replace(options, plot=False)  # there is no quality to draw over latency
     # MLX is only imported once the options are known to be right.
     from mlx_simul.evaluation.run import RESULTS, evaluate
 
@@ -140,32 +69,12 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
     Raises:
         InvalidOptionError: for what cannot be.
     """
-    session = dict(_assigned(text) for text in args.set)
-    for name in ("source_language", "target_language", "instruction"):
-        if (value := getattr(args, name)) is not None:
-            session[name] = value
+    given: dict[str, Any] = chosen(args, EvaluationOptions)
+    given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     return EvaluationOptions(
-        model=args.model,
-        corpus=args.corpus,
-        folder=args.folder,
-        references=tuple(args.reference),
+        **given,
         policies=_policies(args.wait_k, args.policy),
-        baseline=args.baseline,
-        adapter=args.adapter,
-        allow_unverified=args.allow_unverified,
-        source_key=args.source_key,
-        target_key=args.target_key,
-        split=args.split,
-        n_sources=args.sources,
-        unit=args.unit,
-        word_ms=args.word_ms,
-        clock=args.clock,
-        bleu_tokenizer=args.bleu_tokenizer,
-        quality=not args.no_quality,
-        n_bootstrap=args.bootstrap,
-        plot=not (args.no_plot or args.no_quality),
-        processes=args.processes,
-        session=session,
+        session=chosen(args, SessionOptions),
     )
 
 
@@ -228,16 +137,6 @@ def _policies(wait_k: str | None, specs: list[str]) -> tuple[str, ...]:
         return DEFAULT_POLICIES
     ks = [k.strip() for k in (wait_k or "").split(",") if k.strip()]
     return (*(k if k == WHOLE else f"wait-k:{k}" for k in ks), *specs)
-
-
-def _assigned(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise InvalidOptionError(f"--set takes OPTION=VALUE, got {text!r}.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _table(

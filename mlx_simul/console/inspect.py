@@ -7,17 +7,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mlx_simul.console.arguments import add_languages, require_writable, utf8
+from mlx_simul.console.arguments import require_writable, utf8
 from mlx_simul.console.live import exit_code
+from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.evaluation.pictures import picture, require_matplotlib, save
 from mlx_simul.events import Event, Finished, Read, TurnEnd, Write
 from mlx_simul.loop.endings import remark
 from mlx_simul.machine.files import expanded
 from mlx_simul.machine.terminal import emit, harmless
-from mlx_simul.policies import Shown, parse_policy, policy_names, usage
+from mlx_simul.options import SessionOptions
+from mlx_simul.policies import Shown, as_policy
 from mlx_simul.text.characters import is_visible
 
 # From no attention to half of what falls on the source, in equal steps.
@@ -151,22 +152,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("text", type=utf8, help="the source")
     parser.add_argument(
-        "--model", help="folder, or Hugging Face repository id (default: the packaged model)"
-    )
-    parser.add_argument(
-        "--policy",
-        default="wait-k:3",
-        metavar="NAME[:OPTIONS]",
-        help=f"default: wait-k:3; there are {', '.join(map(usage, policy_names()))}",
-    )
-    add_languages(parser)
-    parser.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="default: 1024")
-    parser.add_argument(
         "--attention",
         action="store_true",
         help="show it though the policy goes without (of the heads that calibrate found)",
     )
     parser.add_argument("--picture", type=expanded, metavar="FILE", help="draw it: .png or .svg")
+    add_session_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -179,35 +170,15 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidOptionError(f"there are no words to inspect in {args.text!r}.")
     if args.picture is not None:
         require_drawable(args.picture)
-    policy: Any = parse_policy(args.policy)
+    options = session_options(args)
+    policy = as_policy(options.policy)
     if args.attention:
         policy = Shown(policy)
-    shows = policy.needs.attention
-
-    from mlx_simul.archs import streaming_config
-    from mlx_simul.checkpoints.loading import load
-    from mlx_simul.session import SimulSession
-
-    model, tokenizer = load(args.model)
-    knows_heads = streaming_config(model).alignment_heads is not None
-    if args.attention and not policy.needs.heads and not knows_heads:
-        raise InvalidOptionError(
-            "--attention shows where the heads look that follow the source, and the checkpoint "
-            "does not say which do: run `mlx-simul calibrate` on it once, or leave --attention out."
-        )
-    session = SimulSession(
-        model,
-        tokenizer,
-        policy=policy,
-        source_language=args.source_language,
-        target_language=args.target_language,
-        max_tokens=args.max_tokens,
-    )
+    session = session_maker(args, SessionOptions.of(options, policy=policy))()
     attention: list[tuple[float, ...]] = []
-    if shows:
+    if policy.needs.attention:
         session.observe(lambda word: attention.append(word.attention))
-    session.push(args.text)
-    events = session.finish()
+    events = [*session.feed(args.text), *session.finish()]
     stairs = staircase(events, attention)
     emit(as_text(stairs))
     if args.picture is not None:
@@ -215,6 +186,6 @@ def run(args: argparse.Namespace) -> int:
     finished = events[-1]
     if not isinstance(finished, Finished):
         raise SimulError(f"the session ended with {finished!r}, which is not Finished.")
-    if (said := remark(finished)) is not None:
+    for said in filter(None, map(remark, events)):
         print(f"mlx-simul: warning: {said}", file=sys.stderr)
     return exit_code(finished)

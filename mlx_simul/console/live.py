@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_simul.errors import SimulError, SimulWarning
-from mlx_simul.events import Event, Finished, Read
+from mlx_simul.events import Event, Finished, Read, TurnEnd, Write
 from mlx_simul.loop.endings import remark
 from mlx_simul.machine.terminal import emit, emit_json, say
 
@@ -156,6 +156,9 @@ class TextView:
         say(f"warning: {remark}")
 
 
+_TYPES = {Read: "read", Write: "write", TurnEnd: "turn_end", Finished: "finished"}
+
+
 class JsonView(TextView):
     """Writes one JSON object a line: an event's fields and its ``type``."""
 
@@ -169,8 +172,8 @@ class JsonView(TextView):
 
     def show(self, event: Event) -> None:
         """Writes the event; the last one says whether the translation is complete."""
-        fields = {"type": type(event).__name__.lower(), **asdict(event)}
-        if isinstance(event, Finished):
+        fields = {"type": _TYPES[type(event)], **asdict(event)}
+        if isinstance(event, TurnEnd | Finished):
             fields["complete"] = event.is_complete
         emit_json(fields)
 
@@ -226,8 +229,8 @@ def run_session(session: SimulSession, source: Source, view: View) -> Finished |
                 ahead_chars -= len(event.source)
             if isinstance(event, Finished):
                 finished = event
-                if (said := remark(event)) is not None:
-                    view.note(said)
+            if (said := remark(event)) is not None:
+                view.note(said)
             if is_open and not session.finished and ahead_chars < MAX_AHEAD_CHARS:
                 text = source.read(wait=False)
                 if text != "":

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mlx_simul.console.fields import add_option
+from mlx_simul.machine.fields import read_toml, set_option, type_of
 from mlx_simul.machine.files import expanded
 from mlx_simul.machine.terminal import emit
-from mlx_simul.training.config import make_options, read_config, set_option
+from mlx_simul.training.config import make_options
 from mlx_simul.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from mlx_simul.training.trainer import StepReport
 
 _FLAGS = {
-    "data.train": (
-        "--data",
-        str,
-        "FILE",
-        "pairs to train on: .jsonl or .tsv, compressed or not",
-    ),
-    "data.valid": ("--valid", str, "FILE", "pairs for validation"),
-    "model.path": ("--model", str, "PATH", "checkpoint to fine-tune: a folder or a repository id"),
-    "model.fine_tune": ("--fine-tune", str, "KIND", "lora, dora or full"),
-    "run.folder": ("--folder", str, "DIR", "where to write; a run found there is gone on with"),
-    "optimiser.steps": ("--steps", int, "N", "optimiser steps in all"),
-    "optimiser.learning_rate": ("--learning-rate", float, "RATE", "the highest learning rate"),
-    "run.minutes": ("--minutes", float, "N", "end this leg after so many minutes"),
+    "data.train": "--data",
+    "data.valid": "--valid",
+    "model.path": "--model",
+    "model.fine_tune": "--fine-tune",
+    "run.folder": "--folder",
+    "run.minutes": "--minutes",
+    "optimiser.steps": "--steps",
+    "optimiser.learning_rate": "--learning-rate",
 }
+"""Options with a flag; the others are set in a file or by ``--set``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", nargs="?", type=expanded, help="a TOML file with the run's options"
     )
-    for name, (flag, kind, metavar, about) in _FLAGS.items():
-        parser.add_argument(flag, dest=name, type=kind, metavar=metavar, help=f"{about} ({name})")
+    groups = {item.name: type_of(TrainOptions, item) for item in fields(TrainOptions)}
+    for name, flag in _FLAGS.items():
+        group, _, key = name.partition(".")
+        add_option(parser, groups[group], key, flag=flag, dest=name)
     parser.add_argument(
         "--set",
         action="append",
@@ -71,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
 
 def options_from(args: argparse.Namespace) -> TrainOptions:
     """The options that the file and the flags make together; flags win."""
-    tables: dict[str, Any] = read_config(args.config) if args.config else {}
+    tables: dict[str, Any] = read_toml(args.config) if args.config else {}
     for name in _FLAGS:
-        if (value := getattr(args, name)) is not None:
+        if (value := getattr(args, name, None)) is not None:
             table, key = name.split(".")
             tables.setdefault(table, {})[key] = value
     for assignment in args.set:

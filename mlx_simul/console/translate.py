@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if sys.stdout is None:
             raise SimulError("standard output is closed; there is nowhere to write to.")
         session = session_maker(args, options)()
-        with _view(args) as view, warnings.catch_warnings():
+        with _view(args, session.languages) as view, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: view.note(str(message))
             return exit_code(run_session(session, source, view))
 
@@ -92,7 +92,7 @@ def _decoded(argument: str) -> str:
 
 
 @contextmanager
-def _view(args: argparse.Namespace) -> Iterator[View]:
+def _view(args: argparse.Namespace, languages: tuple[str, str]) -> Iterator[View]:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -106,7 +106,7 @@ def _view(args: argparse.Namespace) -> Iterator[View]:
 
         is_typed = args.text is None and args.file is None and sys.stdin.isatty()
         kind = TypedDisplay if is_typed else Display
-        view = kind(console, args.source_language or "Source", args.target_language or "Target")
+        view = kind(console, *languages)
     with view:
         yield view
 

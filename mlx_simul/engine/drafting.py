@@ -131,69 +131,49 @@ class ModelDrafter:
 def make_drafter(
     engine: Engine,
     tokenizer: Any,
+    draft: Drafter | Literal["ngram"] | tuple[Any, Any] | None,
     *,
-    drafter: Drafter | Literal["ngram"] | None = None,
-    draft_model: tuple[Any, Any] | None = None,
-    num_draft_tokens: int,
     sampler: Sampler | None = None,
 ) -> Drafter | None:
-    """What guesses for one stream, as the options say.
+    """The drafter of one turn, as the options say.
 
     Args:
         engine: of the stream, which verifies.
         tokenizer: of its model.
-        drafter: a fresh drafter, ``"ngram"``, or None.
-        draft_model: a smaller model and its tokenizer, or None.
-        num_draft_tokens: guesses a pass.
+        draft: ``"ngram"``, a smaller model and its tokenizer, a drafter, or None.
         sampler: the stream's.
 
     Raises:
-        InvalidOptionError: if both are given, or the tokenizers differ, or there are to be no
-            guesses, or rolling the model back would cost a pass, or the smaller one has no mode
-            ``"group"``.
+        InvalidOptionError: if it is none of these, or the tokenizers differ, or rolling the model
+            back would cost a pass, or the smaller one has no mode ``"group"``.
         UnknownArchitectureError: if the smaller model's type is not registered.
     """
-    if isinstance(num_draft_tokens, bool) or not (
-        isinstance(num_draft_tokens, int) and num_draft_tokens > 0
-    ):
-        raise InvalidOptionError(
-            f"num_draft_tokens must be a whole number of at least 1, got {num_draft_tokens!r}; "
-            "without a drafter and a draft_model there are no guesses."
-        )
-    if drafter is None and draft_model is None:
+    if draft is None:
         return None
     if not engine.takes_drafts:
         raise InvalidOptionError(
             f"the model is a {archs.of(engine.model).model_type!r}, whose state cannot be rolled "
-            "back without a pass: drafts would cost more than they save. Leave the drafter out, or "
-            "take a model with plain attention."
+            "back without a pass: drafts would cost more than they save. Leave draft out, or take "
+            "a model with plain attention."
         )
-    if draft_model is None:
-        if drafter == "ngram":
-            return NGramDrafter()
-        if isinstance(drafter, Drafter) and not isinstance(drafter, type):
-            return drafter
+    if draft == "ngram":
+        return NGramDrafter()
+    if isinstance(draft, Drafter) and not isinstance(draft, type):
+        return draft
+    if not isinstance(draft, tuple) or len(draft) != 2:
         raise InvalidOptionError(
-            f"drafter must be 'ngram' or an object with follow and guess, got {drafter!r}."
+            "draft must be 'ngram', a smaller model and its tokenizer as mlx_simul.load gives "
+            f"them, or an object with follow and guess, got {draft!r}."
         )
-    if drafter is not None:
-        raise InvalidOptionError(
-            f"draft_model and drafter={drafter!r}: one of them guesses; leave the other out."
-        )
-    if not isinstance(draft_model, tuple) or len(draft_model) != 2:
-        raise InvalidOptionError(
-            f"draft_model must be a model and its tokenizer, as mlx_simul.load gives them, got a "
-            f"{type(draft_model).__name__}."
-        )
-    smaller, its_tokenizer = draft_model
+    smaller, its_tokenizer = draft
     _require_same(its_tokenizer, tokenizer)
     smaller = adopt(smaller, its_tokenizer)
     architecture = archs.of(smaller)
     if "group" not in architecture.modes:
         raise InvalidOptionError(
-            f"draft_model is a {architecture.model_type!r}, which cannot keep source and target "
-            "apart (mode 'group'), as a model that guesses must. Take one with plain attention, or "
-            "drafter='ngram'."
+            f"the draft model is a {architecture.model_type!r}, which cannot keep source and "
+            "target apart (mode 'group'), as a model that guesses must. Take one with plain "
+            "attention, or draft='ngram'."
         )
     return ModelDrafter(make_engine(smaller, mode="group"), sampler, vocab_size_of(engine.model))
 
@@ -208,7 +188,7 @@ def _require_same(given: Any, wanted: Any) -> None:
     differing = [piece for piece, token in wanted.items() if given.get(piece) != token]
     example = differing[0] if differing else next(piece for piece in given if piece not in wanted)
     raise InvalidOptionError(
-        f"draft_model has another tokenizer than the model: of {len(given)} and {len(wanted)} "
+        f"the draft model has another tokenizer than the model: of {len(given)} and {len(wanted)} "
         f"pieces, {example!r} is token {given.get(example)} there and {wanted.get(example)} here. "
         "Take a smaller model of the same family."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
@@ -18,15 +18,21 @@ AUTO: Final = "auto"
 DEFAULT_POLICIES = (*(f"wait-k:{k}" for k in (1, 3, 5, 7, 9)), WHOLE)
 
 
+def _cli(default: Any = MISSING, flag: str = "", metavar: str = "") -> Any:
+    """A field, and how the command line spells it."""
+    return field(default=default, metadata={"flag": flag, "metavar": metavar})
+
+
 @dataclass(frozen=True)
 class EvaluationOptions:
     """A whole evaluation.
 
     Attributes:
-        corpus: the test set, as :func:`mlx_simul.evaluation.corpus.read_corpus` takes it.
-        folder: for records, logs, figures and plots; one that holds some is gone on with.
-        model: folder or repository id; the packaged model if it is not told.
-        references: with these, ``corpus`` is a text file with a source a line.
+        corpus: the test set: .tsv or .jsonl of pairs, those of one source being its references;
+            with references, a text file with a source a line; or the id of a Hugging Face dataset.
+        folder: for records, logs, figures and plots; an evaluation in it is resumed.
+        model: folder or repository id; the packaged model by default.
+        references: text files with a translation a line.
         policies: to evaluate, by name.
         baseline: the policy that others are compared with; the whole source if it is among them,
             else the first.
@@ -54,26 +60,26 @@ class EvaluationOptions:
         InvalidOptionError: for an option outside its range.
     """
 
-    corpus: str
-    folder: str
+    corpus: str = _cli(metavar="FILE")
+    folder: str = _cli(metavar="DIR")
     model: str | None = None
-    references: tuple[str, ...] = ()
+    references: tuple[str, ...] = _cli((), "--reference", "FILE")
     policies: tuple[str, ...] = DEFAULT_POLICIES
-    baseline: str | None = None
+    baseline: str | None = _cli(None, metavar="SPEC")
     adapter: str | None = None
     allow_unverified: bool = False
     source_key: str = "source"
     target_key: str = "target"
     split: str = "test"
-    n_sources: int | None = None
+    n_sources: int | None = _cli(None, "--sources", "N")
     unit: Unit | Literal["auto"] = "auto"
-    word_ms: float = 400.0
+    word_ms: float = _cli(400.0, metavar="MS")
     clock: Clock = "wall"
     bleu_tokenizer: str = "auto"
     quality: bool = True
-    n_bootstrap: int = 1000
+    n_bootstrap: int = _cli(1000, "--bootstrap", "N")
     plot: bool = True
-    processes: int = 1
+    processes: int = _cli(1, metavar="N")
     session: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

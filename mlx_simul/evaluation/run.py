@@ -38,14 +38,11 @@ from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Translator
 from mlx_simul.machine.blas import describe
 from mlx_simul.machine.files import expanded, write_whole
+from mlx_simul.options import SessionOptions
 from mlx_simul.policies import parse_policy
-from mlx_simul.session import SessionOptions
 
 RESULTS = "evaluation.json"
 """The figures, in the folder of an evaluation."""
-
-_PER_SOURCE = {"policy", "prefix"}
-_NOT_IN_JSON = {"draft_model", "logits_processors", "sampler", "split"}
 
 Task: TypeAlias = tuple[str, int, str]
 """A policy, the index of a source, and its text."""
@@ -77,14 +74,12 @@ def evaluate(
     """
     if not isinstance(options, EvaluationOptions):
         options = _options_from(options)
-    unknown = options.session.keys() - (
-        SessionOptions.__annotations__.keys() - _PER_SOURCE - _NOT_IN_JSON
-    )
-    if unknown:
+    if "policy" in options.session:
         raise InvalidOptionError(
-            f"no such session option: {', '.join(sorted(unknown))}; SimulSession's own names, "
-            "but no policy, which is named by itself, and nothing that JSON has no value for."
+            f"the policy {options.session['policy']!r} is among the session's options; name it "
+            "among the policies to evaluate."
         )
+    SessionOptions.from_plain(options.session)  # refuses what is not known
     if options.adapter is not None and not expanded(options.adapter).is_dir():
         raise InvalidOptionError(
             f"there is no folder {options.adapter}; the adapter is the one that holds "

@@ -15,8 +15,9 @@ from mlx_simul.evaluation.options import Clock
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.units import Unit, target_units
 from mlx_simul.events import Event, Finished, Write
+from mlx_simul.options import SessionOptions
 from mlx_simul.policies import Policy
-from mlx_simul.session import SessionOptions, SimulSession
+from mlx_simul.session import SimulSession
 from mlx_simul.text.segmenter import SourceSegmenter
 from mlx_simul.text.speech import speech
 
@@ -59,7 +60,10 @@ class Translator:
         self._unit: Unit = unit
         self._now_s = CLOCKS[clock]
         self._options = options or SessionOptions()
-        self._prefix = SimulSession(model, tokenizer, **self._options).encode_prefix()
+        self._has_token_limit = (
+            self._options.limits.max_tokens != SessionOptions().limits.max_tokens
+        )
+        self._prefix = SimulSession(model, tokenizer, self._options).encode_prefix()
 
     def __call__(self, index: int, source: str, policy: Policy) -> Record:
         """Translate one source.
@@ -107,15 +111,15 @@ class Translator:
         )
 
     def _session(self, n_words: int, policy: Policy) -> SimulSession:
-        options = SessionOptions(**self._options)
-        options.setdefault("max_tokens", 64 + TOKENS_PER_WORD * n_words)
-        options["policy"], options["prefix"] = policy, self._prefix
-        return SimulSession(self._model, self._tokenizer, **options)
+        options = SessionOptions.of(self._options, policy=policy)
+        if not self._has_token_limit:
+            options = SessionOptions.of(options, max_tokens=64 + TOKENS_PER_WORD * n_words)
+        return SimulSession(self._model, self._tokenizer, options, prefix=self._prefix)
 
 
 def live_chunks(source: str, options: SessionOptions | None = None) -> list[str]:
     """A source in chunks, each of which ends the word that it brings, where white space can."""
-    segmenter = SourceSegmenter((options or {}).get("split"))
+    segmenter = SourceSegmenter((options or SessionOptions()).turn.split)
     words = [*segmenter.feed(source), *segmenter.finish()]
     # The space that a word brings is what ends the word before it.
     text = [word.removeprefix(" ") for word in words]

@@ -1,27 +1,38 @@
-"""What the user should know of how a session ended."""
+"""What the user should know of how a turn or a session ended."""
 
 from __future__ import annotations
 
-from mlx_simul.events import Finished
+from mlx_simul.events import Event, Finished, FinishReason, TurnEnd
 
 
-def remark(finished: Finished) -> str | None:
-    """A sentence on what a session left out; ``None`` if it left out nothing."""
-    n_read, n_written = finished.source_words, len(finished.delays)
-    match finished.reason:
-        case "end_of_turn":
+def remark(event: Event) -> str | None:
+    """A sentence on what a translation left out; ``None`` if it left out nothing."""
+    if isinstance(event, TurnEnd):
+        if event.is_complete:
             return None
-        case "empty_source":
-            return "the source is empty: nothing in it is visible text. There is no translation."
-        case "drought":
-            return (
-                f"the translation dried up: {n_read} source words were read and {n_written} target "
-                "words written, and then the model ended its turn. Give it a sentence at a time."
-            )
-        case "early_end_of_turn":
-            said = "the model ended its turn before the source had ended"
-        case _:
-            said = f"the translation was cut off by a limit, {finished.reason}"
-    if finished.source_finished:
+        first, end = event.source_span_words
+        n_read, n_written = end - first, len(event.delays)
+        said = _said(event.reason, n_read, n_written)
+        goes_on = "; the rest of the sentence is the next turn" if event.ended_by == "limit" else ""
+        return f"turn {event.turn}, source words {first + 1} to {end}: {said}{goes_on}."
+    if not isinstance(event, Finished) or event.reason == "end_of_turn":
+        return None
+    if event.reason == "empty_source":
+        return "the source is empty: it has no visible text. There is no translation."
+    if event.turns and event.source_finished:
+        return None  # each turn has said so
+    said = _said(event.reason, event.source_words, event.target_words)
+    if event.source_finished:
         return f"{said}."
-    return f"{said}; the source after its first {n_read} words was left unread."
+    return f"{said}; the source after its first {event.source_words} words was left unread."
+
+
+def _said(reason: FinishReason, n_read: int, n_written: int) -> str:
+    if reason == "drought":
+        return (
+            f"the translation dried up: {n_read} source words were read and {n_written} target "
+            "words written, and then the model ended its turn"
+        )
+    if reason == "early_end_of_turn":
+        return "the model ended its turn before the source had ended"
+    return f"the translation was cut off by a limit, {reason}"

@@ -166,20 +166,18 @@ class SimulLoop:
 
     # Source arrives
 
-    def add_segment(
-        self, token_ids: Sequence[int], text: str = "", *, is_encoded: bool = False
-    ) -> None:
+    def add_segment(self, token_ids: Sequence[int], text: str = "", *, n_encoded: int = 0) -> None:
         """Append a source segment: first the prefix, then words.
 
         Args:
             token_ids: its tokens.
             text: what the Read event of it says.
-            is_encoded: whether the engine holds it already.
+            n_encoded: so many of them, the first, the engine holds already.
         """
         self.state.add_source_segment(len(token_ids))
-        self._source.add(token_ids, text, is_encoded=is_encoded)
-        if is_encoded:
-            self._predictions.follow_encoded(token_ids)
+        self._source.add(token_ids, text, n_encoded=n_encoded)
+        if n_encoded:
+            self._predictions.follow_encoded(token_ids[:n_encoded])
 
     def close_source(self, suffix_ids: Sequence[int]) -> None:
         """Append the suffix: no more source will come."""

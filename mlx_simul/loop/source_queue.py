@@ -37,13 +37,11 @@ class SourceQueue:
         """Tokens that are encoded and not read."""
         return max(-self._n_waiting, 0)
 
-    def add(self, token_ids: Sequence[int], text: str = "", *, is_encoded: bool = False) -> None:
-        """Append a segment that has arrived."""
+    def add(self, token_ids: Sequence[int], text: str = "", *, n_encoded: int = 0) -> None:
+        """Append a segment that has arrived, whose first tokens may be encoded already."""
         self._unread.append((text, len(token_ids)))
-        if is_encoded:
-            self._n_waiting -= len(token_ids)
-        else:
-            self._unencoded.extend(token_ids)
+        self._n_waiting -= n_encoded
+        self._unencoded.extend(token_ids[n_encoded:])
 
     def read(self) -> str:
         """Read the oldest segment at hand; return its text."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_simul.events import Event, Finished, Write
+from mlx_simul.events import Event, Finished, TurnEnd, Write
 from mlx_simul.loop.endings import remark
 from mlx_simul.text.segmenter import require_text
 
@@ -81,12 +81,13 @@ class Interpreter:
         return Answer(tuple(text.split()), self._finished, self._remark)
 
     def _completed(self, event: Event) -> str:
-        if isinstance(event, Write):
-            self._part += event.text
+        self._part += event.text
         self._finished = isinstance(event, Finished)
-        if isinstance(event, Finished):
-            self._remark = remark(event)
-        if not self._finished and not (isinstance(event, Write) and event.word_complete):
+        if (said := remark(event)) is not None:
+            self._remark = said
+        if not isinstance(event, TurnEnd | Finished) and not (
+            isinstance(event, Write) and event.word_complete
+        ):
             return ""
         text, self._part = self._part, ""
         return text

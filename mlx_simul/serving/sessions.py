@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import compress
-from typing import Any, cast
+from typing import Any
 
 import mlx.nn as nn
 from typing_extensions import Unpack
@@ -13,10 +13,13 @@ from typing_extensions import Unpack
 from mlx_simul.archs.prepare import adopt
 from mlx_simul.engine import Engine, StreamingEngine, make_engine
 from mlx_simul.engine.batch import Batch
+from mlx_simul.engine.prefix import EncodedPrefix
 from mlx_simul.errors import InvalidOptionError, SessionFailedError
 from mlx_simul.events import Event
+from mlx_simul.loop.drafters import Drafter
 from mlx_simul.loop.requests import Pass, Reply
-from mlx_simul.session import SessionOptions, SimulSession
+from mlx_simul.options import OptionKeywords, SessionOptions
+from mlx_simul.session import SimulSession
 from mlx_simul.text.prompts import TokenizedSource
 
 
@@ -45,26 +48,29 @@ class BatchedSessions:
     Args:
         model: from :func:`mlx_simul.load`.
         tokenizer: likewise.
-        **defaults: options of :class:`SimulSession` for all sessions that do not say otherwise.
+        options: for all sessions that do not say otherwise.
+        **flat: likewise, by their names.
 
     Raises:
-        InvalidOptionError: if a drafter is among them that serves one session only.
+        InvalidOptionError: for an option outside its range, or a drafter that serves one session
+            only.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, **defaults: Unpack[SessionOptions]
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        options: SessionOptions | None = None,
+        **flat: Unpack[OptionKeywords],
     ) -> None:
-        drafter = defaults.get("drafter")
-        if drafter not in (None, "ngram"):
+        self._options = SessionOptions.of(options, **flat)
+        draft = self._options.decoding.draft
+        if isinstance(draft, Drafter):
             raise InvalidOptionError(
-                f"drafter={drafter!r} serves one session, not all of a batch: give it "
-                "to add(), or give drafter='ngram' or a draft_model to all."
+                f"draft={draft!r} serves one session, not all of a batch: give it to add(), or "
+                "give draft='ngram' or a draft model to all."
             )
-        processors = defaults.get("logits_processors")
-        if processors is not None:
-            # An iterator would be used up by the first session.
-            defaults["logits_processors"] = tuple(processors)
-        self._model, self._tokenizer, self._defaults = adopt(model, tokenizer), tokenizer, defaults
+        self._model, self._tokenizer = adopt(model, tokenizer), tokenizer
         self._batch = Batch(self._model)
         self._engines: dict[SimulSession, Engine] = {}
         self._said: deque[tuple[SimulSession, Event]] = deque()
@@ -82,13 +88,18 @@ class BatchedSessions:
         return self._engines.get(session) in self._batch
 
     def add(
-        self, *, source: TokenizedSource | None = None, **options: Unpack[SessionOptions]
+        self,
+        *,
+        source: TokenizedSource | None = None,
+        prefix: EncodedPrefix | None = None,
+        **flat: Unpack[OptionKeywords],
     ) -> SimulSession:
         """Let a session join; it leaves by itself with its last event.
 
         Args:
             source: as for :class:`SimulSession`, whose tokens are known.
-            **options: of :class:`SimulSession`, before those given to all.
+            prefix: as for :class:`SimulSession`.
+            **flat: options, before those given to all.
 
         Returns:
             The session, to be fed by ``push`` and ``close``. (Its ``feed`` and ``finish`` run it
@@ -107,10 +118,15 @@ class BatchedSessions:
             made.append(engine)
             return engine
 
-        chosen = cast(SessionOptions, {**self._defaults, **options})
+        options = SessionOptions.of(self._options, **flat)
         try:
             session = SimulSession(
-                self._model, self._tokenizer, source=source, make_engine=make, **chosen
+                self._model,
+                self._tokenizer,
+                options,
+                source=source,
+                prefix=prefix,
+                make_engine=make,
             )
         except BaseException:
             for engine in made:

@@ -13,9 +13,10 @@ from datetime import date as Date
 from difflib import SequenceMatcher
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from mlx_simul.errors import PromptError
+from mlx_simul.options import Frame
 from mlx_simul.text.encoding import PieceEncoder
 from mlx_simul.text.frames import (
     built_in_examples,
@@ -28,8 +29,6 @@ from mlx_simul.text.frames import (
 )
 from mlx_simul.text.segmenter import SourceSegmenter
 from mlx_simul.text.vocabulary import end_of_turn_ids_of, piece_texts
-
-Frame = Literal["auto", "chat", "few-shot"]
 
 # One for each number of finished pairs before the source.
 _MAX_CACHED_TURNS = 16

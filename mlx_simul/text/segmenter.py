@@ -22,11 +22,16 @@ from mlx_simul.text.characters import (
 MAX_WORD_CHARS = 4096
 """A word is cut once it has this many characters, so that a source without spaces stays bounded."""
 
+PARAGRAPH = "\n\n"
+"""Stands between two words for a blank line, where the caller asked for it; it is never a word."""
+
 MAX_GRAPHEME_CHARS = 64
 """A grapheme cluster is cut once it has this many characters (a base under endless accents)."""
 
 _RUN = regex.compile(rf"(?P<space>\s+)|(?P<word>[^\s{SPACELESS}]+)|(?P<spaceless>[{SPACELESS}])")
-_GRAPHEME = regex.compile(r"\X")
+_LINE_BREAK = regex.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
+# Burmese has vowel signs that Unicode gives a grapheme of their own; they belong to their letter.
+_GRAPHEME = regex.compile(r"\X\p{M}*")
 _CLAUSE_END = regex.compile(rf"[{SPACELESS_PUNCTUATION}]")
 _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]")
 
@@ -48,14 +53,20 @@ class SourceSegmenter:
             the run. It is called once a run is complete: at white space, another script, the end
             of the source, or right after clause punctuation (``，。！？`` …), so that a live
             source is translated clause by clause.
+        paragraphs: Report blank lines, two line breaks with nothing visible between them: once for
+            any number of them, ``PARAGRAPH`` stands among the words, as soon as the second line
+            break is there. It never stands before the first word.
     """
 
-    def __init__(self, split: Callable[[str], Sequence[str]] | None = None) -> None:
+    def __init__(
+        self, split: Callable[[str], Sequence[str]] | None = None, *, paragraphs: bool = False
+    ) -> None:
         if split is not None and not callable(split):
             raise InvalidOptionError(
                 f"split must be a function from text to its words, not {type(split).__name__}."
             )
         self._split = split
+        self._paragraphs = paragraphs
         self._closed = False
         self._surrogate = ""  # a high surrogate whose other half may be in the next chunk
         self._grapheme = ""  # a spaceless grapheme that the next chunk may extend
@@ -64,6 +75,8 @@ class SourceSegmenter:
         self._run_is_spaceless = False
         self._started = False
         self._space = False
+        self._n_line_breaks = 0  # behind the last word
+        self._is_after_return = False  # a line feed would belong to the same line break
 
     def feed(self, chunk: str) -> list[str]:
         """Takes the next piece of the source.
@@ -86,6 +99,20 @@ class SourceSegmenter:
             text, self._surrogate = text[:-1], text[-1]
         return self._cut(self._grapheme + _join_surrogates(text), is_last=False)
 
+    def flush(self) -> list[str]:
+        """Ends a word that has half arrived, but not the source: a pause, the end of a turn.
+
+        Returns:
+            The words that were held back; at most a few. The next word has no space before it if
+            none comes.
+
+        Raises:
+            SessionClosedError: After ``finish``.
+            InvalidOptionError: ``split`` lost or changed text.
+        """
+        self._refuse_if_closed("flush")
+        return self._drain()
+
     def finish(self) -> list[str]:
         """Ends the source.
 
@@ -98,7 +125,12 @@ class SourceSegmenter:
         """
         self._refuse_if_closed("finish")
         self._closed = True
-        words = self._cut(self._grapheme + _join_surrogates(self._surrogate), is_last=True)
+        return self._drain()
+
+    def _drain(self) -> list[str]:
+        text = self._grapheme + _join_surrogates(self._surrogate)
+        self._surrogate = ""
+        words = self._cut(text, is_last=True)
         words.extend(self._end_run())
         return words
 
@@ -130,8 +162,20 @@ class SourceSegmenter:
             else:
                 words.extend(self._end_run())
                 self._space = self._started
+                words.extend(self._blank_line(run.group()))
                 at = run.end()
+            self._is_after_return = text[at - 1] == "\r"
         return words
+
+    def _blank_line(self, space: str) -> list[str]:
+        """A paragraph's end, if white space brings the second line break behind a word."""
+        if not self._paragraphs or not self._started:
+            return []
+        n_before = self._n_line_breaks
+        self._n_line_breaks += len(_LINE_BREAK.findall(space))
+        if self._is_after_return and space[0] == "\n":
+            self._n_line_breaks -= 1
+        return [PARAGRAPH] if n_before < 2 <= self._n_line_breaks else []
 
     def _add_word_part(self, part: str) -> list[str]:
         words = self._end_run() if self._run_is_spaceless else []
@@ -171,6 +215,7 @@ class SourceSegmenter:
             words[0] = " " + words[0]
         self._space = False
         self._started = True
+        self._n_line_breaks = 0
         return words
 
     def _words_of(self, run: str) -> list[str]:

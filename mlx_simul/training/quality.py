@@ -15,8 +15,8 @@ from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.evaluation.quality import text_quality
 from mlx_simul.evaluation.translate import Translator
 from mlx_simul.evaluation.units import bleu_tokenizer_of, unit_of
+from mlx_simul.options import SessionOptions
 from mlx_simul.policies import WaitK, WholeSource
-from mlx_simul.session import SessionOptions
 from mlx_simul.training.batches import Sample, collate, group_by_length
 from mlx_simul.training.layout import StreamingLayout
 from mlx_simul.training.loss import streaming_loss
@@ -81,7 +81,8 @@ def session_options(options: LayoutOptions) -> SessionOptions:
     """What makes a session lay out its prompt as training did."""
     low, high = options.target_starts
     is_fixed = options.mode == "group" and low == high
-    return SessionOptions(
+    return SessionOptions.of(
+        turns=None,
         instruction=options.instruction,
         source_language=options.source_language,
         target_language=options.target_language,

@@ -254,7 +254,7 @@ def test_a_model_whose_config_is_not_known_is_refused_with_the_line_to_write(fol
         lambda: SimulSession(given, tokenizer),
         lambda: BatchedSessions(given, tokenizer),
         lambda: next(iter(mlx_simul.stream_generate(given, tokenizer, TEXT))),
-        lambda: SimulSession(mlx_simul.load(folder)[0], tokenizer, draft_model=(given, tokenizer)),
+        lambda: SimulSession(mlx_simul.load(folder)[0], tokenizer, draft=(given, tokenizer)),
         lambda: mlx_simul.prepare(given),
         lambda: make_training_caches(given),
     ):

@@ -59,7 +59,7 @@ class Leaping(Policy):
 def drafter_of(kind, model, seed=1):
     """Options that let something guess: the model itself, which is right, among them."""
     if kind == "smaller":
-        return {"draft_model": (tiny_model(first_of("qwen2", vocab_size=1024)), None)}
+        return {"draft": (tiny_model(first_of("qwen2", vocab_size=1024)), None)}
     if kind == "random":
         return {"drafter": Random(ModelDrafter(make_engine(model)), seed)}
     return {"drafter": NGramDrafter() if kind == "ngram" else ModelDrafter(make_engine(model))}
@@ -88,8 +88,8 @@ def test_a_drafter_changes_no_event(
         "early_eos": early_eos,
     }
     guesses = drafter_of(kind, model) | {"num_draft_tokens": n}
-    if "draft_model" in guesses:
-        guesses["draft_model"] = (guesses["draft_model"][0], tokenizer)
+    if "draft" in guesses:
+        guesses["draft"] = (guesses["draft"][0], tokenizer)
     chunks = [TEXT[a:b] for a, b in pairwise(edges)]
     drafted = run(model, tokenizer, chunks, **options, **guesses)
     assert drafted == run(model, tokenizer, TEXT, **options)
@@ -103,7 +103,7 @@ def test_an_engine_that_believes_its_drafts_is_told_apart(model, tokenizer, monk
         return [*drafts, found[-1][1]]
 
     monkeypatch.setattr(Engine, "agree", agree)
-    assert run(model, tokenizer, TEXT, drafter="ngram") != wanted
+    assert run(model, tokenizer, TEXT, draft="ngram") != wanted
 
 
 @pytest.mark.parametrize("compat", [False, True])
@@ -112,7 +112,7 @@ def test_a_model_that_drafts_for_itself_is_always_right(model, tokenizer, compat
     options = {"max_tokens": 60, "gpe_compat": compat, "target_start": 0}
     plain = run(model, tokenizer, TEXT, **options)
     itself = ModelDrafter(make_engine(model, target_start=0, gpe_compat=compat))
-    drafted = run(model, tokenizer, TEXT, **options, drafter=itself, num_draft_tokens=6)
+    drafted = run(model, tokenizer, TEXT, **options, draft=itself, num_draft_tokens=6)
     assert drafted == plain
     assert drafted[-1].n_passes < 0.7 * plain[-1].n_passes
 
@@ -121,14 +121,14 @@ def test_it_is_right_of_what_was_proposed_and_taken_back_too(model, tokenizer):
     options = {"policy": LocalAgreement(2), "target_start": 0, "max_tokens_per_word": 4}
     plain = run(model, tokenizer, TEXT, **options)
     itself = ModelDrafter(make_engine(model, target_start=0))
-    drafted = run(model, tokenizer, TEXT, **options, drafter=itself, num_draft_tokens=6)
+    drafted = run(model, tokenizer, TEXT, **options, draft=itself, num_draft_tokens=6)
     assert drafted == plain
     assert drafted[-1].n_passes < 0.5 * plain[-1].n_passes
 
 
 def test_looking_up_pays_where_the_target_repeats_itself(model, tokenizer):
     plain = run(model, tokenizer, TEXT, max_tokens=200, policy=WaitK(30))
-    drafted = run(model, tokenizer, TEXT, max_tokens=200, policy=WaitK(30), drafter="ngram")
+    drafted = run(model, tokenizer, TEXT, max_tokens=200, policy=WaitK(30), draft="ngram")
     assert drafted == plain
     assert drafted[-1].n_passes < 0.9 * plain[-1].n_passes
 
@@ -139,13 +139,13 @@ def test_a_prefix_that_is_shared_is_known_to_the_drafter_too(model, tokenizer):
     prefix = SimulSession(model, tokenizer, **options).encode_prefix()
     for _ in range(2):
         itself = ModelDrafter(make_engine(model))
-        assert run(model, tokenizer, TEXT, max_tokens=40, prefix=prefix, drafter=itself) == plain
+        assert run(model, tokenizer, TEXT, max_tokens=40, prefix=prefix, draft=itself) == plain
         assert itself._engine.source_tokens > len(prefix.token_ids)
 
 
 def test_the_smaller_model_is_fed_what_is_written_and_nothing_twice(model, tokenizer):
     itself = ModelDrafter(make_engine(model))
-    finished = run(model, tokenizer, TEXT, max_tokens=40, drafter=itself)[-1]
+    finished = run(model, tokenizer, TEXT, max_tokens=40, draft=itself)[-1]
     sure = itself._fed[: itself._n_sure]
     n_header = len(itself._header)
     assert tuple(sure[n_header:]) == finished.token_ids[: len(sure) - n_header]
@@ -164,21 +164,14 @@ def test_a_drafter_that_cannot_follow_lets_the_stream_go_on(model, tokenizer, po
     options = {"policy": policy, "max_tokens": 8}
     smaller = ModelDrafter(make_engine(tiny_model(LEARNED_POSITIONS), **setting))
     with pytest.warns(SimulWarning, match="guesses no more"):
-        drafted = run(model, tokenizer, text, **options, drafter=smaller)
+        drafted = run(model, tokenizer, text, **options, draft=smaller)
     assert drafted == run(model, tokenizer, text, **options)
 
 
 def test_a_draft_model_streams_in_groups_however_it_was_trained(model, tokenizer, monkeypatch):
     smaller = tiny_model(first_of("llama", vocab_size=1024))
     monkeypatch.setattr(smaller, "streaming_config", StreamingConfig(mode="interleaved"))
-    drafter = make_drafter(
-        make_engine(model),
-        tokenizer,
-        drafter=None,
-        draft_model=(smaller, tokenizer),
-        num_draft_tokens=4,
-        sampler=None,
-    )
+    drafter = make_drafter(make_engine(model), tokenizer, (smaller, tokenizer))
     assert isinstance(drafter._engine, StreamingEngine)
 
 
@@ -189,10 +182,10 @@ def test_what_cannot_draft_is_refused(model, tokenizer):
     other = sentencepiece_bpe()
     plain, hybrid = tiny_model(MODELS[0]), tiny_model(HYBRID)
     for options, complaint in (
-        ({"draft_model": (plain, other)}, "another tokenizer than the model: .* is token"),
-        ({"draft_model": (hybrid, tokenizer)}, "draft_model is a 'lfm2'.*mode 'group'"),
-        ({"draft_model": plain}, "as mlx_simul.load gives them"),
-        ({"draft_model": (plain, tokenizer), "drafter": "ngram"}, "one of them"),
+        ({"draft": (plain, other)}, "another tokenizer than the model: .* is token"),
+        ({"draft": (hybrid, tokenizer)}, "draft_model is a 'lfm2'.*mode 'group'"),
+        ({"draft": plain}, "as mlx_simul.load gives them"),
+        ({"draft": (plain, tokenizer), "drafter": "ngram"}, "one of them"),
         ({"drafter": "bigram"}, "'ngram' or an object with follow and guess, got 'bigram'"),
         ({"drafter": NGramDrafter}, "an object"),
         ({"num_draft_tokens": 0}, "at least 1, got 0"),
@@ -200,7 +193,7 @@ def test_what_cannot_draft_is_refused(model, tokenizer):
         with pytest.raises(InvalidOptionError, match=complaint):
             SimulSession(model, tokenizer, **options)
     with pytest.raises(InvalidOptionError, match="the model is a 'lfm2'"):
-        SimulSession(hybrid, tokenizer, drafter="ngram")
+        SimulSession(hybrid, tokenizer, draft="ngram")
 
 
 def test_vocabularies_may_be_padded_differently(model, tokenizer):
@@ -208,10 +201,7 @@ def test_vocabularies_may_be_padded_differently(model, tokenizer):
     for size in (len(tokenizer.get_vocab()), 2048):
         padded = tiny_model(first_of("llama", vocab_size=size))
         for sampler in (None, make_sampler(temp=0.0)):
-            assert (
-                run(model, tokenizer, TEXT, draft_model=(padded, tokenizer), sampler=sampler)
-                == wanted
-            )
+            assert run(model, tokenizer, TEXT, draft=(padded, tokenizer), sampler=sampler) == wanted
 
 
 # Sampling

@@ -92,7 +92,7 @@ def test_a_setting_out_of_range_is_refused(folder, capsys):
 
 
 def test_drafts_are_measured_beside_the_same_stream_without(bench):
-    (figures,) = drafting(bench, [100], n_repeats=1, drafter="ngram")
+    (figures,) = drafting(bench, [100], n_repeats=1, draft="ngram")
     assert figures["same_tokens_as_plain"]
     assert figures["passes_per_token"] == bench.ours(100).n_passes / N_TOKENS
     assert figures["drafted_passes_per_token"] <= figures["passes_per_token"]

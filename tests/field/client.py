@@ -16,7 +16,7 @@ import mlx_simul
 from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.translate import Translator
-from mlx_simul.session import SessionOptions
+from mlx_simul.options import SessionOptions
 
 LIMIT_S = 120
 WAIT_K = 3

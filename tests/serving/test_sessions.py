@@ -443,9 +443,9 @@ def test_a_row_of_processors_serves_all_sessions(model, tokenizer):
 
 def test_a_drafter_is_not_for_all(model, tokenizer):
     with pytest.raises(mlx_simul.InvalidOptionError, match="serves one session"):
-        BatchedSessions(model, tokenizer, drafter=NGramDrafter())
-    batch = BatchedSessions(model, tokenizer, drafter="ngram")
-    first, second = batch.add(), batch.add(drafter=NGramDrafter())
+        BatchedSessions(model, tokenizer, draft=NGramDrafter())
+    batch = BatchedSessions(model, tokenizer, draft="ngram")
+    first, second = batch.add(), batch.add(draft=NGramDrafter())
     assert first._loop.drafter is not second._loop.drafter
 
 

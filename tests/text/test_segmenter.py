@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import regex
+from article_one import ARTICLE
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from mlx_simul.text.characters import is_spaceless, is_visible
 from mlx_simul.text.segmenter import (
     MAX_GRAPHEME_CHARS,
     MAX_WORD_CHARS,
+    PARAGRAPH,
     SourceSegmenter,
 )
 
@@ -164,11 +166,18 @@ def test_a_segmenter_by_code_points_loses_no_mark(text: str) -> None:
         ("a \u0301 \u0e34 \u093e b", ["a", " b"]),
         ("\u25cc\u0e34", ["\u25cc\u0e34"]),
         ("葛\U000e0100手", ["葛\U000e0100", "手"]),
+        ("သွားပြီး", ["သွား", "ပြီး"]),
         ("x\ud83d y\ude00", ["x\ufffd", " y\ufffd"]),
     ],
 )
 def test_words(text: str, expected: list[str]) -> None:
     assert segments([text]) == expected
+
+
+@pytest.mark.parametrize("language", ARTICLE)
+def test_nothing_of_a_text_is_lost(language: str) -> None:
+    text = ARTICLE[language]
+    assert visible("".join(segments([text]))) == visible(" ".join(text.split()))
 
 
 def test_half_a_word_is_held_back() -> None:
@@ -260,3 +269,93 @@ def test_a_split_that_is_no_function_is_refused() -> None:
 def test_spaceless_scripts() -> None:
     assert all(map(is_spaceless, "手カかー。，ทខລမ"))
     assert not any(map(is_spaceless, ["a", "é", ".", " ", "한", "א", "·", "\u0303", "1", ""]))
+
+
+# Paragraphs
+
+
+def with_paragraphs(chunks: Sequence[str]) -> list[str]:
+    segmenter = SourceSegmenter(paragraphs=True)
+    words = [word for chunk in chunks for word in segmenter.feed(chunk)]
+    return words + segmenter.finish()
+
+
+LINES = ["\n", "\r", "\r\n", "\u2028", " ", "\u200b", "a", "手", "\u0301", "\ud83d", "word"]
+PARAGRAPHS = st.lists(st.sampled_from(LINES), max_size=20).map("".join)
+
+
+@given(PARAGRAPHS, CUTS)
+@example("a\r\n\u200b\r\nb", [2, 3, 4, 5])
+def test_any_chunking_gives_the_same_paragraphs(text: str, cuts: list[int]) -> None:
+    whole = with_paragraphs([text])
+    assert with_paragraphs(in_chunks(text, cuts)) == whole
+    assert with_paragraphs(list(text)) == whole
+
+
+def lines_of(text: str) -> list[str]:
+    return (
+        text.encode("utf-16-le", "surrogatepass")
+        .decode("utf-16-le", "replace")
+        .splitlines(keepends=True)
+    )
+
+
+@given(PARAGRAPHS)
+def test_paragraphs_are_what_lines_without_words_part(text: str) -> None:
+    """By another road: the words of each line, with all lines at hand."""
+    expected: list[str] = []
+    for line in lines_of(text):
+        words = [word.strip() for word in segments([line])]
+        if words:
+            expected += words
+        elif line.splitlines() != [line] and expected and expected[-1] != PARAGRAPH:
+            expected.append(PARAGRAPH)
+    found = [word if word == PARAGRAPH else word.strip() for word in with_paragraphs([text])]
+    assert found == expected
+    assert [word for word in with_paragraphs([text]) if word != PARAGRAPH] == segments([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\n\nb", ["a", PARAGRAPH, " b"]),
+        ("a\nb\r\nc\rd", ["a", " b", " c", " d"]),
+        ("\n\n\na \n \n\n \u200b\n b\n\n", ["a", PARAGRAPH, " b", PARAGRAPH]),
+        ("你\n\n好", ["你", PARAGRAPH, " 好"]),
+    ],
+)
+def test_blank_lines(text: str, expected: list[str]) -> None:
+    assert with_paragraphs([text]) == expected
+    assert PARAGRAPH not in segments([text])  # by default they are white space
+
+
+def test_a_blank_line_is_reported_with_its_second_line_break() -> None:
+    segmenter = SourceSegmenter(paragraphs=True)
+    given = [segmenter.feed(char) for char in "a\r\n\n\nb"]
+    assert given == [[], ["a"], [], [PARAGRAPH], [], []]
+    assert segmenter.finish() == [" b"]
+
+
+# Pauses
+
+
+@given(TEXTS, TEXTS)
+def test_a_flush_gives_what_an_end_of_the_source_would(before: str, after: str) -> None:
+    segmenter = SourceSegmenter(pairs)
+    words = segmenter.feed(before) + segmenter.flush()
+    assert words == segments([before], pairs)
+    rest = segmenter.feed(after) + segmenter.finish()
+    assert [word.strip() for word in rest] == [word.strip() for word in segments([after], pairs)]
+    assert segmenter._run == []
+
+
+def test_a_flush_ends_half_a_word() -> None:
+    segmenter = SourceSegmenter()
+    assert segmenter.feed("Good mor") == ["Good"]
+    assert segmenter.flush() == [" mor"]
+    assert segmenter.flush() == []
+    assert segmenter.feed("ning. ") == ["ning."]
+    assert segmenter.feed("手") + segmenter.flush() == [" 手"]
+    segmenter.finish()
+    with pytest.raises(SessionClosedError, match=r"flush\(\) after finish"):
+        segmenter.flush()

@@ -11,7 +11,9 @@ from tiny_run import options, tables
 from mlx_simul.console import cli
 from mlx_simul.console import train as console
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.training.config import as_tables, make_options, read_config, set_option
+from mlx_simul.machine.fields import read_toml as read_config
+from mlx_simul.machine.fields import set_option
+from mlx_simul.training.config import as_tables, make_options
 from mlx_simul.training.trainer import StepReport
 
 TOML = """

@@ -1,0 +1,415 @@
+"""The options of a session, each said once: here.
+
+The library takes them whole (:class:`SessionOptions`) or flat, as keywords. The command line, TOML
+and JSON derive from the fields, and help from the docstrings (:mod:`mlx_simul.machine.fields`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import date as Date
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.machine.fields import plain_fields, require_count, value_of
+
+if TYPE_CHECKING:
+    from mlx_simul.cache.positions import TargetStart
+    from mlx_simul.engine.base import LogitsProcessor, Sampler
+    from mlx_simul.loop.drafters import Drafter
+    from mlx_simul.policies import Policy
+
+Frame: TypeAlias = Literal["auto", "chat", "few-shot"]
+Turns: TypeAlias = Literal["auto", "sentence"]
+Mode: TypeAlias = Literal["auto", "group", "reencode", "interleaved"]
+Pairs: TypeAlias = Sequence[tuple[str, str]]
+
+DEFAULT_MAX_RATIO = 3.0
+"""Small models ramble, and no pair of languages needs three words for one in more than a phrase."""
+
+
+def _option(default: Any, flag: str = "", metavar: str = "", plain: Any = None) -> Any:
+    """A field, and how it looks outside Python.
+
+    Args:
+        default: its only default, in the library as on the command line.
+        flag: on the command line, where its name would not do.
+        metavar: what stands for its value there.
+        plain: the type of what files and the command line can say of it, where Python takes more.
+    """
+    return field(default=default, metadata={"flag": flag, "metavar": metavar, "plain": plain})
+
+
+def _python_only(default: Any = None) -> Any:
+    """A field that only a Python program can fill."""
+    return field(default=default, metadata={"python_only": True})
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What to do, and what the model should know.
+
+    Attributes:
+        source_language: the language of the source, as in English.
+        target_language: the language to translate to, as in French.
+        instruction: what to do with the source, instead of "Translate the following … paragraph
+            to …". It is the system message where the chat template has one. By default it is what
+            the checkpoint was trained on.
+        context: text that the model should know.
+        glossary: source terms and their translations.
+        frame: the chat template, or example translations (for base models); by default the
+            template if the tokenizer has one.
+        examples: pairs of a source and its translation, for the few-shot frame.
+        pairs: finished pairs of a source and its translation, as earlier turns of the chat.
+        messages: a chat history instead of an instruction and pairs: at most one system message,
+            and then user and assistant in turns.
+        date: the day that a chat template prints, as in 2026-07-30; today by default.
+    """
+
+    source_language: str | None = _option(None, "--from", "LANGUAGE")
+    target_language: str | None = _option(None, "--to", "LANGUAGE")
+    instruction: str | None = None
+    context: str | None = _option(None, metavar="TEXT|@FILE")
+    glossary: Mapping[str, str] | None = _option(None, metavar="FILE")
+    frame: Frame = "auto"
+    examples: Pairs | None = _python_only()
+    pairs: Pairs = _python_only(())
+    messages: Sequence[Mapping[str, str]] | None = _python_only()
+    date: Date | str | None = _option(None, metavar="YYYY-MM-DD", plain=str | None)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.date, str):
+            try:
+                object.__setattr__(self, "date", Date.fromisoformat(self.date))
+            except ValueError as error:
+                raise InvalidOptionError(
+                    f"date must be a day as in '2026-07-30', got {self.date!r}: {error}."
+                ) from error
+        if self.messages is not None:
+            self._take_messages(self.messages)
+
+    def _take_messages(self, messages: Sequence[Mapping[str, str]]) -> None:
+        """Say a chat history as an instruction and pairs."""
+        given = {"instruction": self.instruction, "pairs": self.pairs}
+        if twice := [name for name, value in given.items() if value]:
+            raise InvalidOptionError(
+                f"messages hold instruction and pairs; leave {' and '.join(twice)} out."
+            )
+        if any(not {"role", "content"} <= set(message) for message in messages):
+            raise InvalidOptionError(
+                f"each of messages must have a role and a content, got {list(messages)!r}."
+            )
+        said = [(message["role"], message["content"]) for message in messages]
+        system = [content for role, content in said[:1] if role == "system"]
+        turns = said[len(system) :]
+        roles = [role for role, _ in turns]
+        if roles != ["user", "assistant"] * (len(turns) // 2):
+            raise InvalidOptionError(
+                "messages must be at most one system message and then user and assistant in turns, "
+                f"ending with the assistant, got the roles {[role for role, _ in said]}. The next "
+                "user message is the source: feed it instead."
+            )
+        texts = [content for _, content in turns]
+        object.__setattr__(self, "pairs", tuple(zip(texts[::2], texts[1::2], strict=True)))
+        object.__setattr__(self, "instruction", system[0] if system else None)
+        object.__setattr__(self, "messages", None)
+
+
+@dataclass(frozen=True)
+class TurnOptions:
+    """Where a stream is cut into turns (SPEC section 8).
+
+    Attributes:
+        turns: "sentence" gives each source sentence a turn, and so a stream may last for hours;
+            "none" reads the whole source as one turn (for a summary, say); "auto" is "sentence"
+            where the task is translation.
+        history: how many finished pairs stand before a turn, as earlier turns of the chat.
+        max_turn_words: source words after which a turn is cut even within a sentence.
+        splitter: cuts a text into its sentences, instead of the rules of the source language.
+        split: cuts a run of a script without spaces into words; grapheme clusters by default.
+    """
+
+    turns: Turns | None = "auto"
+    history: int = _option(0, metavar="PAIRS")
+    max_turn_words: int = _option(40, metavar="N")
+    splitter: Callable[[str], Sequence[str]] | None = _python_only()
+    split: Callable[[str], Sequence[str]] | None = _python_only()
+
+    def __post_init__(self) -> None:
+        if self.turns not in ("auto", "sentence", None):
+            raise InvalidOptionError(
+                f'turns must be "auto", "sentence" or None, got {self.turns!r}.'
+            )
+        require_count("history", self.history, least=0)
+        require_count("max_turn_words", self.max_turn_words)
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """Where the target is cut off.
+
+    Attributes:
+        max_words: target words after which the stream ends. This and the ratio count words of
+            speech, which are as long in any script.
+        max_tokens: target tokens after which a turn ends.
+        max_tokens_per_word: target tokens after which a word is cut.
+        max_target_source_ratio: target words per source word read, at most; a source of one or two
+            words counts as three. "none" is no limit; "auto" is 3, and no limit with gpe_compat.
+    """
+
+    max_words: int | None = _option(None, metavar="N")
+    max_tokens: int = _option(1024, metavar="N")
+    max_tokens_per_word: int = _option(50, metavar="N")
+    max_target_source_ratio: float | Literal["auto"] | None = _option("auto", "--max-ratio", "R")
+
+    def __post_init__(self) -> None:
+        for name in ("max_words", "max_tokens", "max_tokens_per_word"):
+            if (value := getattr(self, name)) is not None or name != "max_words":
+                require_count(name, value)
+        ratio = self.max_target_source_ratio
+        if ratio not in ("auto", None):
+            is_number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
+            if not is_number or not 0 < ratio < math.inf:
+                raise InvalidOptionError(
+                    f"max_target_source_ratio must be a positive number, got {ratio!r}; None is no "
+                    "limit."
+                )
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How a token is chosen, and by how many passes.
+
+    Attributes:
+        temp: the temperature; 0 takes the likeliest token.
+        top_p: sample among the likeliest tokens that have this probability together.
+        min_p: sample among tokens that are this likely, relative to the likeliest.
+        repetition_penalty: divides the logits of tokens written lately.
+        repetition_context_size: how many tokens back that looks.
+        sampler: mlx-lm's (mlx_lm.sample_utils.make_sampler), instead of temp, top_p and min_p.
+        logits_processors: mlx-lm's; they see target tokens only.
+        early_eos: when the model ends its turn while source is left, read on or stop.
+        gpe_compat: write token for token what EIT-NLP/StreamingLLM writes (SPEC section 4). It has
+            rules of its own for words and the end of a turn, and no ratio limit.
+        draft: guess several tokens ahead, to be verified in one pass; the tokens stay the same.
+            "ngram" looks them up in the text so far; a smaller model with the same tokenizer
+            guesses better.
+        num_draft_tokens: guesses a pass, at most.
+    """
+
+    temp: float = _option(0.0, metavar="T")
+    top_p: float | None = _option(None, metavar="P")
+    min_p: float | None = _option(None, metavar="P")
+    repetition_penalty: float | None = _option(None, metavar="R")
+    repetition_context_size: int = _option(20, metavar="N")
+    sampler: Sampler | None = _python_only()
+    logits_processors: Iterable[LogitsProcessor] | None = _python_only()
+    early_eos: Literal["read", "stop"] = "read"
+    gpe_compat: bool = False
+    draft: Literal["ngram"] | Drafter | tuple[Any, Any] | None = _option(
+        None, metavar="ngram|FOLDER", plain=Literal["ngram"] | None
+    )
+    num_draft_tokens: int = _option(4, metavar="N")
+
+    def __post_init__(self) -> None:
+        if self.early_eos not in ("read", "stop"):
+            raise InvalidOptionError(f"early_eos must be 'read' or 'stop', got {self.early_eos!r}.")
+        for name, low, high in (
+            ("temp", 0, 100),
+            ("top_p", 0, 1),
+            ("min_p", 0, 1),
+            ("repetition_penalty", 0.01, 100),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and low <= value <= high):
+                raise InvalidOptionError(
+                    f"{name} must be a number from {low} to {high}, got {value!r}."
+                )
+        if self.temp == 0 and (self.top_p is not None or self.min_p is not None):
+            raise InvalidOptionError(
+                "top_p and min_p choose among samples; give a temp above 0 too."
+            )
+        if self.sampler is not None and self.temp:
+            raise InvalidOptionError(f"temp={self.temp} and a sampler: give one of them.")
+        require_count("repetition_context_size", self.repetition_context_size)
+        require_count("num_draft_tokens", self.num_draft_tokens)
+        if self.logits_processors is not None:
+            # An iterator would be used up by the first stream.
+            object.__setattr__(self, "logits_processors", tuple(self.logits_processors))
+
+
+@dataclass(frozen=True)
+class PlacementOptions:
+    """Where tokens stand, and how they are stored.
+
+    Attributes:
+        mode: "group" keeps source and target apart (SPEC section 1), "reencode" runs the target
+            again after each read, "interleaved" takes tokens in order of arrival; "auto" is as the
+            checkpoint was trained, else as the architecture can best.
+        target_start: where target positions start: a position, or "follow" (just behind the
+            source); "auto" is as the checkpoint was trained, else "follow".
+        kv_bits: store keys and values in so many bits, in mode "group".
+        kv_group_size: numbers that share a scale, with kv_bits.
+    """
+
+    mode: Mode = "auto"
+    target_start: int | str | TargetStart = _option(
+        "auto", metavar="auto|follow|N", plain=int | str
+    )
+    kv_bits: int | None = _option(None, metavar="N")
+    kv_group_size: int = _option(64, metavar="N")
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """All options of a session, in groups.
+
+    Attributes:
+        policy: when to read and when to write: an object, or a name such as "wait-k:3".
+        prompt: what to do.
+        turn: where a stream is cut into turns.
+        limits: where the target is cut off.
+        decoding: how a token is chosen.
+        placement: where tokens stand.
+    """
+
+    policy: Policy | str = _option("wait-k:3", metavar="NAME[:OPTIONS]", plain=str)
+    prompt: PromptOptions = PromptOptions()
+    turn: TurnOptions = TurnOptions()
+    limits: LimitOptions = LimitOptions()
+    decoding: DecodingOptions = DecodingOptions()
+    placement: PlacementOptions = PlacementOptions()
+
+    @classmethod
+    def of(cls, options: SessionOptions | None = None, **flat: Any) -> SessionOptions:
+        """Options with some of them replaced, by their flat names.
+
+        Args:
+            options: what stays; the defaults if there are none.
+            **flat: ``target_language="French"``, and so on; the names of all groups differ. A group
+                may be given whole, too: ``limits=LimitOptions(max_words=9)``.
+
+        Raises:
+            InvalidOptionError: for an unknown name, or a value outside its range.
+        """
+        made, known = options or cls(), _group_of()
+        if unknown := flat.keys() - known.keys() - GROUPS:
+            raise InvalidOptionError(
+                f"unknown option {min(unknown)!r}; known are {', '.join(sorted(known))}."
+            )
+        changed = {name: value for name, value in flat.items() if name in GROUPS}
+        by_group: dict[str, dict[str, Any]] = {}
+        for name, value in flat.items():
+            if name not in GROUPS:
+                by_group.setdefault(known[name], {})[name] = value
+        changed |= by_group.pop("", {})
+        for group, values in by_group.items():
+            if "messages" in values:
+                # They take the place of what an earlier instruction and earlier pairs said.
+                values = {"instruction": None, "pairs": ()} | values
+            changed[group] = replace(changed.get(group, getattr(made, group)), **values)
+        return replace(made, **changed)
+
+    @classmethod
+    def from_plain(
+        cls, table: Mapping[str, Any], options: SessionOptions | None = None
+    ) -> SessionOptions:
+        """Options from plain values, as JSON and TOML have them, flat or in a table for each group.
+
+        Args:
+            table: ``{"target_language": "French", "limits": {"max_words": 9}}``.
+            options: what stays; the defaults if there are none.
+
+        Raises:
+            InvalidOptionError: for an unknown name, or a value of another type or outside its
+                range.
+        """
+        known, kinds = _group_of(), _kinds()
+        values: dict[str, Any] = {}
+        for name, value in table.items():
+            if name in GROUPS and isinstance(value, Mapping):
+                values |= {key: (name, key, given) for key, given in value.items()}
+            else:
+                values[name] = (known.get(name, ""), name, value)
+        made = {}
+        for name, (group, key, value) in values.items():
+            items = {item.name: item for item in plain_fields(kinds[group])}
+            if key not in items:
+                names = sorted(n for kind in kinds.values() for n in _names(kind))
+                raise InvalidOptionError(f"unknown option {name!r}; known are {', '.join(names)}.")
+            made[name] = value_of(kinds[group], items[key], value, name)
+        return cls.of(options, **made)
+
+    def flat(self) -> Mapping[str, Any]:
+        """All options by their flat names."""
+        return MappingProxyType(
+            {
+                name: getattr(getattr(self, group) if group else self, name)
+                for name, group in _group_of().items()
+            }
+        )
+
+
+def _kinds() -> dict[str, type]:
+    """The dataclass of each group, and that of what is in none."""
+    groups = {item.name: type(item.default) for item in fields(SessionOptions)}
+    return {"": SessionOptions} | {name: groups[name] for name in GROUPS}
+
+
+def _names(kind: type) -> list[str]:
+    return [item.name for item in plain_fields(kind) if item.name not in GROUPS]
+
+
+GROUPS = frozenset(item.name for item in fields(SessionOptions) if item.name != "policy")
+
+
+@cache
+def _group_of() -> Mapping[str, str]:
+    """The group of each option; the policy has none."""
+    kinds = _kinds()
+    grouped = ((item.name, group) for group in GROUPS for item in fields(kinds[group]))
+    return {"policy": "", **dict(grouped)}
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The flat names of all options, for type checkers; a test holds them to the fields."""
+
+    policy: Policy | str
+    source_language: str | None
+    target_language: str | None
+    instruction: str | None
+    context: str | None
+    glossary: Mapping[str, str] | None
+    frame: Frame
+    examples: Pairs | None
+    pairs: Pairs
+    messages: Sequence[Mapping[str, str]] | None
+    date: Date | str | None
+    turns: Turns | None
+    history: int
+    max_turn_words: int
+    splitter: Callable[[str], Sequence[str]] | None
+    split: Callable[[str], Sequence[str]] | None
+    max_words: int | None
+    max_tokens: int
+    max_tokens_per_word: int
+    max_target_source_ratio: float | Literal["auto"] | None
+    temp: float
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    repetition_context_size: int
+    sampler: Sampler | None
+    logits_processors: Iterable[LogitsProcessor] | None
+    early_eos: Literal["read", "stop"]
+    gpe_compat: bool
+    draft: Literal["ngram"] | Drafter | tuple[Any, Any] | None
+    num_draft_tokens: int
+    mode: Mode
+    target_start: int | str | TargetStart
+    kv_bits: int | None
+    kv_group_size: int

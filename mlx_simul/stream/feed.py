@@ -1,0 +1,75 @@
+"""Source text in, words and breaks between turns out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlx_simul.stream.turn import Setting
+from mlx_simul.text.segmenter import PARAGRAPH, SourceSegmenter
+from mlx_simul.text.turns import TurnBreak, TurnSplitter
+
+Item = str | TurnBreak
+
+
+class Feed:
+    """Cuts a source into words, and these into turns where the stream has any.
+
+    Args:
+        setting: of the stream.
+
+    Attributes:
+        has_words: a word has come.
+        is_closed: the source has ended.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        turn, has_turns = setting.options.turn, setting.has_turns
+        self._segmenter = SourceSegmenter(turn.split, paragraphs=has_turns)
+        self._splitter: TurnSplitter | None = None
+        if has_turns:
+            self._splitter = TurnSplitter(
+                setting.source_language,
+                max_turn_words=turn.max_turn_words,
+                splitter=turn.splitter,
+            )
+        self.has_words = self.is_closed = False
+        self._skip_words = 0
+
+    def skip(self, n_words: int) -> None:
+        """Leave out the first words that come, and the breaks between them."""
+        self._skip_words = n_words
+
+    def push(self, text: str) -> list[Item]:
+        """The words that a piece of text completes."""
+        return self._items(self._segmenter.feed(text))
+
+    def end_turn(self) -> list[Item]:
+        """The word that has half arrived, and the end of the turn, if one has begun."""
+        items = self._items(self._segmenter.flush())
+        return items + self._kept([] if self._splitter is None else self._splitter.end_turn())
+
+    def close(self) -> list[Item]:
+        """What is left, and the end of the last turn."""
+        self.is_closed = True
+        items = self._items(self._segmenter.finish())
+        return items + self._kept([] if self._splitter is None else self._splitter.finish())
+
+    def _items(self, words: Sequence[str]) -> list[Item]:
+        self.has_words = self.has_words or bool(words)
+        if self._splitter is None:
+            return list(words)
+        items: list[Item] = []
+        for word in words:
+            cut = self._splitter.add(word)
+            if word == PARAGRAPH and not cut:
+                # The turn has ended already; the paragraph ends only now.
+                cut = [TurnBreak("blank_line")]
+            items += self._kept(cut)
+        return items
+
+    def _kept(self, items: list[Item]) -> list[Item]:
+        for at, item in enumerate(items):
+            if not self._skip_words:
+                return items[at:]
+            self._skip_words -= isinstance(item, str)
+        return []

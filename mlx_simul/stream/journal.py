@@ -1,0 +1,255 @@
+"""The journal of a stream: text as it arrived and turns as they ended, in lines of JSON (SPEC 8).
+
+A line is written before what it says has an effect. So after the process is killed at any moment,
+the text of the journal fed again gives the same turns, of which the journal holds all but the one
+that was under way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlx_simul.errors import JournalError, SimulWarning
+from mlx_simul.events import TurnEnd
+from mlx_simul.machine.files import expanded
+
+FORMAT = 1
+MAX_LINE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line behind the first.
+
+    Attributes:
+        text: a piece of source that arrived.
+        mark: ``"end_turn"`` or ``"close"``, if the caller said so.
+        turn: a turn that ended.
+        update: options that changed, as plain values.
+        from_turn: the first turn that they hold for.
+    """
+
+    text: str = ""
+    mark: str = ""
+    turn: TurnEnd | None = None
+    update: Mapping[str, Any] = field(default_factory=dict)
+    from_turn: int = 0
+
+
+class Journal:
+    """Appends to a file what happens to a stream, and says what had happened before.
+
+    ``close()`` lets go of the file, and so does the end of the journal's own life.
+
+    Args:
+        path: the file; it is made if there is none.
+        identity: what decides the stream: a model's fingerprint and the options, as plain values.
+
+    Raises:
+        JournalError: if the file is that of another stream or damaged, another process writes it,
+            or it cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+        self.path = expanded(path)
+        with _explained(self.path):
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        self.close = weakref.finalize(self, self._file.close)
+        try:
+            self._lock()
+            self._end = self._drop_torn_line()
+            if self._end:
+                self._require(identity)
+            else:
+                self._append({"journal": FORMAT, **identity})
+        except BaseException:
+            self.close()
+            raise
+
+    def entries(self) -> Iterator[Entry]:
+        """All lines behind the first, from the beginning.
+
+        Raises:
+            JournalError: if one is damaged.
+        """
+        return read_entries(self.path)
+
+    def add_text(self, text: str) -> None:
+        """Note a piece of source that is about to be taken."""
+        if text:
+            self._append({"text": text})
+
+    def add_mark(self, mark: str) -> None:
+        """Note that the caller ends a turn, or the source."""
+        self._append({"mark": mark})
+
+    def add_update(self, options: Mapping[str, Any], from_turn: int) -> None:
+        """Note options that are about to change."""
+        self._append({"update": dict(options), "from_turn": from_turn})
+
+    def add_turn(self, end: TurnEnd) -> None:
+        """Note a turn that has ended, on the disk itself: a power cut does not undo it."""
+        self._append({"turn": asdict(end)})
+        with _explained(self.path):
+            os.fsync(self._file.fileno())
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record).encode() + b"\n"
+        try:
+            with _explained(self.path):
+                n_written = self._file.write(line)
+                if n_written != len(line):
+                    raise OSError(f"only {n_written} of {len(line)} bytes were written")
+        except JournalError:
+            # Half a line would spoil those behind it.
+            os.ftruncate(self._file.fileno(), self._end)
+            raise
+        self._end += len(line)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalError(
+                f"the journal {self.path} is being written by another session; name another file, "
+                "or end that session."
+            ) from error
+
+    def _drop_torn_line(self) -> int:
+        """Cut off what a killed process left of its last line; return the bytes that are whole."""
+        with _explained(self.path):
+            size = self._file.seek(0, os.SEEK_END)
+            start = max(0, size - MAX_LINE_BYTES)
+            self._file.seek(start)
+            tail = self._file.read(size - start)
+            whole = start + tail.rfind(b"\n") + 1
+            if whole == size:
+                return size
+            if start and not whole > start:
+                raise JournalError(f"the journal {self.path} is not one: it has no lines.")
+            os.ftruncate(self._file.fileno(), whole)
+        warnings.warn(
+            f"the last line of the journal {self.path} was cut off in writing; its {size - whole} "
+            "bytes are dropped, and the text in them has to be fed again.",
+            SimulWarning,
+            stacklevel=4,
+        )
+        return whole
+
+    def _require(self, identity: Mapping[str, Any]) -> None:
+        with self.path.open("rb") as file:
+            first = _parsed(self.path, 1, next(_lines(file), b""))
+        if first.pop("journal", None) != FORMAT:
+            raise JournalError(f"{self.path} is not a journal of this version; name another file.")
+        held, wanted = _flat(first), _flat(json.loads(json.dumps(identity)))
+        for name in sorted(held.keys() | wanted.keys()):
+            if held.get(name) != wanted.get(name):
+                raise JournalError(
+                    f"the journal {self.path} belongs to a stream with {name}={held.get(name)!r}, "
+                    f"and this one has {name}={wanted.get(name)!r}; give the same, or name another "
+                    "file."
+                )
+
+
+def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry]:
+    """The lines of a journal behind its first; it may belong to a session that is live.
+
+    Raises:
+        JournalError: if it cannot be read, or is damaged.
+    """
+    path = expanded(path)
+    with _explained(path), path.open("rb") as file:
+        for number, line in enumerate(_lines(file), 1):
+            record = _parsed(path, number, line)
+            if number == 1:
+                continue
+            try:
+                is_turn = "turn" in record
+                yield Entry(turn=_turn_end(record["turn"])) if is_turn else Entry(**record)
+            except (TypeError, KeyError) as error:
+                raise _damaged(path, number, error) from error
+
+
+def read_turns(path: str | os.PathLike[str]) -> Iterator[TurnEnd]:
+    """The turns that a journal holds, in order; it may belong to a session that is live.
+
+    Raises:
+        JournalError: if it cannot be read, or is damaged.
+    """
+    return (entry.turn for entry in read_entries(path) if entry.turn is not None)
+
+
+def fingerprint(model: Any) -> str:
+    """A short hash of a model's type, its parameters' names, shapes and types, and some numbers.
+
+    It tells models apart that were trained apart, and reads next to none of their weights.
+    """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    digest = hashlib.sha256(str(model.model_type).encode())
+    parameters: Any = sorted(tree_flatten(model.parameters()))
+    for name, value in parameters:
+        digest.update(f"{name} {value.shape} {value.dtype}".encode())
+        some = value.reshape(-1)[:8].astype(mx.float32)
+        digest.update(repr(some.tolist()).encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say which journal an error of the operating system is about."""
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(f"the journal {path} cannot be used: {error}.") from error
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, number, error) from error
+    if not isinstance(record, dict):
+        raise _damaged(path, number, f"it holds {record!r}")
+    return record
+
+
+def _damaged(path: Path, number: int, why: object) -> JournalError:
+    return JournalError(
+        f"the journal {path} is damaged at line {number}: {why}. Remove the lines from there on, "
+        "or name another file."
+    )
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(MAX_LINE_BYTES):
+        if not line.endswith(b"\n"):
+            return  # it is being written
+        yield line
+
+
+def _turn_end(record: Mapping[str, Any]) -> TurnEnd:
+    known = {item.name for item in fields(TurnEnd)}
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+    return TurnEnd(**{name: values[name] for name in known})
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping) and name != "glossary":
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,255 @@
+"""One turn of a stream: the loop, the prompt and the policy that its options ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import date as Date
+from typing import Any
+
+import mlx.nn as nn
+
+from mlx_simul import archs
+from mlx_simul.archs.trained import told
+from mlx_simul.engine import Engine
+from mlx_simul.engine.base import LogitsProcessor, Sampler
+from mlx_simul.engine.drafting import make_drafter
+from mlx_simul.engine.needs import MetNeeds, meet_needs
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.loop.loop import SimulLoop
+from mlx_simul.loop.reference import ReferenceLoop
+from mlx_simul.options import DEFAULT_MAX_RATIO, DecodingOptions, Pairs, SessionOptions
+from mlx_simul.policies import Policy, as_policy
+from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
+from mlx_simul.text.detokenizer import StableDetokenizer
+from mlx_simul.text.prompts import StreamingDataPreparator, TokenizedSource
+from mlx_simul.text.vocabulary import end_of_turn_ids_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the turns of a stream have in common until its options change.
+
+    Attributes:
+        options: all of the session's.
+        policy: when to read and when to write.
+        prompt: around each source; None where the tokens of the source are known.
+        prefix_ids: what stands before each source, history aside.
+        header: the start of each target.
+        end_of_turn_ids: tokens that end a target.
+        source_language: by name, if it is known.
+        target_language: likewise; the task is translation if it is.
+    """
+
+    options: SessionOptions
+    policy: Policy
+    prompt: StreamingDataPreparator | None
+    prefix_ids: tuple[int, ...]
+    header: tuple[int, ...]
+    end_of_turn_ids: frozenset[int]
+    source_language: str | None = None
+    target_language: str | None = None
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether each sentence of the source is a turn."""
+        turns = self.options.turn.turns
+        if turns == "auto":
+            may = self.prompt is not None and not self.options.decoding.gpe_compat
+            return may and self.target_language is not None
+        return turns is not None
+
+    def prompt_behind(self, history: Pairs) -> StreamingDataPreparator | None:
+        """The prompt with the pairs of the options and of the stream before its source."""
+        if self.prompt is None:
+            return None
+        n_kept, given = self.options.turn.history, tuple(self.options.prompt.pairs)
+        # Without a history the pairs that were given stand before every turn.
+        pairs = (*given, *history)[-n_kept:] if n_kept else given
+        return self.prompt.behind(pairs)
+
+
+def make_setting(
+    model: nn.Module,
+    tokenizer: Any,
+    options: SessionOptions,
+    source: TokenizedSource | None = None,
+    date: Date | None = None,
+) -> Setting:
+    """What some options ask for, of a model and its tokenizer.
+
+    Args:
+        model: that streams.
+        tokenizer: of the model.
+        options: of the session.
+        source: one whose tokens are known; then there is no prompt.
+        date: what a template takes for today, unless the options say.
+
+    Raises:
+        InvalidOptionError: for options that the checkpoint was not trained for.
+        PromptError: if the tokenizer's template cannot carry the source.
+    """
+    policy = as_policy(options.policy)
+    if options.turn.turns == "sentence" and (source is not None or options.decoding.gpe_compat):
+        what = "gpe_compat" if source is None else "a source whose tokens are known"
+        raise InvalidOptionError(f'turns="sentence" does not go with {what}; leave turns out.')
+    if source is not None:
+        ends = end_of_turn_ids_of(tokenizer)
+        return Setting(options, policy, None, source.segments[0], source.header, ends)
+    trained = archs.streaming_config(model)
+    asked = told(trained, options.prompt)
+    prompt = StreamingDataPreparator(
+        tokenizer,
+        instruction=asked.instruction,
+        source_language=asked.source_language,
+        target_language=asked.target_language,
+        context=asked.context,
+        glossary=asked.glossary,
+        frame=(trained.frame or "auto") if asked.frame == "auto" else asked.frame,
+        examples=asked.examples,
+        split=options.turn.split,
+        date=asked.date if isinstance(asked.date, Date) else date,
+    )
+    ends = prompt.end_of_turn_ids
+    if not options.decoding.gpe_compat:
+        ends |= prompt.control_ids
+    source_language, target_language = trained.translates or (
+        asked.source_language,
+        asked.target_language,
+    )
+    return Setting(
+        options,
+        policy,
+        prompt,
+        prompt.prefix_ids,
+        prompt.header_ids,
+        ends,
+        source_language,
+        target_language,
+    )
+
+
+class TurnMaker:
+    """Begins the turns of a stream, one after another, on one engine.
+
+    Args:
+        model: that streams.
+        tokenizer: of the model.
+        setting: what all turns have in common at first.
+        make_engine: makes what runs the passes, of the options that concern it.
+        clock_ms: milliseconds since the session began.
+
+    Raises:
+        InvalidOptionError: for an option that the model or its architecture does not take.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        setting: Setting,
+        make_engine: Callable[..., Engine],
+        clock_ms: Callable[[], float],
+    ) -> None:
+        decoding, placement = setting.options.decoding, setting.options.placement
+        self._tokenizer, self.clock_ms = tokenizer, clock_ms
+        self._sampler = _sampler_of(decoding)
+        self.engine = make_engine(
+            model,
+            mode=placement.mode,
+            target_start=placement.target_start,
+            kv_bits=placement.kv_bits,
+            kv_group_size=placement.kv_group_size,
+            gpe_compat=decoding.gpe_compat,
+            sampler=self._sampler,
+            logits_processors=_logits_processors_of(decoding),
+        )
+        self.adopt(setting)
+        # What does not fit the model is refused now, and not with the first turn.
+        self.begin()
+
+    def adopt(self, setting: Setting) -> None:
+        """Begin turns under another setting from now on.
+
+        Raises:
+            InvalidOptionError: if its policy needs what the model cannot show.
+        """
+        self._needs: MetNeeds = meet_needs(setting.policy, self.engine, self._tokenizer)
+        self.setting = setting
+
+    def begin(self, max_words: int | None = None) -> SimulLoop:
+        """The loop of a fresh turn.
+
+        Args:
+            max_words: what the stream's limit leaves for this turn.
+        """
+        setting = self.setting
+        options, decoding = setting.options, setting.options.decoding
+        ends = setting.end_of_turn_ids | {*self._needs.wait_ids}
+        max_tokens_per_word = options.limits.max_tokens_per_word
+        ratio = options.limits.max_target_source_ratio
+        if ratio == "auto":
+            ratio = None if decoding.gpe_compat else DEFAULT_MAX_RATIO
+        limits = replace(options.limits, max_words=max_words, max_target_source_ratio=ratio)
+        parts = (
+            setting.policy,
+            setting.header,
+            WordBoundaryStoppingCriteria(self._tokenizer, max_tokens_per_word, ends),
+            ends,
+            StableDetokenizer(self._tokenizer),
+            limits,
+        )
+        settings: dict[str, Any] = {
+            "clock_ms": self.clock_ms,
+            "read_ahead_tokens": self.engine.read_ahead_tokens,
+            "num_draft_tokens": decoding.num_draft_tokens,
+            "drafter": make_drafter(
+                self.engine, self._tokenizer, decoding.draft, sampler=self._sampler
+            ),
+        }
+        from mlx_simul.loop.judging import JudgingLoop
+        from mlx_simul.loop.loop import Limits
+        from mlx_simul.policies import JudgingPolicy
+
+        limits = Limits(max_words, options.limits.max_tokens, ratio)
+        parts = (*parts[:-1], limits)
+        if decoding.gpe_compat:
+            loop = ReferenceLoop(*parts, tokenizer=self._tokenizer, clock_ms=self.clock_ms)
+        elif isinstance(setting.policy, JudgingPolicy):
+            loop = JudgingLoop(
+                *parts,
+                stop_early=decoding.early_eos == "stop",
+                clock_ms=self.clock_ms,
+                heads=self._needs.heads,
+                wait_ids=self._needs.wait_ids,
+            )
+        else:
+            loop = SimulLoop(
+                *parts, stop_early=decoding.early_eos == "stop", clock_ms=self.clock_ms
+            )
+        loop.read_ahead_tokens = settings["read_ahead_tokens"]
+        loop.drafter = settings["drafter"]
+        loop.num_draft_tokens = settings["num_draft_tokens"]
+        if setting.prompt is not None and not decoding.gpe_compat:
+            loop.forbidden_ids = setting.prompt.forbidden_ids
+        loop.observe = lambda f: setattr(loop, "observer", f)
+        return loop
+
+
+def _sampler_of(decoding: DecodingOptions) -> Sampler | None:
+    if decoding.sampler is not None or not decoding.temp:
+        return decoding.sampler
+    from mlx_lm.sample_utils import make_sampler
+
+    return make_sampler(decoding.temp, decoding.top_p or 0.0, decoding.min_p or 0.0)
+
+
+def _logits_processors_of(decoding: DecodingOptions) -> Iterable[LogitsProcessor]:
+    given = tuple(decoding.logits_processors or ())
+    if decoding.repetition_penalty is None:
+        return given
+    from mlx_lm.sample_utils import make_logits_processors
+
+    penalty, context = decoding.repetition_penalty, decoding.repetition_context_size
+    made = make_logits_processors(repetition_penalty=penalty, repetition_context_size=context)
+    return (*made, *given)

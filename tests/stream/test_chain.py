@@ -1,0 +1,293 @@
+"""Turns (SPEC section 8): a chain of one-turn streams, each as a session of its own."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from streams import reads, writes
+from tiny_models import first_of, tiny_model
+
+import mlx_simul
+from mlx_simul import (
+    BatchedSessions,
+    Finished,
+    InvalidOptionError,
+    SessionClosedError,
+    SimulSession,
+    TurnEnd,
+)
+
+SENTENCES = (
+    "Good morning, how are you today?",
+    "I would like a ticket to Paris.",
+    "Thank you very much!",
+    "See you on Monday.",
+)
+TALK = " ".join(SENTENCES)
+POLICIES = ["wait-k:1", "wait-k:3", "whole", "confidence:0.5", "local-agreement:2", "hold-n:1"]
+OPTIONS = {
+    "turns": "sentence",
+    "max_tokens": 48,
+    "max_tokens_per_word": 3,
+    "max_target_source_ratio": 1.0,
+}
+
+quick = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def talk(model, tokenizer, source=TALK, **options):
+    """All events of a stream with turns."""
+    return list(mlx_simul.stream_generate(model, tokenizer, source, **(OPTIONS | options)))
+
+
+def alone(model, tokenizer, sentence, **options):
+    """The token ids of a session that is fed one sentence."""
+    options = OPTIONS | options | {"turns": None, "history": 0}
+    return list(mlx_simul.stream_generate(model, tokenizer, sentence, **options))[-1].token_ids
+
+
+def turns(events):
+    return [event for event in events if isinstance(event, TurnEnd)]
+
+
+def cut(text, places):
+    bounds = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+# T1 and T2: a turn is a session of its own
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mode", ["group", "reencode", "interleaved"])
+def test_each_turn_is_as_a_session_that_is_fed_its_sentence_alone(model, tokenizer, policy, mode):
+    ends = turns(talk(model, tokenizer, policy=policy, mode=mode))
+    assert [end.source_text for end in ends] == list(SENTENCES)
+    for end, sentence in zip(ends, SENTENCES, strict=True):
+        assert end.token_ids == alone(model, tokenizer, sentence, policy=policy, mode=mode)
+
+
+@pytest.mark.parametrize(
+    "more", [{"kv_bits": 8, "kv_group_size": 32}, {"draft": "ngram"}, {"target_start": 40}]
+)
+def test_it_is_so_with_options_of_every_kind(tokenizer, more):
+    model = tiny_model(first_of("llama", head_dim=32, hidden_size=128, vocab_size=1024))
+    ends = turns(talk(model, tokenizer, **more))
+    for end, sentence in zip(ends, SENTENCES, strict=True):
+        assert end.token_ids == alone(model, tokenizer, sentence, **more)
+
+
+def test_a_turn_that_keeps_the_last_ones_cache_is_told_apart(model, tokenizer, monkeypatch):
+    """Negative control of T1."""
+    from mlx_simul.engine.group import StreamingEngine
+
+    wanted = turns(talk(model, tokenizer))
+    state = StreamingEngine.state
+    monkeypatch.setattr(StreamingEngine, "state", property(state.fget, lambda self, value: None))
+    kept = turns(talk(model, tokenizer))
+    assert [end.token_ids for end in kept[1:]] != [end.token_ids for end in wanted[1:]]
+
+
+@pytest.mark.parametrize("history", [1, 2])
+def test_history_puts_the_last_pairs_before_the_turn(model, tokenizer, history):
+    ends = turns(talk(model, tokenizer, history=history))
+    pairs = [(end.source_text, end.target_text) for end in ends if end.target_text]
+    for i, end in enumerate(ends):
+        before = [p for p in pairs[:i]][-history:]
+        assert end.token_ids == alone(model, tokenizer, SENTENCES[i], pairs=before)
+    off_by_one = alone(model, tokenizer, SENTENCES[2], pairs=pairs[:1])
+    assert ends[2].token_ids != off_by_one or (history == 1 and pairs[0] == pairs[1])
+
+
+def test_given_pairs_stand_before_every_turn(model, tokenizer):
+    pairs = [("Yes.", "Oui.")]
+    ends = turns(talk(model, tokenizer, pairs=pairs))
+    for end, sentence in zip(ends, SENTENCES, strict=True):
+        assert end.token_ids == alone(model, tokenizer, sentence, pairs=pairs)
+    assert [end.token_ids for end in ends] != [
+        end.token_ids for end in turns(talk(model, tokenizer))
+    ]
+
+
+# T3: chunks
+
+
+@quick
+@given(st.lists(st.integers(0, 1000), max_size=20), st.sampled_from(POLICIES))
+def test_any_chunks_give_the_same_events(model, tokenizer, places, policy):
+    whole = talk(model, tokenizer, policy=policy)
+    assert talk(model, tokenizer, cut(TALK, places), policy=policy) == whole
+    assert talk(model, tokenizer, [*TALK], policy=policy) == whole
+
+
+# T4: batches
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_in_a_batch_as_alone(model, tokenizer, policy):
+    batch = BatchedSessions(model, tokenizer, policy=policy, **OPTIONS)
+    texts = [TALK, " ".join(SENTENCES[::-1]), SENTENCES[1]]
+    sessions = [batch.add() for _ in texts]
+    said = {session: [] for session in sessions}
+    for at in range(0, len(TALK), 7):
+        for session, text in zip(sessions, texts, strict=True):
+            if text[at : at + 7]:
+                session.push(text[at : at + 7])
+        for session, event in batch.events():
+            said[session].append(event)
+    for session in sessions:
+        session.close()
+    for session, event in batch.events():
+        said[session].append(event)
+    for session, text in zip(sessions, texts, strict=True):
+        assert said[session] == talk(model, tokenizer, text, policy=policy)
+
+
+# What the events tell
+
+
+def test_counts_go_on_and_texts_join(model, tokenizer):
+    events = talk(model, tokenizer)
+    ends, finished = turns(events), events[-1]
+    assert "".join(event.source for event in events) == TALK
+    assert "".join(event.text for event in events) == " ".join(
+        end.target_text for end in ends if end.target_text
+    )
+    n_source = n_target = 0
+    for end in ends:
+        assert end.source_span_words == (n_source, n_source + len(end.source_text.split()))
+        assert end.target_span_words == (n_target, n_target + len(end.delays))
+        assert all(n_source < delay <= end.source_span_words[1] for delay in end.delays)
+        n_source, n_target = end.source_span_words[1], end.target_span_words[1]
+    assert reads(events)[-1].source_words_read == n_source == finished.source_words
+    assert [e for e in writes(events) if e.word_complete][-1].target_words_generated == n_target
+    assert finished.target_words == n_target
+    assert (finished.turns, finished.delays, finished.target_text) == (len(ends), (), "")
+
+
+def test_blank_lines_stay_between_paragraphs(model, tokenizer):
+    source = f"{SENTENCES[0]} {SENTENCES[1]}\n\n \n{SENTENCES[2]}"
+    events = talk(model, tokenizer, [*source])
+    texts = [end.target_text for end in turns(events)]
+    assert "".join(event.text for event in events) == f"{texts[0]} {texts[1]}\n\n{texts[2]}"
+
+
+def test_a_limit_cuts_a_turn_and_loses_no_word(model, tokenizer):
+    events = talk(model, tokenizer, max_tokens=2, policy="wait-k:1")
+    ends = turns(events)
+    assert " ".join(end.source_text for end in ends) == TALK
+    cut_off = [end for end in ends if end.ended_by == "limit"]
+    assert cut_off
+    assert all(end.reason == "max_tokens" for end in cut_off)
+    assert not events[-1].is_complete
+    assert events[-1].source_words == len(TALK.split())
+
+
+def test_max_words_ends_the_stream(model, tokenizer):
+    events = talk(model, tokenizer, max_words=5)
+    assert events[-1].reason == "max_words"
+    assert events[-1].target_words == 5
+    assert not events[-1].source_finished
+
+
+def test_nothing_but_white_space_is_an_empty_source(model, tokenizer):
+    events = talk(model, tokenizer, " \n\n \n ")
+    assert [type(event) for event in events] == [Finished]
+    assert events[-1].reason == "empty_source"
+
+
+# end_turn, update, and what is refused
+
+
+def test_end_turn_ends_a_turn_in_the_middle_of_a_word(model, tokenizer):
+    session = SimulSession(model, tokenizer, **OPTIONS)
+    session.feed("I would like a tick")
+    session.end_turn()
+    (end,) = turns(session.events())
+    assert (end.source_text, end.ended_by) == ("I would like a tick", "end_turn")
+    session.end_turn()  # no turn has begun
+    assert turns(session.events()) == []
+    (end,) = turns([*session.feed("et to Paris."), *session.finish()])
+    assert end.source_text == "et to Paris."
+
+
+@pytest.mark.parametrize("chunks", [[TALK], SENTENCES])
+def test_update_holds_from_the_next_turn_on(model, tokenizer, chunks):
+    session = SimulSession(model, tokenizer, policy="wait-k:1", **OPTIONS)
+    events = session.feed(SENTENCES[0][:9])
+    session.update(policy="whole", instruction="Say it again")
+    events += session.feed(SENTENCES[0][9:] + " " + SENTENCES[1] + " ")
+    events += session.finish()
+    first, second = turns(events)
+    assert first.token_ids == alone(model, tokenizer, SENTENCES[0], policy="wait-k:1")
+    wanted = alone(model, tokenizer, SENTENCES[1], policy="whole", instruction="Say it again")
+    assert second.token_ids == wanted
+    assert session.options.policy == "whole"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"max_tokens": 5}, "max_tokens is fixed for a session"),
+        ({"policy": "wait-k:0"}, "at least 1"),
+        ({"source_language": "French"}, "without a target_language"),
+    ],
+)
+def test_what_cannot_change_is_refused_and_changes_nothing(model, tokenizer, changed, says):
+    session = SimulSession(model, tokenizer, **OPTIONS)
+    before = session.options
+    with pytest.raises(mlx_simul.SimulError, match=says):
+        session.update(**changed)
+    assert session.options == before
+    events = [*session.feed(TALK), *session.finish()]
+    assert events == talk(model, tokenizer)
+
+
+def test_a_stream_without_turns_has_none_to_end_or_to_wait_for(model, tokenizer):
+    session = SimulSession(model, tokenizer, turns=None)
+    for act in (session.end_turn, session.update):
+        with pytest.raises(InvalidOptionError, match='turns="sentence"'):
+            act()
+    session = SimulSession(model, tokenizer, **OPTIONS)
+    session.close()
+    with pytest.raises(SessionClosedError, match="ended"):
+        session.end_turn()
+
+
+def test_turns_are_for_translation_unless_asked_for(model, tokenizer):
+    assert not SimulSession(model, tokenizer).has_turns
+    assert SimulSession(model, tokenizer, target_language="French").has_turns
+    assert not SimulSession(model, tokenizer, target_language="French", gpe_compat=True).has_turns
+    assert not SimulSession(model, tokenizer, target_language="French", turns=None).has_turns
+    with pytest.raises(InvalidOptionError, match="gpe_compat"):
+        SimulSession(model, tokenizer, turns="sentence", gpe_compat=True)
+
+
+# Flat
+
+
+def test_nothing_that_a_session_holds_grows(model, tokenizer):
+    session = SimulSession(model, tokenizer, **OPTIONS)
+
+    def held():
+        rows = session._engine.source_tokens, session._engine.target_tokens
+        chain = session._turns
+        sizes = [len(v) for v in vars(chain).values() if hasattr(v, "__len__")]
+        return (*rows, *sizes)
+
+    sizes = []
+    for _ in range(12):
+        for sentence in SENTENCES:
+            session.feed(f"{sentence} ")
+        sizes.append(held())
+    assert sizes[4:] == [sizes[4]] * len(sizes[4:])
+
+
+def test_a_prefix_serves_sessions_with_turns(model, tokenizer):
+    prefix = SimulSession(model, tokenizer, **OPTIONS).encode_prefix()
+    events = talk(model, tokenizer, prefix=prefix)
+    assert events == talk(model, tokenizer)
+    assert events[-1].n_passes == talk(model, tokenizer)[-1].n_passes - bool(prefix.token_ids)

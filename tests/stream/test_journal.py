@@ -1,0 +1,264 @@
+"""A journal: after a kill at any moment, the whole target equals the undisturbed one (SPEC 8)."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from repository import ROOT
+from tiny_checkpoints import golden_folder
+
+import mlx_simul
+from mlx_simul import JournalError, SimulSession, SimulWarning, TurnEnd
+from mlx_simul.stream.journal import read_turns
+
+TALK = (
+    "Good morning, how are you today? I would like a ticket to Paris.\n\nThank you. See you "
+    "on Monday, at three or four o'clock. Good bye!"
+)
+OPTIONS = {
+    "turns": "sentence",
+    "max_tokens": 24,
+    "max_tokens_per_word": 3,
+    "max_target_source_ratio": 1.0,
+    "history": 1,
+    "policy": "wait-k:2",
+}
+
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def live(model, tokenizer, journal, source=TALK, **more):
+    """A session on a journal, fed what the journal does not hold, to its end."""
+    session = SimulSession(model, tokenizer, journal=journal, **(OPTIONS | more))
+    events = [*session.events()]
+    for at in range(session.resumed.source_chars, len(source), 5):
+        events += session.feed(source[at : at + 5])
+    return events + session.finish()
+
+
+def target(journal):
+    return [(end.source_text, end.target_text, end.token_ids) for end in read_turns(journal)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, golden_models, tokenizer):
+    """An undisturbed journal, and the bytes of it."""
+    path = tmp_path_factory.mktemp("journal") / "talk.jsonl"
+    live(golden_models["qwen2-tiny-0"], tokenizer, path)
+    return path.read_bytes(), target(path)
+
+
+@pytest.fixture
+def model(golden_models):
+    return golden_models["qwen2-tiny-0"]
+
+
+@quick
+@given(data=st.data())
+def test_a_journal_cut_at_any_byte_goes_on_to_the_same_target(
+    data, tmp_path_factory, model, tokenizer, whole
+):
+    written, wanted = whole
+    path = tmp_path_factory.mktemp("cut") / "talk.jsonl"
+    path.write_bytes(written[: data.draw(st.integers(0, len(written)))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SimulWarning)  # a torn last line
+        live(model, tokenizer, path)
+    assert target(path) == wanted
+
+
+def test_a_session_that_feeds_again_what_the_journal_holds_is_told_apart(
+    tmp_path, model, tokenizer, whole
+):
+    """Negative control."""
+    written, wanted = whole
+    path = tmp_path / "talk.jsonl"
+    path.write_bytes(written[: written.rindex(b'{"text"')])
+    session = SimulSession(model, tokenizer, journal=path, **OPTIONS)
+    session.feed(TALK)
+    session.finish()
+    assert target(path) != wanted
+
+
+def test_updates_hold_from_the_same_turn_on(tmp_path, model, tokenizer):
+    def begin(path):
+        return SimulSession(model, tokenizer, journal=path, **OPTIONS)
+
+    first, rest = TALK[:40], TALK[40:]
+    whole = begin(tmp_path / "whole")
+    whole.feed(first)
+    whole.update(policy="whole", instruction="Again")
+    whole.feed(rest)
+    whole.finish()
+    cut = begin(tmp_path / "cut")
+    cut.feed(first)
+    cut.update(policy="whole", instruction="Again")
+    cut._journal.close()  # as a kill would
+    resumed = begin(tmp_path / "cut")
+    assert resumed.options.policy == "whole"
+    resumed.feed(rest)
+    resumed.finish()
+    assert target(tmp_path / "cut") == target(tmp_path / "whole")
+
+
+def test_a_torn_last_line_is_dropped_and_said(tmp_path, model, tokenizer, whole):
+    path = tmp_path / "talk.jsonl"
+    path.write_bytes(whole[0] + b'{"text": "and th')
+    with pytest.warns(SimulWarning, match="16 bytes are dropped"):
+        SimulSession(model, tokenizer, journal=path, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda data: data.replace(b'{"text"', b'{"txet"', 1), "damaged at line 2"),
+        (lambda data: data.replace(b'"turn": 0', b'"turn": "', 1), "damaged at line"),
+        (lambda data: b"[]\n" + data, "damaged at line 1"),
+        (lambda data: b'{"journal": 99}\n', "not a journal of this version"),
+    ],
+)
+def test_a_damaged_journal_is_refused_and_left_alone(
+    tmp_path, model, tokenizer, whole, spoil, says
+):
+    path = tmp_path / "talk.jsonl"
+    path.write_bytes(spoil(whole[0]))
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=says):
+        SimulSession(model, tokenizer, journal=path, **OPTIONS)
+    assert path.read_bytes() == before
+
+
+def test_the_journal_of_another_model_or_setting_is_refused(
+    tmp_path, golden_models, model, tokenizer, whole
+):
+    path = tmp_path / "talk.jsonl"
+    path.write_bytes(whole[0])
+    with pytest.raises(JournalError, match="policy='wait-k:2', and this one has options.policy='wait-k:5'"):
+        SimulSession(model, tokenizer, journal=path, **(OPTIONS | {"policy": "wait-k:5"}))
+    with pytest.raises(JournalError, match="turn.history"):
+        SimulSession(model, tokenizer, journal=path, **(OPTIONS | {"history": 0}))
+    with pytest.raises(JournalError, match="model="):
+        SimulSession(golden_models["llama-tiny-0"], tokenizer, journal=path, **OPTIONS)
+    SimulSession(model, tokenizer, journal=path, **OPTIONS)  # negative control
+
+
+def test_two_sessions_do_not_share_a_journal(tmp_path, model, tokenizer):
+    first = SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+    with pytest.raises(JournalError, match="another session"):
+        SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+    first.finish()
+    SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+
+
+class Full:
+    """A file on a disk that has no room for a while."""
+
+    def __init__(self, file, n_writes):
+        self._file, self._left = file, n_writes
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, data):
+        self._left -= 1
+        if self._left == 0:
+            self._file.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._file.write(data)
+
+
+@pytest.mark.parametrize("n_writes", [1, 2, 5, 9, 14, 20])
+def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, model, tokenizer, whole, n_writes):
+    session = SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+    session._journal._file = Full(session._journal._file, n_writes)
+    failed = 0
+
+    def again(act, *given):
+        nonlocal failed
+        try:
+            return act(*given)
+        except JournalError as error:
+            assert "No space left" in str(error)
+            failed += 1
+            return act(*given)
+
+    for at in range(0, len(TALK), 5):
+        again(session.push, TALK[at : at + 5])
+        again(lambda: [*session.events()])
+    again(session.close)
+    again(lambda: [*session.events()])
+    assert failed == 1
+    assert target(tmp_path / "talk") == whole[1]
+
+
+def test_a_journal_needs_turns_and_a_folder(tmp_path, model, tokenizer):
+    with pytest.raises(mlx_simul.InvalidOptionError, match="turns"):
+        SimulSession(model, tokenizer, journal=tmp_path / "talk", turns=None)
+    with pytest.raises(JournalError, match="No such file"):
+        SimulSession(model, tokenizer, journal=tmp_path / "none" / "talk", **OPTIONS)
+
+
+def test_what_is_closed_is_finished_when_it_is_opened_again(tmp_path, model, tokenizer):
+    live(model, tokenizer, tmp_path / "talk")
+    session = SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+    assert session.resumed.source_closed
+    (finished,) = session.events()
+    ends = list(read_turns(tmp_path / "talk"))
+    assert finished.turns == len(ends) == session.resumed.turns
+    assert finished.target_words == ends[-1].target_span_words[1]
+
+
+CHILD = """
+import json, sys
+import mlx_simul
+model, tokenizer = mlx_simul.load(sys.argv[1])
+session = mlx_simul.SimulSession(model, tokenizer, journal=sys.argv[2], **json.loads(sys.argv[4]))
+text = sys.argv[3]
+for at in range(session.resumed.source_chars, len(text), 3):
+    for event in session.feed(text[at : at + 3]):
+        print(type(event).__name__, flush=True)
+session.finish()
+print("done", flush=True)
+"""
+
+
+def test_a_real_kill(tmp_path):
+    folder = golden_folder(tmp_path / "model", "qwen2")
+    model, tokenizer = mlx_simul.load(folder)
+    live(model, tokenizer, tmp_path / "whole")
+
+    def child():
+        arguments = [str(folder), str(tmp_path / "cut"), TALK, json.dumps(OPTIONS)]
+        return subprocess.Popen(
+            [sys.executable, "-c", CHILD, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+
+    for n_lines in (4, 17):
+        process = child()
+        for _ in range(n_lines):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    out, _ = child().communicate()
+    assert out.endswith("done\n")
+    assert target(tmp_path / "cut") == target(tmp_path / "whole")
+
+
+def test_turns_read_from_a_journal_are_those_that_were_said(tmp_path, model, tokenizer):
+    said = [e for e in live(model, tokenizer, tmp_path / "talk") if isinstance(e, TurnEnd)]
+    assert list(read_turns(Path(tmp_path / "talk"))) == said
