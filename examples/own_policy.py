@@ -1,4 +1,4 @@
-"""A policy of your own: any object that answers READ or WRITE.
+"""A policy of your own: a subclass of Policy that answers READ or WRITE.
 
 python examples/own_policy.py [--model FOLDER_OR_REPOSITORY]
 """
@@ -6,19 +6,19 @@ python examples/own_policy.py [--model FOLDER_OR_REPOSITORY]
 import argparse
 from dataclasses import dataclass
 
-from mlx_simul import Action, Read, WaitK, Write, load, stream_generate
+from mlx_simul import Action, Policy, Read, WaitK, Write, load, stream_generate
 
 SOURCE = "The bridge was closed for three days because the river had risen during the night."
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Reads a block of words, then writes as many; later than wait-k, but with more to go by."""
+class Blocks(Policy):
+    """Reads a block of words, then writes as many: later than wait-k, but it knows more by then."""
 
     n_words: int
 
     def decide(self, progress):
-        """WRITE what the blocks read so far entitle to."""
+        """WRITE as many words as the blocks read so far hold."""
         blocks = progress.source_words_read // self.n_words
         entitled = blocks * self.n_words
         return Action.WRITE if progress.target_words_generated < entitled else Action.READ

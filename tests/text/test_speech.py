@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spelled import in_bytes, in_characters, in_threes, translate, words_of
 
-from mlx_simul.loop.limits import DEFAULT_MAX_RATIO
+from mlx_simul.options import DEFAULT_MAX_RATIO
 from mlx_simul.policies import LocalAgreement, WaitK
 from mlx_simul.text.characters import is_spaceless
 from mlx_simul.text.speech import speech
