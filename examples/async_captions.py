@@ -1,4 +1,4 @@
-"""Captions from an asynchronous source, such as a web socket, while the event loop stays free.
+"""Print captions from an asynchronous source, such as a web socket; the event loop stays free.
 
 python examples/async_captions.py [--model FOLDER_OR_REPOSITORY]
 """
@@ -12,14 +12,14 @@ SPEECH = "Welcome to the museum. Today we will visit the old town and the harbou
 
 
 async def recogniser(pace_s):
-    """Stands for whatever brings text: gives one word now and then."""
+    """Stands in for a speech recogniser: yields one word at a time, with pauses."""
     for word in SPEECH.split():
         await asyncio.sleep(pace_s)
         yield f"{word} "
 
 
 async def captions(model, tokenizer, pace_s):
-    """Prints a caption line per few words, with the time since the beginning."""
+    """Prints a caption for every few words, with the time since the beginning."""
     line = ""
     async for event in astream_generate(
         model,
@@ -40,7 +40,7 @@ async def captions(model, tokenizer, pace_s):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--model", help="folder or repository id (default: the packaged one)")
+parser.add_argument("--model", help="folder or repository id (default: the packaged model)")
 parser.add_argument("--pace", type=float, default=0.3, help="seconds between words")
 args = parser.parse_args()
 

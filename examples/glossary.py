@@ -1,4 +1,4 @@
-"""Tell the model what it should know: the languages, the context, and how to say certain terms.
+"""Give the model what it needs to know: languages, context, and the translations of some terms.
 
 python examples/glossary.py --model FOLDER_OR_REPOSITORY
 """

@@ -1,4 +1,4 @@
-"""Feed text in whatever pieces it arrives in, and see what is read and written because of each.
+"""Feed a text in pieces as they arrive, and show what each piece makes the session read and write.
 
 python examples/live_chunks.py [--model FOLDER_OR_REPOSITORY]
 """
@@ -7,12 +7,12 @@ import argparse
 
 from mlx_simul import SimulSession, WaitK, load
 
-# Pieces end anywhere, as a speech recogniser's or a keyboard's do.
+# Pieces can end anywhere, like those of a speech recogniser or a keyboard.
 PIECES = ["Good mor", "ning. The train to Par", "is leaves at ", "seven, from plat", "form two."]
 
 
 def show(piece, events):
-    """One line per piece: what arrived, the words read, and the text written."""
+    """Prints one line: the piece that arrived, the words read, and the text written."""
     read = "".join(event.source for event in events)
     written = "".join(event.text for event in events)
     print(f"{piece!r:26} read {read.strip()!r:26} wrote {written!r}")
@@ -20,7 +20,7 @@ def show(piece, events):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--model", help="folder or repository id (default: the packaged one)")
+parser.add_argument("--model", help="folder or repository id (default: the packaged model)")
 args = parser.parse_args()
 
 model, tokenizer = load(args.model)

@@ -1,4 +1,4 @@
-"""Not only translation: notes on a talk, begun before the talk has ended.
+"""Summarise a talk that has not ended yet: a session can do more than translate.
 
 python examples/live_summary.py --model FOLDER_OR_REPOSITORY
 """
@@ -18,7 +18,7 @@ parser.add_argument("--model", required=True)
 args = parser.parse_args()
 
 model, tokenizer = load(args.model)
-# Any iterable of text will do; the next line is taken only when the policy asks for more.
+# The source can be any iterable of text. The next line is taken only when the policy reads on.
 for event in stream_generate(
     model,
     tokenizer,

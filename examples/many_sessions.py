@@ -1,17 +1,17 @@
-"""Translate into several languages at once: sessions that share the passes over one model.
+"""Translate into several languages at once, with sessions that share passes over one model.
 
 python examples/many_sessions.py --model FOLDER_OR_REPOSITORY
 
-It takes a chat model, which can be told the languages; the packaged one knows only its own two.
+This needs a chat model that takes instructions; the packaged model knows only two languages.
 """
 
 import argparse
 
 from mlx_simul import BatchedSessions, Finished, InvalidOptionError, WaitK, load
 
-# What arrives, in pieces; in a server it would be several speakers' words.
+# The text arrives in pieces. On a server, each session would have its own text.
 PIECES = ["Good morning. The train to Par", "is leaves at seven, from plat", "form two."]
-# One session each, with a policy of its own.
+# Each language gets a session with its own policy.
 LANGUAGES = {"French": WaitK(3), "German": WaitK(5), "Spanish": WaitK(1)}
 
 parser = argparse.ArgumentParser(description=__doc__)

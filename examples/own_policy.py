@@ -1,4 +1,4 @@
-"""A policy of your own: a subclass of Policy that answers READ or WRITE.
+"""Write your own policy: a subclass of Policy that answers READ or WRITE.
 
 python examples/own_policy.py [--model FOLDER_OR_REPOSITORY]
 """
@@ -13,19 +13,19 @@ SOURCE = "The bridge was closed for three days because the river had risen durin
 
 @dataclass(frozen=True)
 class Blocks(Policy):
-    """Reads a block of words, then writes as many: later than wait-k, but it knows more by then."""
+    """Reads a block of words, then writes as many: later than wait-k, but with more context."""
 
     n_words: int
 
     def decide(self, progress):
-        """WRITE as many words as the blocks read so far hold."""
+        """WRITE until there are as many target words as words in complete blocks."""
         blocks = progress.source_words_read // self.n_words
         entitled = blocks * self.n_words
         return Action.WRITE if progress.target_words_generated < entitled else Action.READ
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--model", help="folder or repository id (default: the packaged one)")
+parser.add_argument("--model", help="folder or repository id (default: the packaged model)")
 args = parser.parse_args()
 
 model, tokenizer = load(args.model)

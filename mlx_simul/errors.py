@@ -1,18 +1,20 @@
 """Every error and warning of mlx_simul.
 
-SimulError
-├── ModelLoadError              a checkpoint that cannot be loaded
-│   └── UnknownArchitectureError    its model_type is not registered
-├── ConversionError             a conversion that is refused or failed
-├── ValidationError             a checkpoint that fails validation
-├── DataError (ValueError)      training data that cannot be used
-├── PromptError (ValueError)    a template that cannot carry the source
-├── InvalidOptionError (ValueError)     an option outside its range
-├── SessionClosedError (RuntimeError)   fed after it was finished
-├── SessionFailedError (RuntimeError)   one of many broke off
-└── CacheStateError (RuntimeError)      a cache used out of turn
+The tree of classes::
 
-SimulWarning (UserWarning)      worth knowing once, never fatal
+    SimulError
+    ├── ModelLoadError              a checkpoint that cannot be loaded
+    │   └── UnknownArchitectureError    its model_type is not registered
+    ├── ConversionError             a conversion that is refused or failed
+    ├── ValidationError             a checkpoint that fails validation
+    ├── DataError (ValueError)      training data that cannot be used
+    ├── PromptError (ValueError)    a template that cannot carry the source
+    ├── InvalidOptionError (ValueError)     an option outside its range
+    ├── SessionClosedError (RuntimeError)   fed after it was finished
+    ├── SessionFailedError (RuntimeError)   one of many broke off
+    └── CacheStateError (RuntimeError)      a cache used out of turn
+
+    SimulWarning (UserWarning)      worth knowing once, never fatal
 """
 
 from __future__ import annotations

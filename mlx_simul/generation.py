@@ -46,7 +46,7 @@ def generate(
         The whole target text.
 
     Raises:
-        as :func:`stream_generate`.
+        SimulError: as :func:`stream_generate` does.
     """
     texts = []
     for event in stream_generate(model, tokenizer, source, options, prefix=prefix, **flat):
@@ -85,7 +85,7 @@ def stream_generate(
     Raises:
         InvalidOptionError: at once if the source is of another kind; for a chunk that is not a
             ``str``, when it arrives.
-        as :class:`~mlx_simul.SimulSession`, at once.
+        SimulError: at once, as :class:`~mlx_simul.SimulSession` does.
     """
     if isinstance(source, TokenizedSource):
         return SimulSession(model, tokenizer, options, source=source, **flat).events()
@@ -137,7 +137,7 @@ async def astream_generate(
     Raises:
         InvalidOptionError: if the source is not async; for a chunk that is not a ``str``, when it
             arrives.
-        as :class:`~mlx_simul.SimulSession`, with the first event.
+        SimulError: with the first event, as :class:`~mlx_simul.SimulSession` does.
     """
     if not isinstance(source, AsyncIterable):
         raise InvalidOptionError(

@@ -21,23 +21,24 @@ MODES = ("group", "reencode", "interleaved")
 HEAD = """\
 # Architectures
 
-Written by `tools/architectures.py` from the registry and from a recorded run over tiny random
-models of every family, in float32 on the CPU ({versions}).
-No figure is typed by hand. For `bitnet` and `muse_spark`, whose kernels mlx-lm has for Metal alone,
-the same was computed in plain MLX (`tests/without_metal.py`).
+`tools/architectures.py` writes this page from the registry and from a recorded run with tiny
+random models of every family, in float32 on the CPU ({versions}).
+No figure is typed by hand. mlx-lm has the kernels of `bitnet` and `muse_spark` only for Metal; for
+these two, the same computation was done in plain MLX (`tests/without_metal.py`).
 
-Every family is tried against the laws of each mode it streams in (`mlx_simul.testing`): in two
-groups ({group} laws), by re-encoding ({reencode}), in order of arrival ({interleaved}). The error
-is the largest deviation of any logit from what a law says it should be, relative to the largest
-logit; the tolerance is 2e-5. One law of each mode compares with an ordinary pass of mlx-lm's own
-model over its own caches; laws about moving the target do not apply where it cannot be moved, or
-where another place gives other logits by itself. Where transformers has the family, a whole pass is
-compared with transformers on PyTorch besides, from checkpoints that transformers wrote.
+Each family is tested against the laws of each mode in which it streams (`mlx_simul.testing`): in
+two groups ({group} laws), by re-encoding ({reencode}), and in order of arrival ({interleaved}).
+The error is the largest deviation of any logit from the value that a law requires, relative to
+the largest logit; the tolerance is 2e-5. One law of each mode compares with an ordinary pass of
+mlx-lm's own model over its own caches. Laws about moving the target do not apply where the target
+cannot be moved, or where its logits depend on its place. If transformers has the family, a whole
+pass is also compared with transformers on PyTorch, with checkpoints that transformers wrote.
 
-* **group**: source and target keep positions and caches of their own (SPEC 1).
-* **reencode**: the target is run again behind the source after each read. For families that cannot
-  keep two groups apart, and with `mode="reencode"` for any.
-* **interleaved**: one row of tokens in order of arrival, for comparison; `mode="interleaved"`.
+* **group**: source and target have separate positions and caches ([SPEC.md](SPEC.md), section 1).
+* **reencode**: the target is run again after the source at each read. This is for families that
+  cannot keep two groups apart; `mode="reencode"` selects it for any family.
+* **interleaved**: one row of tokens in order of arrival, for comparison; `mode="interleaved"`
+  selects it.
 
 | model_type | streams by | laws | largest error | transformers |
 |---|---|---|---|---|
@@ -62,7 +63,7 @@ def page() -> str:
         [
             HEAD.format(versions=versions, **counts),
             *map(_row, found),
-            f"\nOther names: {', '.join(aliases)}.\n\n## What is particular\n\n",
+            f"\nOther names: {', '.join(aliases)}.\n\n## Special cases\n\n",
             *_notes(found),
             LEFT_OUT,
             *(f"* `{model_type}`: {why}.\n" for model_type, why in archs.LEFT_OUT.items()),
@@ -91,9 +92,9 @@ def _notes(found: list[Architecture]) -> Iterator[str]:
 
 def _particularities(architecture: Architecture) -> Iterator[str]:
     reasons = {
-        "The target is encoded again after each read, since": architecture.not_in_groups_because,
-        "`target_start` stays where it is first put, since": architecture.positions_fixed_because,
-        "Another `target_start` gives other logits even without a source, since": (
+        "The target is encoded again after each read, because": architecture.not_in_groups_because,
+        "`target_start` stays at its first value, because": architecture.positions_fixed_because,
+        "Logits depend on `target_start`, even without a source, because": (
             architecture.positions_absolute_because
         ),
     }
@@ -101,7 +102,7 @@ def _particularities(architecture: Architecture) -> Iterator[str]:
         if why is not None:
             yield f"{what} {why}"
     if "group" in architecture.modes and not architecture.quantizes_kv:
-        yield "No `kv_bits`: the attention cannot read them"
+        yield "`kv_bits` is not available, because the attention cannot read quantised arrays"
 
 
 def main() -> int:

@@ -28,55 +28,56 @@ DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\
 # GGUF files
 
-`mlx-simul convert model.gguf folder` makes an MLX folder of a GGUF file: config, weights, tokenizer
-and chat template. Of a file in pieces (`-00001-of-00003.gguf`) name any one; on the hub, name
-`owner/name/file.gguf`. What cannot be converted to the same computation is refused, with the
-reason.
+`mlx-simul convert model.gguf folder` converts a GGUF file to an MLX folder with the config, the
+weights, the tokenizer and the chat template. If the file is split (`-00001-of-00003.gguf`), name
+any of its pieces. For a file on the Hugging Face Hub, name `owner/name/file.gguf`. A file that
+cannot be converted to the same computation is refused, and the error says why.
 
-This page is written by `tools/gguf_page.py`; no figure is typed by hand.
+`tools/gguf_page.py` writes this page; no figure is typed by hand.
 
 ## Families
 
-Of each family tiny random models were written into GGUF files as llama.cpp's converter writes them
-(`tests/llama_cpp.py`), converted, and compared with the transformers model they came from; where
-transformers itself reads the architecture from GGUF, with that *own reading* of the same file as
-well. The error is the largest difference of any logit, relative to the largest logit, in float32 on
-the CPU ({versions}). `tox -e real-weights` converts SmolLM2 and Gemma 3 as they are published,
-validates them and translates with them.
+For each family, tiny random models were written to GGUF files in the way of llama.cpp's converter
+(`tests/llama_cpp.py`), converted, and compared with the transformers model they came from. If
+transformers can read the architecture from GGUF itself, the last column compares with its reading
+of the same file. The error is the largest difference of any logit, relative to the largest logit,
+in float32 on the CPU ({versions}). `tox -e real-weights` converts the published files of SmolLM2
+and Gemma 3, validates them and translates with them.
 
-| architecture | becomes | rows reordered | scaled positions | files | error | own reading |
+| architecture | becomes | rows reordered | scaled positions | files | error | in transformers |
 |---|---|---|---|--:|--:|--:|
 """
 BLOCKS = """
 ## Types of tensors
 
-Every type is read that the gguf package turns back into numbers. The error is that of the package's
-own round trip, relative to the root mean square of normally distributed weights; those without one
-can be read and not written by it. With `--keep-quantized` the weights of {kept} stay
-as they are stored, number by number, in MLX's quantised layers; all others become `--dtype`.
+Conversion reads every type that the gguf package can decode. The error is that of a round trip
+through the package, relative to the root mean square of normally distributed weights. A dash
+marks a type that the package can read but not write. With `--keep-quantized`, weights of the
+types {kept} keep their stored values in MLX's quantised layers; all others become `--dtype`.
 
-| type | bits a weight | error | kept as it is |
+| type | bits per weight | error | kept as it is |
 |---|--:|--:|---|
 """
 TOKENIZERS = """
 ## Tokenizers
 
-Byte-level BPE (`tokenizer.ggml.model` is `gpt2`) by the name of its pre-tokenizer, and
-SentencePiece BPE (`llama`) by its scores, or by its merges where the file lists them.
-`tox -e real-tokenizers` writes real ones into GGUF files and compares ids and texts with the
-originals, in a dozen scripts. A SentencePiece vocabulary whose pieces all have one score does not
-say what it joins first, and is refused.
+Conversion supports two kinds of tokenizers. Byte-level BPE (`tokenizer.ggml.model` is `gpt2`) is
+rebuilt from the name of its pre-tokenizer, and SentencePiece BPE (`llama`) from its scores, or
+from its merges if the file lists them. `tox -e real-tokenizers` writes real tokenizers to GGUF
+files, and compares ids and texts with the originals in a dozen scripts. A SentencePiece
+vocabulary whose pieces all have the same score does not say which pieces to join first, so it is
+refused.
 
 Pre-tokenizers: {names}.
 
 ## Metadata
 
-What becomes of every key of the format. *Read* is understood in all families, *read by* in those
-named; otherwise a key is *refused* unless it has a value that changes nothing. A key of the
-model's or of the tokenizer's that is not in this table is refused; other programs' keys are passed
-over.
+The table lists every key of the format. All families use a key that is *read*; only the named
+families use a key that is *read by* them. Other keys are *refused*, unless they have a value that
+changes nothing, or *ignored*, with the reason. Keys of the model or of the tokenizer that are not
+in this table are refused, and keys of other programs are ignored.
 
-| key | what becomes of it |
+| key | treatment |
 |---|---|
 """
 
@@ -149,7 +150,7 @@ def _treatment(key: str) -> str:
     if key in READ:
         return "read"
     if key in HARMLESS:
-        return f"passed over: {HARMLESS[key]}"
+        return f"ignored: {HARMLESS[key]}"
     readers = [f"`{family.model_type}`" for family in FAMILIES if key in family.keys]
     values = list(dict.fromkeys(repr(value) for value in NEUTRAL[key]))
     rule = f"refused unless {' or '.join(values)}" if values else "refused"

@@ -23,13 +23,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\
 # Results
 
-Written by `tools/results.py` from what is recorded in `docs/results`; no figure is typed by hand.
-[evaluation.md](evaluation.md) says what each score is.
+`tools/results.py` writes this page from the records in `docs/results`; no figure is typed by hand.
+[evaluation.md](evaluation.md) explains the scores.
 """
-# What a benchmark's table is about, and what heads its column of names.
+# The title of a benchmark's table, and the head of its column of names.
 BENCHMARKS = {
     "target_start": ("Where the target starts", "target starts at"),
-    "modes": ("Modes, and keys and values in fewer bits", "streams by"),
+    "modes": ("Modes and quantised caches", "mode"),
 }
 
 
@@ -84,7 +84,7 @@ def main() -> int:
         return 0
     if written.read_text("utf-8") == page(folder):
         return 0
-    print(f"{written} is not what was recorded; run tools/results.py", file=sys.stderr)
+    print(f"{written} differs from the recorded results; run tools/results.py", file=sys.stderr)
     return 1
 
 

@@ -143,7 +143,7 @@ def adopt(model: Any, tokenizer: Any) -> nn.Module:
         tokenizer: transformers', or mlx-lm's wrapper.
 
     Raises:
-        as :func:`prepared`.
+        SimulError: as :func:`prepared` does.
     """
     _require_model(model)
     if is_prepared(model):

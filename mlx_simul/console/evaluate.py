@@ -69,12 +69,14 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
     Raises:
         InvalidOptionError: for what cannot be.
     """
+    # --policy names several here, and is not an option of the session.
+    session = {n: v for n, v in chosen(args, SessionOptions).items() if n != "policy"}
     given: dict[str, Any] = chosen(args, EvaluationOptions)
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     return EvaluationOptions(
         **given,
         policies=_policies(args.wait_k, args.policy),
-        session=chosen(args, SessionOptions),
+        session=session,
     )
 
 

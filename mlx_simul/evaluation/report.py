@@ -1,20 +1,22 @@
-"""Recorded results as Markdown: tables, and what follows from them by arithmetic."""
+"""Recorded results as Markdown: tables, and the comparisons that follow from them."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from itertools import pairwise
 from typing import Any
 
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
+from mlx_simul.machine.fields import NONE, plain_fields, type_of
+from mlx_simul.options import SessionOptions
 from mlx_simul.policies import WHOLE, name_in
 
 SIGNIFICANT = 0.05
-"""The largest p at which a difference is called one."""
+"""Differences with a smaller p count as significant."""
 
-# Older results have the packaged model's name, and not that it was meant by having none.
+# Older results name the packaged model, although the command did not.
 _PACKAGED = "en-fr"
 
 
@@ -29,11 +31,11 @@ def evaluation_section(name: str, results: Mapping[str, Any], picture: str | Non
     corpus, rows = results["corpus"], results["policies"]
     parts = [
         f"## {name}\n",
-        f"`{results['model']}` on `{corpus['name']}`: {corpus['n_sources']} sources of "
-        f"{corpus['source_words']} words in all, {corpus['n_references']} references. Latency in "
-        f"source words, counted over target {_units(results)}; *with computing* at "
-        f"{results['options']['word_ms']:g} ms a source word, by the {_clock(results)}. "
-        f"{_versions(results)}\n",
+        f"`{results['model']}` on `{corpus['name']}`: {corpus['n_sources']} sources with "
+        f"{corpus['source_words']} words in total, {corpus['n_references']} references. Latency is "
+        f"in source words, counted for each target {_unit(results)}. *With computing* adds the "
+        f"time to compute ({_clock(results)}), at {results['options']['word_ms']:g} ms per source "
+        f"word. {_versions(results)}\n",
         _fenced(command(results)),
     ]
     if picture is not None:
@@ -45,7 +47,7 @@ def evaluation_section(name: str, results: Mapping[str, Any], picture: str | Non
     if results["signatures"]:
         told = "; ".join(f"{metric} `{text}`" for metric, text in results["signatures"].items())
         parts.append(
-            f"± is half of a 95 % interval, p belongs to the difference to "
+            f"± is half of a 95 % interval; p is for the difference from "
             f"`{results['options']['baseline']}` (paired bootstrap). sacrebleu: {told}.\n"
         )
     findings = [*_beside_offline(results), *_beside_wait_k(rows)]
@@ -78,7 +80,7 @@ def losses_section(
     return "\n".join(
         [
             f"## {title}\n",
-            "Teacher-forced nats per target token; the lower, the better.\n",
+            "Teacher-forced nats per target token; lower is better.\n",
             _fenced(made_by),
             _markdown([first, *names], lines),
         ]
@@ -86,9 +88,9 @@ def losses_section(
 
 
 def command(results: Mapping[str, Any]) -> str:
-    """The command that makes these results again, as a shell takes it.
+    """The shell command that produces these results.
 
-    Of results that do not say how model and test set were named, it has the names of their files.
+    If the results do not say how model and test set were named, it uses the names of their files.
     """
     options, rows = results["options"], results["policies"]
     grid = list(rows)
@@ -118,7 +120,7 @@ def command(results: Mapping[str, Any]) -> str:
     for name, (value, usual) in told.items():
         words += [] if value == usual else [f"--{name}", str(value)]
     for name, value in options["session"].items():
-        words += ["--set", f"{name}={_as_told(value)}"]
+        words += _session_words(name, value)
     words += [] if all("bleu" in row for row in rows.values()) else ["--no-quality"]
     return shlex.join(words)
 
@@ -154,7 +156,7 @@ def _beside_offline(results: Mapping[str, Any]) -> Iterator[str]:
     offline = rows[WHOLE]["bleu"]["score"]
     others = {spec: row for spec, row in rows.items() if spec != WHOLE and row["latency"]}
     if not others or any(row["bleu"].get("p") is None for row in others.values()):
-        return  # nobody has asked what chance does
+        return  # the bootstrap was left out
     as_good = [
         (_point(row)[0], spec)
         for spec, row in others.items()
@@ -168,9 +170,9 @@ def _beside_offline(results: Mapping[str, Any]) -> Iterator[str]:
         return
     laal, spec = min(as_good)
     yield (
-        f"The fastest policy whose BLEU is not worse than that of the whole source "
-        f"({offline:.1f}), or not significantly (p ≥ {SIGNIFICANT}), is `{spec}`: "
-        f"{rows[spec]['bleu']['score']:.1f} at {laal:.2f} words behind."
+        f"The fastest policy whose BLEU is not significantly worse than that of the whole source "
+        f"({offline:.1f}; p ≥ {SIGNIFICANT}) is `{spec}`: {rows[spec]['bleu']['score']:.1f} at "
+        f"{laal:.2f} words behind."
     )
 
 
@@ -180,39 +182,51 @@ def _beside_wait_k(rows: Mapping[str, Any]) -> Iterator[str]:
     beside = at_equal_latency(rows)
     for spec, (laal, bleu, wait_k) in beside.items():
         yield (
-            f"`{spec}`, {laal:.2f} words behind: {bleu:.1f} BLEU, where wait-k has {wait_k:.1f} "
-            f"({bleu - wait_k:+.1f})."
+            f"`{spec}`, {laal:.2f} words behind: {bleu:.1f} BLEU; wait-k has {wait_k:.1f} at this "
+            f"lag ({bleu - wait_k:+.1f})."
         )
     if beside:
         gains = {spec: bleu - wait_k for spec, (_, bleu, wait_k) in beside.items()}
         best = max(gains, key=lambda spec: gains[spec])
         gain = gains[best]
         if gain > 0:
-            yield f"At equal LAAL `{best}` beats wait-k most, by {gain:.1f} BLEU."
+            yield f"At equal LAAL, `{best}` has the largest gain over wait-k: {gain:.1f} BLEU."
         else:
-            yield f"At equal LAAL `{best}` comes nearest to wait-k, {-gain:.1f} BLEU below it."
+            yield f"At equal LAAL, `{best}` comes closest to wait-k: {-gain:.1f} BLEU below it."
 
 
-def _as_told(value: Any) -> str:
-    """What ``--set`` reads as the value: JSON, or a text that is none."""
-    if isinstance(value, str):
-        try:
-            json.loads(value)
-        except ValueError:
-            return value
-    return json.dumps(value, ensure_ascii=False)
+def _session_words(name: str, value: Any) -> list[str]:
+    """An option of the session as the command line takes it."""
+    flag = _flags(SessionOptions)[name]
+    if isinstance(value, bool):
+        return [flag] if value else []
+    if isinstance(value, Mapping):
+        return [flag, f"{name}.json"]  # the command line takes a file
+    return [flag, NONE if value is None else str(value)]
+
+
+def _flags(kind: type) -> dict[str, str]:
+    """The flag of each option of a dataclass, and of the groups in it."""
+    found: dict[str, str] = {}
+    for item in plain_fields(kind):
+        hint = type_of(kind, item)
+        if is_dataclass(hint) and isinstance(hint, type):
+            found |= _flags(hint)
+        else:
+            found[item.name] = item.metadata.get("flag") or f"--{item.name.replace('_', '-')}"
+    return found
 
 
 def _point(row: Mapping[str, Any]) -> tuple[float, float]:
     return row["latency"]["laal"], row["bleu"]["score"]
 
 
-def _units(results: Mapping[str, Any]) -> str:
-    return {"word": "words", "char": "characters"}[results["options"]["unit"]]
+def _unit(results: Mapping[str, Any]) -> str:
+    return {"word": "word", "char": "character"}[results["options"]["unit"]]
 
 
 def _clock(results: Mapping[str, Any]) -> str:
-    return {"wall": "clock on the wall", "cpu": "CPU's time"}[results["options"]["clock"]]
+    return {"wall": "wall-clock time", "cpu": "CPU time"}[results["options"]["clock"]]
 
 
 def _versions(results: Mapping[str, Any]) -> str:

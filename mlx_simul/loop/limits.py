@@ -10,9 +10,6 @@ from functools import cached_property
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.loop.progress import StreamingState
 
-DEFAULT_MAX_RATIO = 3.0
-"""Small models ramble, and no pair of languages needs three words for one in more than a phrase."""
-
 SHORT_SOURCE_WORDS = 3
 """A shorter source says little about how long its translation is: "Cheers!" is "À votre santé !".
 

@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import Any, Protocol, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.machine.fields import require_count
 
 Head: TypeAlias = tuple[int, int]
 """An attention head: its layer and its number there, both from 0."""
@@ -155,18 +156,6 @@ class Policy(ABC):
             The number of words, and what to remember.
         """
         return len(proposal.words), memory
-
-
-def require_count(name: str, value: Any, least: int = 1) -> None:
-    """Pass if an option is a whole number of at least ``least``.
-
-    Raises:
-        InvalidOptionError: if it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidOptionError(
-            f"{name} must be a whole number of at least {least}, got {value!r}."
-        )
 
 
 def require_share(name: str, value: Any) -> None:

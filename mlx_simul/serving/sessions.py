@@ -106,8 +106,8 @@ class BatchedSessions:
             alone, at once.)
 
         Raises:
-            as :class:`SimulSession`; InvalidOptionError: if its ``kv_bits`` are not those of the
-                others.
+            InvalidOptionError: as :class:`SimulSession` does; or if its ``kv_bits`` are not those
+                of the others.
         """
         made: list[Engine] = []
 

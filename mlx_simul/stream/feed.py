@@ -60,16 +60,16 @@ class Feed:
             return list(words)
         items: list[Item] = []
         for word in words:
-            cut = self._splitter.add(word)
+            cut: Sequence[Item] = self._splitter.add(word)
             if word == PARAGRAPH and not cut:
                 # The turn has ended already; the paragraph ends only now.
                 cut = [TurnBreak("blank_line")]
             items += self._kept(cut)
         return items
 
-    def _kept(self, items: list[Item]) -> list[Item]:
+    def _kept(self, items: Sequence[Item]) -> list[Item]:
         for at, item in enumerate(items):
             if not self._skip_words:
-                return items[at:]
+                return list(items[at:])
             self._skip_words -= isinstance(item, str)
         return []

@@ -240,9 +240,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _turn_end(record: Mapping[str, Any]) -> TurnEnd:
-    known = {item.name for item in fields(TurnEnd)}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
-    return TurnEnd(**{name: values[name] for name in known})
+    values: dict[str, Any] = {item.name: record[item.name] for item in fields(TurnEnd)}
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return TurnEnd(**(values | lists))
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

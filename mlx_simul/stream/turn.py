@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date as Date
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlx_simul.engine.base import LogitsProcessor, Sampler
 from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.engine.needs import MetNeeds, meet_needs
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.loop.limits import Limits
 from mlx_simul.loop.loop import SimulLoop
 from mlx_simul.loop.reference import ReferenceLoop
 from mlx_simul.options import DEFAULT_MAX_RATIO, DecodingOptions, Pairs, SessionOptions
@@ -190,7 +191,7 @@ class TurnMaker:
         ratio = options.limits.max_target_source_ratio
         if ratio == "auto":
             ratio = None if decoding.gpe_compat else DEFAULT_MAX_RATIO
-        limits = replace(options.limits, max_words=max_words, max_target_source_ratio=ratio)
+        limits = Limits(max_words, options.limits.max_tokens, ratio)
         parts = (
             setting.policy,
             setting.header,
@@ -207,33 +208,16 @@ class TurnMaker:
                 self.engine, self._tokenizer, decoding.draft, sampler=self._sampler
             ),
         }
-        from mlx_simul.loop.judging import JudgingLoop
-        from mlx_simul.loop.loop import Limits
-        from mlx_simul.policies import JudgingPolicy
-
-        limits = Limits(max_words, options.limits.max_tokens, ratio)
-        parts = (*parts[:-1], limits)
         if decoding.gpe_compat:
-            loop = ReferenceLoop(*parts, tokenizer=self._tokenizer, clock_ms=self.clock_ms)
-        elif isinstance(setting.policy, JudgingPolicy):
-            loop = JudgingLoop(
-                *parts,
-                stop_early=decoding.early_eos == "stop",
-                clock_ms=self.clock_ms,
-                heads=self._needs.heads,
-                wait_ids=self._needs.wait_ids,
-            )
-        else:
-            loop = SimulLoop(
-                *parts, stop_early=decoding.early_eos == "stop", clock_ms=self.clock_ms
-            )
-        loop.read_ahead_tokens = settings["read_ahead_tokens"]
-        loop.drafter = settings["drafter"]
-        loop.num_draft_tokens = settings["num_draft_tokens"]
-        if setting.prompt is not None and not decoding.gpe_compat:
-            loop.forbidden_ids = setting.prompt.forbidden_ids
-        loop.observe = lambda f: setattr(loop, "observer", f)
-        return loop
+            return ReferenceLoop(*parts, tokenizer=self._tokenizer, **settings)
+        return SimulLoop(
+            *parts,
+            stop_early=decoding.early_eos == "stop",
+            heads=self._needs.heads,
+            wait_ids=self._needs.wait_ids,
+            forbidden_ids=() if setting.prompt is None else setting.prompt.forbidden_ids,
+            **settings,
+        )
 
 
 def _sampler_of(decoding: DecodingOptions) -> Sampler | None:

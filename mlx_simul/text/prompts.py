@@ -257,7 +257,7 @@ class StreamingDataPreparator:
     def encode_word(self, segment: str, is_first: bool) -> list[int]:
         """Tokenises one word as it stands in the prompt.
 
-        What spells a control token ("<|im_end|>") stays text.
+        Text that spells a control token (``<|im_end|>``) stays text.
 
         Args:
             segment: A word from the segmenter, with the space before it.

@@ -37,14 +37,14 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def test_the_readmes_first_command_prints_french_without_a_network(no_network, capsys):
-    command = re.search(r'mlx-simul (translate) "(.+?)"\n', (ROOT / "README.md").read_text("utf-8"))
+def test_the_readmes_first_command_prints_what_it_says_without_a_network(no_network, capsys):
+    page = (ROOT / "README.md").read_text("utf-8")
+    command = re.search(r'mlx-simul (translate) "(.+?)"\n', page)
     assert command is not None
     assert cli.main(list(command.groups())) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    # Others than these would be French too, but a cup of coffee hardly goes without them.
-    assert {"tasse", "café"} & set(re.findall(r"\w+", out)), out
+    assert f'It prints "{out.strip()}"' in page
 
 
 def test_it_loads_in_under_two_seconds():
