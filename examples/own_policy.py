@@ -1,4 +1,4 @@
-"""Write your own policy: any object that answers READ or WRITE.
+"""Write your own policy: a subclass of Policy that answers READ or WRITE.
 
 python examples/own_policy.py [--model FOLDER_OR_REPOSITORY]
 """
@@ -6,13 +6,13 @@ python examples/own_policy.py [--model FOLDER_OR_REPOSITORY]
 import argparse
 from dataclasses import dataclass
 
-from mlx_simul import Action, Read, WaitK, Write, load, stream_generate
+from mlx_simul import Action, Policy, Read, WaitK, Write, load, stream_generate
 
 SOURCE = "The bridge was closed for three days because the river had risen during the night."
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(Policy):
     """Reads a block of words, then writes as many: later than wait-k, but with more context."""
 
     n_words: int

@@ -1,5 +1,7 @@
 """What the tests of sessions share: a text, and streams over it."""
 
+from dataclasses import replace
+
 import mlx_simul
 from mlx_simul import Finished, Read, WaitK, Write
 
@@ -20,6 +22,16 @@ def writes(events):
 def reads(events):
     """The Read events among them."""
     return [event for event in events if isinstance(event, Read)]
+
+
+def without_drafts(kind):
+    """A made-up stream whose engine keeps no draft."""
+
+    class TakesNoDrafts(kind):
+        def _answer(self, request):
+            return super()._answer(replace(request, draft_ids=()))
+
+    return TakesNoDrafts
 
 
 class Stumble(Exception):

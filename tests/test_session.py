@@ -13,6 +13,7 @@ import mlx_simul
 from mlx_simul import (
     Finished,
     InvalidOptionError,
+    Policy,
     Read,
     SimulSession,
     StreamingConfig,
@@ -169,7 +170,7 @@ def test_options_out_of_range_are_refused(model, tokenizer, option):
 
 
 def test_a_policy_that_answers_something_else_is_refused(model, tokenizer):
-    class Vague:
+    class Vague(Policy):
         def decide(self, progress):
             return "read"
 
@@ -177,8 +178,22 @@ def test_a_policy_that_answers_something_else_is_refused(model, tokenizer):
         run(model, tokenizer, TEXT, policy=Vague())
 
 
+def test_an_object_that_is_no_policy_is_told_what_to_subclass(model, tokenizer):
+    class OnlyDecides:
+        def decide(self, progress):
+            return mlx_simul.Action.WRITE
+
+    class Subclassed(OnlyDecides, Policy):
+        pass
+
+    for policy in (OnlyDecides(), WaitK, 3):
+        with pytest.raises(InvalidOptionError, match=r"subclasses mlx_simul\.Policy"):
+            SimulSession(model, tokenizer, policy=policy)
+    assert writes(run(model, tokenizer, TEXT, policy=Subclassed()))
+
+
 def test_reference_mode_knows_wait_k_only(model, tokenizer):
-    class ReadAll:
+    class ReadAll(Policy):
         def decide(self, progress):
             return mlx_simul.Action.READ
 

@@ -7,12 +7,12 @@ import pytest
 from streams import TEXT, Stumble, reads, run
 
 import mlx_simul
-from mlx_simul import Finished, InvalidOptionError, SimulSession, WaitK
+from mlx_simul import Finished, InvalidOptionError, Policy, SimulSession, WaitK
 
 # After an error
 
 
-class Stumbling:
+class Stumbling(Policy):
     """A policy, sampler or processor that fails at its third call."""
 
     def __init__(self):

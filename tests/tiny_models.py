@@ -10,6 +10,7 @@ from mlx.utils import tree_map
 from tiny_configs import CONFIGS, full_config
 
 from mlx_simul import archs
+from mlx_simul.engine import Engine, make_engine
 
 MAIN = ("gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
 """Families whose checkpoints are also tried in other number formats.
@@ -98,3 +99,15 @@ def _with_noise(parameter: mx.array) -> mx.array:
     if not mx.issubdtype(parameter.dtype, mx.floating):
         return parameter
     return parameter + 0.1 * mx.random.normal(parameter.shape)
+
+
+def make_engine_without_drafts(model: nn.Module, **options: Any) -> Engine:
+    """The engine of a session, except that it keeps no draft."""
+    engine = make_engine(model, **options)
+
+    class TakesNoDrafts(type(engine)):
+        def run(self, request):
+            return super().run(replace(request, draft_ids=()))
+
+    engine.__class__ = TakesNoDrafts
+    return engine

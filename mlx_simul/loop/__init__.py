@@ -1,1 +1,1 @@
-"""The read/write loop: it asks for passes and tells events; no arrays."""
+"""The read/write loop: it asks for passes and yields events. It knows no arrays."""

@@ -1,6 +1,6 @@
-"""Guesses at what comes next, to be verified in the pass that would predict it. No arrays.
+"""Guesses at the next tokens, to be verified in the pass that would predict them. No arrays.
 
-A drafter says what it thinks will be predicted; the engine feeds it and keeps as much as its own
+A drafter guesses what will be predicted; the engine feeds the guesses and keeps as many as its own
 predictions agree with. So a drafter changes how many passes a stream takes, and nothing else.
 """
 
@@ -15,27 +15,28 @@ from mlx_simul.loop.requests import Pass
 
 @runtime_checkable
 class Drafter(Protocol):
-    """Guesses token by token what a pass will predict; one drafter serves one stream."""
+    """Guesses, token by token, what a pass will predict; one drafter serves one stream."""
 
     def follow(self, request: Pass) -> None:
-        """Take in what a pass is about to feed: every pass, those of source alone, too."""
+        """Take in what a pass is about to feed: every pass, those of source alone too."""
         ...
 
     def guess(self) -> int | None:
-        """What comes after the pass's drafts and the guesses so far; None for no idea."""
+        """What comes after the pass's drafts and the guesses so far; None for no guess."""
         ...
 
 
 class NGramDrafter:
-    """Looks up how the newest tokens went on when they stood together before.
+    """Looks up which token followed the newest ones when they occurred before.
 
-    In the source, prefix and all, and in the target so far: names, numbers, glossary terms, and
-    whatever else is copied (prompt lookup decoding, Saxena 2023). The longest match counts, and of
-    several the newest, of the source first. Looking up takes the same time however long the stream.
+    It looks in the source, prefix included, and in the target so far, and so finds names, numbers,
+    glossary terms and other text that is copied (prompt lookup decoding, Saxena 2023). The longest
+    match counts; of equally long ones those in the source come first, and of those the newest. A
+    look-up takes the same time however long the stream is.
 
     Args:
-        max_ngram_tokens: of the longest match that is tried.
-        min_ngram_tokens: of the shortest.
+        max_ngram_tokens: length of the longest match to try.
+        min_ngram_tokens: length of the shortest.
 
     Raises:
         InvalidOptionError: unless ``1 <= min_ngram_tokens <= max_ngram_tokens``.
@@ -53,13 +54,13 @@ class NGramDrafter:
         self._newest: tuple[int, ...] = ()
 
     def follow(self, request: Pass) -> None:
-        """Remember what is fed."""
+        """Remember the tokens that the pass feeds."""
         self._source.add(request.source_ids)
         if not request.target_ids:
             return
         written = request.written
         if len(written) < self._n_written:
-            # What was proposed was taken back.
+            # Proposed words were counted as written, and did not stand.
             self._n_written = len(written)
             self._target.go_on_from(written[-self._lengths[0] :])
         self._target.add(written[self._n_written :])
@@ -67,7 +68,7 @@ class NGramDrafter:
         self._newest = self._cut((*written[-self._lengths[0] :], *request.draft_ids))
 
     def guess(self) -> int | None:
-        """What followed the longest match, or None if there is none."""
+        """The token that followed the longest match, or None without a match."""
         for length in self._lengths:
             ngram = self._newest[-length:]
             for known in (self._source, self._target):
@@ -82,7 +83,7 @@ class NGramDrafter:
 
 
 class _Continuations:
-    """What each n-gram of a growing row was last followed by."""
+    """The token that last followed each n-gram of a growing sequence."""
 
     def __init__(self, lengths: Iterable[int]) -> None:
         self._lengths = tuple(lengths)
@@ -98,7 +99,7 @@ class _Continuations:
             self._newest = (*self._newest, token)[-longest:]
 
     def go_on_from(self, newest: Sequence[int]) -> None:
-        """What is added next follows these; what was known stays known."""
+        """Let the tokens added next follow these; nothing is forgotten."""
         self._newest = tuple(newest)
 
     def after(self, ngram: tuple[int, ...]) -> int | None:

@@ -1,7 +1,7 @@
 """Whether a target ended long before its source did.
 
-A small model that is given several sentences may end its turn after the first few, and predict the
-same at each read until the source has ended.
+A small model that is given several sentences may end its turn after the first few, and then predict
+an end-of-turn after every read until the source has ended.
 """
 
 from __future__ import annotations
@@ -12,36 +12,37 @@ from fractions import Fraction
 from mlx_simul.text.boundary import ends_sentence
 
 DRY_WORDS, DRY_SHARE = 8, Fraction(1, 2)
-"""From so many source words on, a target with fewer sentences and less than this share of their
-speech has dried up."""
+"""After so many source words, a target with fewer sentences than its source and less than this
+share of its speech has dried up."""
 
 LATE_WORDS, LATE_SHARE = 3, Fraction(3, 5)
-"""So has one with less than this share, if so many words were read after its last word."""
+"""So has a target with less than this share, if so many words were read after its last word."""
 
 BARE_WORDS, BARE_SHARE = 12, Fraction(1, 4)
-"""With so many source words, or fewer sentences, a target with less than this share has dried up.
+"""After so many source words, or with fewer sentences than its source, a target with less than this
+share has dried up.
 
-No French translation of Tatoeba's 4,869 sources with that many words has less than 0.46 of them.
-It is for recognised speech, which has no full stops to be counted, and for short texts."""
+None of the French translations of Tatoeba's 4,869 sources with that many words has less than 0.46
+of them. The rule is for short texts and for recognised speech, which has no full stops."""
 
 
 @dataclass
 class Sentences:
-    """Sentences of a text that comes word by word.
+    """The number of sentences in a text that comes word by word.
 
     Attributes:
-        ended: those whose end was seen.
-        is_open: another one has begun.
+        ended: sentences whose end was seen.
+        is_open: whether another one has begun.
     """
 
     ended: int = 0
     is_open: bool = False
 
     def add(self, text: str) -> None:
-        """Take the next word; one token may hold several."""
+        """Take the next word, or several words that one token holds."""
         for word in text.split():
             self.is_open = self.is_open or any(map(str.isalnum, word))
-            # Three full stops are one end.
+            # Three full stops end one sentence.
             if self.is_open and ends_sentence(word):
                 self.ended, self.is_open = self.ended + 1, False
 
@@ -51,11 +52,11 @@ class Sentences:
 
 @dataclass
 class Balance:
-    """What of a source its target has answered.
+    """How much of a source its target has answered.
 
     Attributes:
-        source: its sentences read.
-        target: those written.
+        source: sentences read.
+        target: sentences written.
         answered_speech: how much source speech was read when the last target word was written.
     """
 
@@ -64,12 +65,15 @@ class Balance:
     answered_speech: Fraction = Fraction(0)
 
     def has_dried_up(self, source_speech: Fraction, target_speech: Fraction) -> bool:
-        """Whether a target that has ended lacks what the source still had to say.
+        """Whether a target that has ended has left much of its source untranslated.
 
-        It does if nothing was written. If it has fewer sentences than the source, it does with less
-        than half of its speech, or less than three fifths and none for the last ``LATE_WORDS`` that
-        were read; of a source shorter than ``DRY_WORDS``, with less than a quarter. With as many
-        sentences, it does with less than a quarter of the speech of ``BARE_WORDS`` and more.
+        It has
+
+        * if nothing was written;
+        * with fewer sentences than a source of ``DRY_WORDS`` or more: if it holds less than half of
+          the source's speech, or less than three fifths and nothing for the last ``LATE_WORDS``;
+        * with fewer sentences than a shorter source, or as many as a source of ``BARE_WORDS`` or
+          more: if it holds less than a quarter.
 
         Args:
             source_speech: words of speech read in all.

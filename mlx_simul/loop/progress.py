@@ -19,12 +19,12 @@ class StreamingState:
         source_seg_len: tokens per source segment.
         wait_k: the k that :meth:`check_wait_k_policy` judges by; ``None`` under another policy.
         max_target_words: most target words to write; ``None`` for no limit.
-        source_complete: ``source_seg_len`` holds the whole source, suffix included.
+        source_complete: whether ``source_seg_len`` holds the whole source, suffix included.
 
     Attributes:
-        source_speech: how much speech was read, in words that are as long in any script
+        source_speech: how much speech was read, in words that are equally long in any script
             (:mod:`mlx_simul.text.speech`).
-        target_speech: how much was written, likewise.
+        target_speech: how much speech was written, in such words.
 
     Raises:
         InvalidOptionError: if ``wait_k`` or ``max_target_words`` is below 1.
@@ -107,10 +107,10 @@ class StreamingState:
         """Count one segment as read.
 
         Args:
-            speech: how much speech it is; by default 1 for a word and 0 for the suffix.
+            speech: how much speech it holds; by default 1 for a word and 0 for the suffix.
 
         Raises:
-            InvalidOptionError: if none is left.
+            InvalidOptionError: if no segment is left.
         """
         if not self.should_read_next_source():
             raise InvalidOptionError("no source segment is left to read; add_source_segment first.")
@@ -124,18 +124,18 @@ class StreamingState:
         """Count one target word as written and note its delay.
 
         Args:
-            lagging: the delay to note, where a mode defines its own (SPEC section 4); the source
-                words read by default.
-            speech: how much speech it is.
+            lagging: the delay to note, where a mode defines its own (SPEC section 4); by default
+                the source words read.
+            speech: how much speech the word holds.
         """
         self.target_words_generated += 1
         self.target_speech += speech
         self.wait_lagging.append(self.delay_words if lagging is None else lagging)
 
     def switch_to_reading(self) -> None:
-        """Route what follows to the source."""
+        """Route the next tokens to the source."""
         self.is_reading = True
 
     def switch_to_writing(self) -> None:
-        """Route what follows to the target."""
+        """Route the next tokens to the target."""
         self.is_reading = False

@@ -114,7 +114,9 @@ class ScriptedStream:
             self.loop.close_source(suffix)
         self._run()
 
-    def make_loop(self, policy: Policy, limits: Limits, **settings: Any) -> SimulLoop:
+    def make_loop(
+        self, policy: Policy, limits: Limits, *, stop_early: bool = False, **settings: Any
+    ) -> SimulLoop:
         """The loop that is driven."""
         vocabulary = Vocabulary()
         wait_ids = () if policy.needs.wait_token is None else (WAIT,)
@@ -126,7 +128,7 @@ class ScriptedStream:
             ends,
             Text(),
             limits,
-            stop_early=False,
+            stop_early=stop_early,
             clock_ms=lambda: 0.0,
             heads=HEADS,
             wait_ids=wait_ids,

@@ -17,10 +17,10 @@ from mlx_simul import InvalidOptionError, SimulSession, SimulWarning, WaitK, arc
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.engine import StreamingEngine, make_engine
 from mlx_simul.engine.base import Engine
-from mlx_simul.engine.drafting import ModelDrafter
+from mlx_simul.engine.drafting import ModelDrafter, make_drafter
 from mlx_simul.loop.drafters import NGramDrafter
 from mlx_simul.loop.requests import Pass
-from mlx_simul.policies import Action, LocalAgreement, WholeSource
+from mlx_simul.policies import Action, LocalAgreement, Policy, WholeSource
 
 FAMILIES = ("gemma2", "gemma3_text", "internlm2", "llama", "mistral", "olmo2", "phi3", "qwen3")
 MODELS = [first_of(name, vocab_size=1024) for name in FAMILIES]
@@ -48,7 +48,7 @@ class Random:
         return token if self.seed % 3 else 3 + self.seed % 900
 
 
-class Leaping:
+class Leaping(Policy):
     """Reads two words at a time, of which a live source has but one at hand."""
 
     def decide(self, progress):
@@ -171,8 +171,8 @@ def test_a_drafter_that_cannot_follow_lets_the_stream_go_on(model, tokenizer, po
 def test_a_draft_model_streams_in_groups_however_it_was_trained(model, tokenizer, monkeypatch):
     smaller = tiny_model(first_of("llama", vocab_size=1024))
     monkeypatch.setattr(smaller, "streaming_config", StreamingConfig(mode="interleaved"))
-    session = SimulSession(model, tokenizer, draft=(smaller, tokenizer))
-    assert isinstance(session._loop.drafter._engine, StreamingEngine)
+    drafter = make_drafter(make_engine(model), tokenizer, (smaller, tokenizer))
+    assert isinstance(drafter._engine, StreamingEngine)
 
 
 # What is refused

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_lm.sample_utils import make_sampler
 from streams import TEXT, run, writes
-from tiny_models import first_of, tiny_model
+from tiny_models import first_of, make_engine_without_drafts, tiny_model
 
 import mlx_simul
 from mlx_simul import FixedStart, SimulSession, WaitK, archs
@@ -17,7 +17,6 @@ from mlx_simul.archs.base import let_fuse
 from mlx_simul.archs.surgery import Surgery, copy_of
 from mlx_simul.cache.positions import FusedRope
 from mlx_simul.engine import StreamingEngine, make_engine
-from mlx_simul.loop.loop import SimulLoop
 from mlx_simul.loop.requests import Pass
 
 GROUPS = first_of("qwen2", vocab_size=1024)
@@ -31,8 +30,7 @@ MODES = [
 
 
 def plain(monkeypatch):
-    """Streams with a pass for everything: no drafts, nothing fused, nothing read ahead."""
-    monkeypatch.setattr(SimulLoop, "carries_drafts", False)
+    """Let nothing be fused and nothing be read ahead."""
     monkeypatch.setattr("mlx_simul.engine.group.MAX_FUSED_TOKENS", 0)
     monkeypatch.setattr("mlx_simul.engine.group.READ_AHEAD_TOKENS", 0)
 
@@ -59,20 +57,20 @@ def test_events_are_those_of_plain_passes(variation, mode, tokenizer, k, per_wor
     fused = run(model, tokenizer, chunks, **options)
     with pytest.MonkeyPatch.context() as monkeypatch:
         plain(monkeypatch)
+        options["make_engine"] = make_engine_without_drafts
         assert run(model, tokenizer, TEXT, **options) == fused
 
 
 def test_each_way_takes_fewer_passes(model, tokenizer, monkeypatch):
     """And the law above compares what differs."""
 
-    def n_passes():
-        return run(model, tokenizer, TEXT, max_tokens=60)[-1].n_passes
+    def n_passes(**options):
+        return run(model, tokenizer, TEXT, max_tokens=60, **options)[-1].n_passes
 
     both = n_passes()
-    monkeypatch.setattr(SimulLoop, "carries_drafts", False)
-    fused = n_passes()
+    fused = n_passes(make_engine=make_engine_without_drafts)
     plain(monkeypatch)
-    assert both < fused < n_passes()
+    assert both < fused < n_passes(make_engine=make_engine_without_drafts)
 
 
 def test_a_family_that_cannot_fuse_takes_two_passes(tokenizer):

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from fractions import Fraction
 
 import pytest
-from test_speech import translate, words_of
+from spelled import translate, words_of
 
 from mlx_simul.console.live import EXIT_INCOMPLETE, exit_code
 from mlx_simul.events import Finished

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import TEXT, run, writes
-from tiny_models import first_of, tiny_model
+from tiny_models import first_of, make_engine_without_drafts, tiny_model
 
 from mlx_simul import InvalidOptionError, SessionClosedError, SimulSession, WaitK, Write, archs
 from mlx_simul.archs.streaming_config import StreamingConfig
-from mlx_simul.loop.loop import SimulLoop
 from mlx_simul.policies import (
     AlignAtt,
     Confidence,
@@ -21,6 +20,7 @@ from mlx_simul.policies import (
     Shown,
     WaitToken,
 )
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 HEADS = ((0, 0), (1, 1))
 POLICIES = [
@@ -50,11 +50,11 @@ def test_any_chunks_give_the_same_events(policy, mode, tokenizer, cuts):
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_drafts_change_nothing_but_the_number_of_passes(policy, tokenizer, monkeypatch):
+def test_drafts_change_nothing_but_the_number_of_passes(policy, tokenizer):
     model = tiny_model(GROUPS)
     drafted = run(model, tokenizer, TEXT, policy=policy, **SHORT)
-    monkeypatch.setattr(SimulLoop, "carries_drafts", False)
-    plain = run(model, tokenizer, TEXT, policy=policy, **SHORT)
+    options = {"make_engine": make_engine_without_drafts, **SHORT}
+    plain = run(model, tokenizer, TEXT, policy=policy, **options)
     assert drafted == plain
     assert drafted[-1].n_passes <= plain[-1].n_passes
 
@@ -166,11 +166,11 @@ def test_reference_mode_has_no_such_policy(tokenizer):
 
 
 @pytest.mark.parametrize("policy", [HoldN(1), LocalAgreement(2), Confidence(0.02)], ids=repr)
-def test_forbidden_tokens_are_not_proposed_either(model, tokenizer, policy):
+def test_forbidden_tokens_are_not_proposed_either(model, tokenizer, policy, monkeypatch):
     def written(forbidden_ids):
-        session = SimulSession(model, tokenizer, policy=policy, max_tokens=12)
-        session._loop.forbidden_ids = forbidden_ids
-        return (session.feed(TEXT) + session.finish())[-1].token_ids
+        of_the_prompt = property(lambda prompt: forbidden_ids, lambda prompt, ids: None)
+        monkeypatch.setattr(StreamingDataPreparator, "forbidden_ids", of_the_prompt, raising=False)
+        return run(model, tokenizer, TEXT, policy=policy, max_tokens=12)[-1].token_ids
 
     forbidden = tuple(written(()))
     assert forbidden and not set(written(forbidden)) & set(forbidden)

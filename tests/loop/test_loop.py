@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import without_drafts
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Read, Write
 from mlx_simul.loop.limits import SHORT_SOURCE_WORDS, Limits
 from mlx_simul.loop.reference import ReferenceLoop
 from mlx_simul.loop.requests import Reply
-from mlx_simul.policies import Action, WaitK
+from mlx_simul.policies import Action, Policy, WaitK
 from mlx_simul.testing.scripted import END_OF_TURN, PIECES, ScriptedStream, Text, Vocabulary
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 
@@ -67,7 +68,7 @@ def test_segments_in_any_portions_give_the_same_events(seed, words, k, portions)
 def test_a_policy_that_looks_at_the_portions_is_told_apart():
     """Negative control: deciding by what has arrived makes events depend on the portions."""
 
-    class Impatient:
+    class Impatient(Policy):
         def decide(self, progress):
             has_more = progress.source_words_read < len(progress.source_seg_len) - 1
             return Action.READ if has_more or not progress.source_words_read else Action.WRITE
@@ -120,8 +121,8 @@ def test_reading_ahead_changes_no_event(seed, words, k, chunk_tokens, portions):
     """Neither with all the source at hand nor with some of it at a time."""
     streams = []
     for read_ahead_tokens in (0, chunk_tokens):
-        stream, rest, rng = ScriptedStream(seed, WaitK(k)), list(words), random.Random(portions)
-        stream.loop.read_ahead_tokens = read_ahead_tokens
+        stream = ScriptedStream(seed, WaitK(k), read_ahead_tokens=read_ahead_tokens)
+        rest, rng = list(words), random.Random(portions)
         stream.loop.add_segment([100, 101])
         while rest:
             n = rng.randint(0, len(rest))
@@ -141,8 +142,7 @@ def test_showing_what_was_read_ahead_is_told_apart():
             return super()._answer(replace(request, n_hidden=0))
 
     words = [[10 + i] for i in range(9)]
-    stream = ShowsAll(1, WaitK(2))
-    stream.loop.read_ahead_tokens = 4
+    stream = ShowsAll(1, WaitK(2), read_ahead_tokens=4)
     stream.loop.add_segment([100, 101])
     stream.feed(words, suffix=[200])
     assert stream.events != whole(1, words, WaitK(2)).events
@@ -152,9 +152,8 @@ def test_showing_what_was_read_ahead_is_told_apart():
 @given(seed=seeds, words=sources, k=ks, ratio=st.none() | st.floats(0.2, 2.0))
 def test_drafts_change_nothing_but_the_number_of_passes(kind, seed, words, k, ratio):
     streams = []
-    for carries_drafts in (True, False):
-        stream = kind(seed, WaitK(k), max_target_source_ratio=ratio)
-        stream.loop.carries_drafts = carries_drafts
+    for each in (kind, without_drafts(kind)):
+        stream = each(seed, WaitK(k), max_target_source_ratio=ratio)
         stream.loop.add_segment([100, 101])
         stream.feed(words, suffix=[200])
         streams.append(stream)
@@ -178,9 +177,8 @@ def test_an_engine_that_keeps_a_wrong_draft_is_told_apart():
 
     words = [[10 + i] for i in range(9)]
     events = []
-    for carries_drafts in (True, False):
-        stream = Credulous(1, WaitK(2))
-        stream.loop.carries_drafts = carries_drafts
+    for kind in (Credulous, without_drafts(Credulous)):
+        stream = kind(1, WaitK(2))
         stream.loop.add_segment([100, 101])
         stream.feed(words, suffix=[200])
         events.append(stream.events)

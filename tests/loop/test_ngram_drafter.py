@@ -11,7 +11,7 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Read
 from mlx_simul.loop.drafters import Drafter, NGramDrafter
 from mlx_simul.loop.requests import Pass
-from mlx_simul.policies import Action, WaitK
+from mlx_simul.policies import Action, Policy, WaitK
 from mlx_simul.testing.scripted import END_OF_TURN, PIECES, ScriptedStream
 
 sources = st.lists(st.lists(st.integers(1, 7), min_size=1, max_size=3), min_size=1, max_size=12)
@@ -38,9 +38,11 @@ class Copying(ScriptedStream):
 class Peeking:
     """Guesses right with a given probability, for it asks the stream what it would predict."""
 
-    def __init__(self, stream, p_right):
-        self.stream, self.p_right = stream, p_right
-        self.rng = random.Random(stream.seed)
+    def __init__(self, p_right):
+        self.p_right = p_right
+
+    def sit_beside(self, stream):
+        self.stream, self.rng = stream, random.Random(stream.seed)
 
     def follow(self, request):
         self.ahead = copy.copy(self.stream)
@@ -58,8 +60,12 @@ class Peeking:
 
 
 def streamed(kind, seed, words, policy, drafter=None, n=0, chunk_tokens=0, **limits):
-    stream = kind(seed, policy, **limits)
-    stream.passes = []
+    drafter = drafter and drafter()
+    settings = {"drafter": drafter, "num_draft_tokens": n, "read_ahead_tokens": chunk_tokens}
+    stream = kind(seed, policy, **settings, **limits)
+    if isinstance(drafter, Peeking):
+        drafter.sit_beside(stream)
+    stream.drafter, stream.passes = drafter, []
     answer = stream._answer
 
     def record(request):
@@ -67,9 +73,6 @@ def streamed(kind, seed, words, policy, drafter=None, n=0, chunk_tokens=0, **lim
         return answer(request)
 
     stream._answer = record
-    stream.loop.drafter = drafter and drafter(stream)
-    stream.loop.num_draft_tokens = n
-    stream.loop.read_ahead_tokens = chunk_tokens
     stream.loop.add_segment([100, 101])
     stream.feed(words[:3])
     stream.feed(words[3:], suffix=[200])
@@ -78,11 +81,11 @@ def streamed(kind, seed, words, policy, drafter=None, n=0, chunk_tokens=0, **lim
 
 drafters = st.sampled_from(
     [
-        lambda stream: NGramDrafter(),
-        lambda stream: NGramDrafter(1, 1),
-        lambda stream: Peeking(stream, 1.0),
-        lambda stream: Peeking(stream, 0.7),
-        lambda stream: Peeking(stream, 0.0),
+        NGramDrafter,
+        lambda: NGramDrafter(1, 1),
+        lambda: Peeking(1.0),
+        lambda: Peeking(0.7),
+        lambda: Peeking(0.0),
     ]
 )
 
@@ -119,19 +122,17 @@ def test_an_engine_that_keeps_a_wrong_guess_is_told_apart():
             return reply
 
     words = [[1], [2, 3], [1], [2, 4]]
-    plain, drafted = (
-        streamed(Credulous, 1, words, WaitK(1), lambda stream: NGramDrafter(), n) for n in (0, 4)
-    )
+    plain, drafted = (streamed(Credulous, 1, words, WaitK(1), NGramDrafter, n) for n in (0, 4))
     assert plain.events != drafted.events
 
 
 class Minding(Peeking):
     """Notes what it is asked to go on from, and whether source is left."""
 
-    asked: list[tuple[tuple[int, ...], bool]]
+    asked: list[tuple[tuple[bool, bool], bool]]
 
-    def __init__(self, stream, p_right):
-        super().__init__(stream, p_right)
+    def __init__(self, p_right):
+        super().__init__(p_right)
         self.asked = []
 
     def follow(self, request):
@@ -141,7 +142,7 @@ class Minding(Peeking):
     def guess(self):
         loop = self.stream.loop
         if self.drafts:
-            self.asked.append(((*loop._word, *self.drafts), loop.state.source_exhausted()))
+            self.asked.append((loop._target.ends_word(*self.drafts), loop.state.source_exhausted()))
         self.drafts.append(super().guess())
         return self.drafts[-1]
 
@@ -149,16 +150,16 @@ class Minding(Peeking):
 @given(seeds, sources, policies, st.sampled_from([1.0, 0.7]), st.integers(1, 6))
 def test_no_guess_goes_further_than_a_word_before_a_read(seed, words, policy, p_right, n):
     """The first token behind the word excepted, which shows that it has ended."""
-    stream = streamed(OfTheTarget, seed, words, policy, lambda stream: Minding(stream, p_right), n)
-    for tokens, is_all_read in stream.loop.drafter.asked:
-        assert is_all_read or not stream.loop._boundary(tokens)[0]
+    stream = streamed(OfTheTarget, seed, words, policy, lambda: Minding(p_right), n)
+    for (ends_word, _), is_all_read in stream.drafter.asked:
+        assert is_all_read or not ends_word
     assert all(END_OF_TURN not in request.draft_ids for request in stream.passes)
 
 
 def test_a_copy_takes_a_pass_a_word_while_it_is_read_and_then_fewer():
     words = [[1, 3, 4], [2, 3, 3], [1, 4, 4], [2, 4, 3]]  # " acd", " bcc", …
     plain = streamed(Copying, 0, words, WaitK(2))
-    drafted = streamed(Copying, 0, words, WaitK(2), lambda stream: NGramDrafter(), 4)
+    drafted = streamed(Copying, 0, words, WaitK(2), NGramDrafter, 4)
     n_tokens = len(drafted.events[-1].token_ids)
     assert n_tokens == 12
     assert plain.events[-1].n_passes > n_tokens
@@ -167,12 +168,12 @@ def test_a_copy_takes_a_pass_a_word_while_it_is_read_and_then_fewer():
 
 
 def test_where_words_need_no_read_guesses_go_beyond_them():
-    class AllFirst:
+    class AllFirst(Policy):
         def decide(self, progress):
             return Action.READ
 
     words = [[1, 3], [2, 3], [1, 4]]
-    stream = streamed(Copying, 0, words, AllFirst(), lambda stream: Peeking(stream, 1.0), 5)
+    stream = streamed(Copying, 0, words, AllFirst(), lambda: Peeking(1.0), 5)
     assert [type(event) for event in stream.events[:4]] == [Read] * 4
     assert [len(request.draft_ids) for request in stream.passes] == [0, 5, 0]
     assert stream.events[-1].n_passes == 3

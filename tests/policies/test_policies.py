@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import without_drafts
 
 from mlx_simul import InvalidOptionError, StreamingState, WaitK
 from mlx_simul.events import Read, Write
@@ -11,7 +12,6 @@ from mlx_simul.policies import (
     AlignAtt,
     Confidence,
     HoldN,
-    JudgingPolicy,
     LocalAgreement,
     Needs,
     Policy,
@@ -22,6 +22,7 @@ from mlx_simul.policies import (
     WaitKCatchUp,
     WaitToken,
     WholeSource,
+    as_policy,
     parse_policy,
     policy_names,
     spec_of,
@@ -239,9 +240,8 @@ def test_limits_hold_for_proposals_too(seed, max_words, ratio):
 def test_drafts_change_nothing_but_the_number_of_passes(seed):
     for policy in (LocalAgreement(2), HoldN(1), Confidence(0.5), AlignAtt(1)):
         streams = []
-        for carries_drafts in (True, False):
-            stream = ScriptedStream(seed, policy)
-            stream.loop.carries_drafts = carries_drafts
+        for kind in (ScriptedStream, without_drafts(ScriptedStream)):
+            stream = kind(seed, policy)
             stream.loop.add_segment([100])
             stream.feed([[i] for i in range(10, 18)], suffix=[200])
             streams.append(stream.events)
@@ -267,6 +267,33 @@ def test_what_is_said_to_be_written_is_what_the_target_holds(seed):
         stream.loop.add_segment([100])
         stream.feed([[i] for i in range(10, 18)], suffix=[200])
         assert stream.finished
+
+
+@given(st.integers(0, 500))
+def test_forbidden_tokens_are_never_written(seed):
+    for policy in (WaitK(2), LocalAgreement(2), HoldN(1), Confidence(0.5), WaitToken()):
+        written = []
+        for forbidden_ids in ((), (1, 2, 3)):
+            stream = ScriptedStream(seed, policy, forbidden_ids=forbidden_ids, max_tokens=99)
+            stream.loop.add_segment([100])
+            stream.feed([[i] for i in range(10, 22)], suffix=[200])
+            written.append({e.token for e in stream.events if isinstance(e, Write)})
+        assert not written[1] & {1, 2, 3}
+        assert written[0] != written[1] or not written[0] & {1, 2, 3}
+
+
+@given(st.integers(0, 500), st.booleans())
+def test_a_wait_token_overruns_no_limit(seed, stop_early):
+    """Nor does it end the stream, though an end-of-turn does with ``early_eos="stop"``."""
+
+    class Early(ScriptedStream):
+        def make_loop(self, policy, limits, **settings):
+            return super().make_loop(policy, limits, stop_early=stop_early, **settings)
+
+    stream = Early(seed, WaitToken(), max_words=2)
+    stream.loop.add_segment([100])
+    stream.feed([[i] for i in range(10, 22)], suffix=[200])
+    assert stream.events[-1].target_words <= 2
 
 
 @given(st.integers(0, 500), st.none() | st.floats(0.5, 2.0))
@@ -328,7 +355,7 @@ def test_specs_read_as_people_write_them():
         ("confidence:2", "from 0 to 1"),
         ("confidence:0.5,max_lag=0", "max_lag must be"),
         ("wait-k-catch-up:3,catch_up=1", "below 1"),
-        ("wait-token:3", "must be a text"),
+        ("wait-token:3", "token must be a non-empty string"),
         ("read-n-write-m:3,0", "m must be"),
     ],
 )
@@ -342,13 +369,30 @@ def test_one_without_a_name_says_so():
         spec_of(Shown(WaitK(1)))
 
 
-def test_policies_are_values_under_their_protocols():
+def test_a_policy_is_given_by_name_or_as_an_object():
+    assert as_policy("wait-k:3") == as_policy(WaitK(3)) == WaitK(3)
+    with pytest.raises(InvalidOptionError, match=r"got 3; .* subclasses mlx_simul\.Policy"):
+        as_policy(3)
+
+
+def test_by_default_a_policy_needs_nothing_and_lets_all_stand():
+    class Counting(Policy):
+        def decide(self, progress):
+            return Action.WRITE
+
+    assert Counting().needs == Needs(0)
+    assert Counting().judge(state(1, 0), say("a b"), 7) == (2, 7)
+    with pytest.raises(TypeError, match="decide"):
+        type("Undecided", (Policy,), {})()
+
+
+def test_policies_are_values_of_one_base_class():
     for name in policy_names():
         options = ":1,1" if name == "read-n-write-m" else ":1" if "wait-k" in name else ""
         policy = parse_policy(name + options)
         assert policy == parse_policy(spec_of(policy))
         assert hash(policy) == hash(parse_policy(spec_of(policy)))
         assert isinstance(policy, Policy)
-    assert not isinstance(WaitK(1), JudgingPolicy)
+    assert WaitK(1).needs == Needs(0)
     assert Shown(WaitK(1)).needs == Needs(0, True, True)
     assert Shown(LocalAgreement()).needs.lookahead_words is None

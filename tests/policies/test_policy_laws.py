@@ -11,9 +11,9 @@ from mlx_simul.policies import (
     AlignAtt,
     Confidence,
     HoldN,
-    JudgingPolicy,
     LocalAgreement,
     Needs,
+    Policy,
     ReadNWriteM,
     WaitKCatchUp,
     WaitToken,
@@ -58,7 +58,7 @@ def test_every_registered_policy_is_tried():
     assert {spec_of(policy).partition(":")[0] for policy in POLICIES} == set(policy_names())
 
 
-class CountsCalls:
+class CountsCalls(Policy):
     """Keeps a count of its own."""
 
     n_calls = 0
@@ -68,7 +68,7 @@ class CountsCalls:
         return Action.WRITE if self.n_calls % 2 else Action.READ
 
 
-class LooksAhead:
+class LooksAhead(Policy):
     """Decides by what has arrived, though it is not read."""
 
     def decide(self, progress):
@@ -76,17 +76,17 @@ class LooksAhead:
         return Action.WRITE if progress.source_words_read >= seen // 2 else Action.READ
 
 
-class AnswersYes:
+class AnswersYes(Policy):
     def decide(self, progress):
         return True
 
 
-class ThrowsDice:
+class ThrowsDice(Policy):
     def decide(self, progress):
         return random.choice(list(Action))
 
 
-class StumblesAtTheEnd:
+class StumblesAtTheEnd(Policy):
     """Looks for a word behind the last."""
 
     def decide(self, progress):
@@ -94,7 +94,7 @@ class StumblesAtTheEnd:
         return Action.READ
 
 
-class Judging:
+class Judging(Policy):
     """Lets every word stand, from the first source word on."""
 
     needs = Needs(probabilities=True)
@@ -130,15 +130,26 @@ class Scribbles(Judging):
         return 0, memory
 
 
+class LetsAllStand(Policy):
+    """Decides as another policy does, and judges nothing."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    @property
+    def needs(self):
+        return self.policy.needs
+
+    def decide(self, progress):
+        return self.policy.decide(progress)
+
+
 class Hasty(ScriptedStream):
     """A loop that writes from the first word on, whatever the policy says."""
 
-    def make_loop(self, policy, limits):
-        if not isinstance(policy, JudgingPolicy):
-            return super().make_loop(WaitK(1), limits)
-        loop = super().make_loop(policy, limits)
-        loop._judged = lambda proposal: len(proposal.words)
-        return loop
+    def make_loop(self, policy, limits, **settings):
+        hasty = WaitK(1) if policy.needs == Needs(0) else LetsAllStand(policy)
+        return super().make_loop(hasty, limits, **settings)
 
 
 class Credulous(ScriptedStream):

@@ -25,6 +25,7 @@ from mlx_simul.policies import (
     Confidence,
     HoldN,
     LocalAgreement,
+    Policy,
     ReadNWriteM,
     Shown,
     WaitKCatchUp,
@@ -53,7 +54,7 @@ class Dice:
         return mx.random.categorical(logprobs, key=now)
 
 
-class Stumbling:
+class Stumbling(Policy):
     """A sampler, or a policy, that fails at its third turn."""
 
     def __init__(self):
