@@ -100,7 +100,7 @@ def test_drafts_are_measured_beside_the_same_stream_without(bench):
 
 def test_the_command_measures_drafters_instead(folder, tmp_path, capsys):
     path = tmp_path / "figures.json"
-    for drafter in (["--drafter", "ngram"], ["--draft-model", str(folder)]):
+    for drafter in (["--draft", "ngram"], ["--draft", str(folder)]):
         small = ["--wait-k", "2", "100", "--tokens", "6", "--repeats", "1", "--json", str(path)]
         assert cli.main(["bench", str(folder), *small, *drafter]) == 0
         report = json.loads(path.read_text("utf-8"))
