@@ -17,7 +17,7 @@ def main_columns(results: Figures) -> Columns:
         "LAAL": _latency("laal"),
         "with computing": lambda row: number((row["latency_ca"] or {}).get("laal")),
     }
-    return latency | _quality_columns(results)
+    return {**latency, **_quality_columns(results)}
 
 
 def talk_columns(results: Figures) -> Columns:
