@@ -238,6 +238,7 @@ class SimulSession:
         if self._journal is not None:
             self._journal.add_update(identity_of(options), chain.next_turn)
         chain.change(setting)
+        self._feed.change(setting)
         self._options = options
 
     def observe(self, observer: Callable[[ProposedWord], None]) -> None:
@@ -270,7 +271,7 @@ class SimulSession:
             )
         for _ in self.events():
             pass
-        return replace(self._turns.prefix, state=self._engine.state)
+        return self._turns.encoded_prefix()
 
     # For those who run the passes of many sessions
 
@@ -351,20 +352,22 @@ class SimulSession:
         """Feed what a journal holds, and skip the turns that it holds too."""
         chain, n_turns, n_chars = self._chain("journal="), 0, 0
         for end in read_turns(journal.path):
-            n_turns = end.turn + 1
-            chain.resume(end)
             self._feed.skip(end.source_span_words[1])
         for entry in journal.entries():
-            if entry.update:
+            if entry.turn is not None:
+                chain.resume(entry.turn)
+                n_turns = entry.turn.turn + 1
+            elif entry.update:
                 options = SessionOptions.from_plain(entry.update, self._options)
                 setting = make_setting(self._model, self._tokenizer, options, date=self._date)
                 chain.change(setting, entry.from_turn)
+                self._feed.change(setting)
                 self._options = options
             elif entry.mark == "end_turn":
                 self._end_turn()
             elif entry.mark == "close":
                 self._close()
-            elif entry.text:
+            else:
                 n_chars += len(entry.text)
                 self._push(entry.text)
         return Resumed(n_turns, n_chars, self._feed.is_closed)

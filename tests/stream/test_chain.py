@@ -228,6 +228,17 @@ def test_update_holds_from_the_next_turn_on(model, tokenizer, chunks):
     assert session.options.policy == "whole"
 
 
+def test_another_source_language_has_other_rules_from_the_next_turn_on(model, tokenizer):
+    """In German "z.B." ends no sentence, in English "B." may."""
+    languages = {"source_language": "English", "target_language": "French"}
+    session = SimulSession(model, tokenizer, **OPTIONS, **languages)
+    events = session.feed("It is late. We")
+    session.update(source_language="German")
+    events += session.feed(" go. Ich mag Obst, z.B. Birnen. Ende.") + session.finish()
+    sources = [end.source_text for end in turns(events)]
+    assert sources == ["It is late.", "We go.", "Ich mag Obst, z.B. Birnen.", "Ende."]
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -290,4 +301,6 @@ def test_a_prefix_serves_sessions_with_turns(model, tokenizer):
     prefix = SimulSession(model, tokenizer, **OPTIONS).encode_prefix()
     events = talk(model, tokenizer, prefix=prefix)
     assert events == talk(model, tokenizer)
+    again = SimulSession(model, tokenizer, **OPTIONS, prefix=prefix).encode_prefix()
+    assert talk(model, tokenizer, prefix=again) == events
     assert events[-1].n_passes == talk(model, tokenizer)[-1].n_passes - bool(prefix.token_ids)
