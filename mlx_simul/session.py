@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from mlx_simul.archs.prepare import adopt
 from mlx_simul.engine import Engine, make_engine
-from mlx_simul.engine.prefix import EncodedPrefix
+from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, TurnEnd
 from mlx_simul.loop.loop import NEED_SOURCE
@@ -54,6 +54,7 @@ class SimulSession:
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
         prefix: from :meth:`encode_prefix` of a session that began alike, not to be encoded again.
+        pool: prefixes that other sessions encoded, for those with turns.
         journal: a file that text is noted in as it arrives, and turns as they end. A session on a
             file that has some goes on with the turn that was under way (:attr:`resumed`): it takes
             the text from where the file ends, and what it writes equals what an undisturbed session
@@ -77,6 +78,7 @@ class SimulSession:
         *,
         source: TokenizedSource | None = None,
         prefix: EncodedPrefix | None = None,
+        pool: PrefixPool | None = None,
         journal: str | PathLike[str] | None = None,
         make_engine: Callable[..., Engine] = make_engine,
         **flat: Unpack[OptionKeywords],
@@ -97,7 +99,9 @@ class SimulSession:
         self._languages = setting.source_language or "Source", setting.target_language or "Target"
         self._feed = Feed(setting)
         self._turns: Turns = (
-            TurnChain(maker, begins) if has_turns else OneTurn(maker, begins, source, tokenizer)
+            TurnChain(maker, begins, pool)
+            if has_turns
+            else OneTurn(maker, begins, source, tokenizer)
         )
         self._steps = self._turns.steps()
         self._feed.is_closed = source is not None

@@ -10,7 +10,7 @@ from fractions import Fraction
 from itertools import takewhile
 from typing import Any, Protocol
 
-from mlx_simul.engine.prefix import EncodedPrefix
+from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
 from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, Write
 from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps
 from mlx_simul.loop.requests import Pass
@@ -112,10 +112,13 @@ class TurnChain:
     Args:
         maker: begins each turn.
         prefix: what stands before each source, encoded or not.
+        pool: where prefixes are shared with other streams.
     """
 
-    def __init__(self, maker: TurnMaker, prefix: EncodedPrefix) -> None:
-        self._prefix = prefix
+    def __init__(
+        self, maker: TurnMaker, prefix: EncodedPrefix, pool: PrefixPool | None = None
+    ) -> None:
+        self._prefix, self._pool = prefix, PrefixPool() if pool is None else pool
         self._maker, self._engine = maker, maker.engine
         self._blank = self._engine.state
         # From which turn on which setting holds.
@@ -329,6 +332,8 @@ class TurnChain:
                 self._prefix = replace(self._prefix, token_ids=token_ids, state=None)
 
     def _encode_prefix(self) -> Steps:
+        if self._prefix.state is None:
+            self._prefix = self._pool.find(self._prefix)
         if self._prefix.state is not None:
             return
         self._engine.state = self._blank
@@ -336,6 +341,7 @@ class TurnChain:
             reply = yield Pass(self._prefix.token_ids)
             self._n_passes += 0 if reply is None else reply.n_passes
         self._prefix = replace(self._prefix, state=self._engine.state)
+        self._pool.keep(self._prefix)
 
 
 def shared_prefix_ids(setting: Setting) -> tuple[int, ...]:

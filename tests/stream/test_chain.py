@@ -146,6 +146,21 @@ def test_in_a_batch_as_alone(model, tokenizer, policy):
         assert said[session] == talk(model, tokenizer, text, policy=policy)
 
 
+def test_sessions_of_a_batch_that_begin_alike_encode_their_prefix_once(model, tokenizer):
+    batch = BatchedSessions(model, tokenizer, **OPTIONS, instruction="Say it again")
+    passes = []
+    for instruction in ("Say it again", "Say it again", "Say it thrice"):
+        session = batch.add(instruction=instruction)
+        session.push(TALK)
+        session.close()
+        events = [event for _, event in batch.events()]
+        assert events == talk(model, tokenizer, instruction=instruction)
+        passes.append(
+            events[-1].n_passes - talk(model, tokenizer, instruction=instruction)[-1].n_passes
+        )
+    assert passes == [0, -1, 0]
+
+
 # What the events tell
 
 
