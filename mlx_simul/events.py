@@ -72,6 +72,23 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Tail:
+    """The part of a recogniser's hypothesis that may still change (SPEC section 9).
+
+    It is shown beside the source, and no session reads it or gives it.
+
+    Attributes:
+        unstable: its text; empty if all of the hypothesis is stable.
+        text: empty: it adds nothing to the target.
+        source: empty: nor to the source.
+    """
+
+    unstable: str
+    text: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
 class TurnEnd:
     """A turn has ended: one source sentence and its translation (SPEC section 8).
 

@@ -10,8 +10,13 @@ TEXT = "Good morning, how are you today? I would like to buy a ticket to Paris, 
 
 def run(model, tokenizer, source, **options):
     """All events of a short stream, wait-2 unless said otherwise."""
-    defaults = {"policy": WaitK(2), "max_tokens": 24}
-    return list(mlx_simul.stream_generate(model, tokenizer, source, **(defaults | options)))
+    options = {"policy": WaitK(2), "max_tokens": 24} | options
+    if "make_engine" not in options:
+        return list(mlx_simul.stream_generate(model, tokenizer, source, **options))
+    session = mlx_simul.SimulSession(model, tokenizer, **options)
+    chunks = [source] if isinstance(source, str) else source
+    events = [event for chunk in chunks for event in session.feed(chunk)]
+    return [*events, *session.finish()]
 
 
 def writes(events):

@@ -10,7 +10,8 @@ from typing import Any
 
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.evaluation.corpus import Item
-from mlx_simul.evaluation.latency import Latency, latency, live_times_ms, mean_latency
+from mlx_simul.evaluation.latency import Latency, latency, mean_latency
+from mlx_simul.evaluation.live_times import live_times_ms
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.units import Unit, reference_length, said_by
 

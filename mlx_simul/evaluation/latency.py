@@ -10,7 +10,6 @@ Formulas and edge cases are those of SimulEval 1.1.4, so that the field's figure
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
@@ -168,6 +167,37 @@ def differentiable_average_lagging(delays: Sequence[float], source_length: float
     return total / len(delays)
 
 
+def yet_another_average_lagging(
+    delays: Sequence[float],
+    source_length: float,
+    target_length: int | None = None,
+    recording_end: float | None = None,
+) -> float | None:
+    """YAAL: LAAL without the units that were only written because the source had ended.
+
+    Polák et al. 2025 (arXiv 2509.17349). LongYAAL, for a sentence of a talk, leaves out what was
+    written after the whole talk instead of the sentence.
+
+    Args:
+        delays: as for :func:`average_lagging`, as are the other arguments.
+        source_length: likewise.
+        target_length: likewise.
+        recording_end: of a sentence in a talk, where the talk ends, counted from where the sentence
+            begins; ``None`` for a source that is all there is.
+
+    Returns:
+        ``None`` if all units were written after the end.
+
+    Raises:
+        InvalidOptionError: as :func:`average_lagging`.
+    """
+    n_target = max(_checked(delays, source_length, target_length), len(delays))
+    end = source_length if recording_end is None else recording_end
+    pace = source_length / n_target
+    lags = [delay - i * pace for i, delay in enumerate(delays) if delay < end]
+    return sum(lags) / len(lags) if lags else None
+
+
 def average_token_delay(
     delays: Sequence[float], elapsed: Sequence[float] | None = None, unit: float = 1
 ) -> float:
@@ -221,50 +251,15 @@ def normalised_erasure(outputs: Sequence[Sequence[str]]) -> float:
             "erasure is counted per unit of the last output, and there is none; leave out "
             "translations that are empty."
         )
-    erased = sum(len(old) - _n_common(old, new) for old, new in pairwise(outputs))
+    erased = sum(len(old) - n_common(old, new) for old, new in pairwise(outputs))
     return erased / len(outputs[-1])
 
 
-def live_times_ms(
-    times_ms: Iterable[float],
-    fed_ms: Sequence[float],
-    word_ms: float,
-    said: Sequence[float] | None = None,
-) -> list[float]:
-    """When each unit would have been there, had the source come at a steady pace.
-
-    Source word j ends, and is fed, at j * ``word_ms``, or once the work on the word before it is
-    done, if that is later. The work takes as long as it took in the recording, where words were fed
-    without waiting. So time spent while there was nothing to do is not counted, and falling behind
-    is.
-
-    Args:
-        times_ms: of target units, on the recording's clock.
-        fed_ms: when each source word was fed, on the same clock.
-        word_ms: milliseconds from one source word to the next; 0 if all are there at once.
-        said: words of speech in the first j source words, from j = 0 on, where those are not as
-            long as a word is: the graphemes of a script without spaces. By default j itself.
-
-    Returns:
-        Milliseconds since the source began.
-
-    Raises:
-        InvalidOptionError: if a unit was there before the first word was fed.
-    """
-    starts: list[float] = []
-    for j, fed in enumerate(fed_ms):
-        done = starts[-1] + fed - fed_ms[j - 1] if starts else 0.0
-        n_said = j + 1 if said is None else said[j + 1]
-        starts.append(max(n_said * word_ms, done))
-    live: list[float] = []
-    for time in times_ms:
-        j = bisect_right(fed_ms, time) - 1
-        if j < 0:
-            raise InvalidOptionError(
-                f"a unit at {time} ms, before any source was fed; both must be on one clock."
-            )
-        live.append(starts[j] + time - fed_ms[j])
-    return live
+def n_common(old: Sequence[str], new: Sequence[str]) -> int:
+    """With how many equal units, or characters, two outputs begin."""
+    pairs = zip(old, new, strict=False)
+    shorter = min(len(old), len(new))
+    return next((i for i, (mine, theirs) in enumerate(pairs) if mine != theirs), shorter)
 
 
 def _checked(delays: Sequence[float], source_length: float, target_length: int | None) -> int:
@@ -283,12 +278,3 @@ def _checked(delays: Sequence[float], source_length: float, target_length: int |
             f"latency needs positive lengths, got source {source_length} and target {n_target}."
         )
     return n_target
-
-
-def _n_common(old: Sequence[str], new: Sequence[str]) -> int:
-    n_common = 0
-    for mine, theirs in zip(old, new, strict=False):
-        if mine != theirs:
-            break
-        n_common += 1
-    return n_common

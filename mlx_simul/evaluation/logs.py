@@ -67,17 +67,18 @@ def write_logs(
     rows = [(items[record.index], record) for record in records]
     simuleval = [simuleval_line(item, record, word_ms) for item, record in rows]
     omnisteval = [omnisteval_line(item, record, word_ms) for item, record in rows]
-    write_whole(folder / "instances.log", _json_lines(simuleval))
+    write_whole(folder / "instances.log", json_lines(simuleval))
     write_whole(folder / "config.yaml", _SIMULEVAL_CONFIG)
-    write_whole(folder / "omnisteval.jsonl", _json_lines(omnisteval))
+    write_whole(folder / "omnisteval.jsonl", json_lines(omnisteval))
     write_whole(folder / "source.txt", _lines(item.source for item, _ in rows))
     write_whole(folder / "reference.txt", _lines(item.references[0] for item, _ in rows))
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    """A line of JSON for each row."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _lines(texts: Iterable[str]) -> str:
     """A line for each text, whatever line breaks are in it."""
     return "".join(" ".join(text.splitlines()) + "\n" for text in texts)
-
-
-def _json_lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

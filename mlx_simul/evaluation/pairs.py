@@ -72,12 +72,29 @@ def read_pairs(
     """
     keys = keys or PairKeys()
     path = expanded(path_or_dataset)
-    parse = _parser(path, keys)
-    if parse is None:
+    if _parser(path, keys) is None:
         yield from _dataset_pairs(str(path_or_dataset), keys, split)
         return
+    for _, _, pairs in read_lines(path, keys):
+        yield from pairs
+
+
+def read_lines(path: Path, keys: PairKeys) -> Iterator[tuple[int, str, list[Pair]]]:
+    """Read the lines of a file that are not blank: number, text, and pairs.
+
+    Args:
+        path: ``*.jsonl`` or ``*.tsv``, perhaps compressed.
+        keys: where a JSON record holds the texts; does not matter to TSV.
+
+    Raises:
+        InvalidOptionError: if there is no such file.
+        DataError: if its format is unknown, or a line is not a pair.
+    """
+    parse = _parser(path, keys)
+    if parse is None:
+        raise InvalidOptionError(f"there is no file {path}; is the path right?")
     for number, line in text_lines(path):
-        yield from _explained(parse, line, f"{path}, line {number}")
+        yield number, line, _explained(parse, line, f"{path}, line {number}")
 
 
 def corpus_digest(pairs: Iterable[Pair]) -> str:
@@ -93,7 +110,7 @@ def _parser(path: Path, keys: PairKeys) -> Callable[[str], list[Pair]] | None:
     suffixes = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
     match suffixes[-1:]:
         case [".jsonl"]:
-            return lambda line: _pairs_of_record(_json_record(line), keys)
+            return lambda line: _pairs_of_record(json_record(line), keys)
         case [".tsv"]:
             return _pair_of_columns
     if path.exists():
@@ -169,7 +186,12 @@ def _explained(parse: Callable[[Any], list[Pair]], record: Any, where: str) -> l
         raise DataError(f"{where}: {error}") from error
 
 
-def _json_record(line: str) -> Any:
+def json_record(line: str) -> Any:
+    """What a line of JSON holds.
+
+    Raises:
+        ValueError: if it is not JSON.
+    """
     try:
         return json.loads(line)
     except RecursionError as error:

@@ -1,17 +1,23 @@
-"""Quality over latency as a picture."""
+"""Pictures of quality over latency, and of lagging over the time of a talk."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlx_simul.evaluation.pictures import name_lines, picture, save
+from mlx_simul.evaluation.talk_figures import drift
+from mlx_simul.evaluation.talk_sentences import Lag, RealignedTalk, lags
 from mlx_simul.machine.terminal import harmless
 from mlx_simul.policies import WHOLE, name_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+N_SLOTS = 60
+"""A curve of lagging has at most so many points, each a mean."""
 
 Point: TypeAlias = tuple[str, Mapping[str, Any]]
 """A policy and its figures."""
@@ -54,6 +60,60 @@ def draw_curve(results: Mapping[str, Any], path: Path) -> list[Path]:
         for each in made:
             save(figure, each)
     return made
+
+
+def draw_lagging(talks: Mapping[str, RealignedTalk], path: Path) -> list[Path]:
+    """Draw how a talk's lag develops: a curve for each policy, with and without computing.
+
+    A level line stands for the mean of the first ten minutes, another for that of the last; their
+    difference, the drift, is in the legend.
+
+    Args:
+        talks: the same talk under some policies, by their names.
+        path: of the pictures, without ending; replaced.
+
+    Returns:
+        The pictures: a PNG and an SVG file; none if nothing was written before the talk ended.
+    """
+    drifts = {spec: drift([talk]) for spec, talk in talks.items()}
+    known = {spec: each for spec, each in drifts.items() if each is not None}
+    if not known:
+        return []
+    made = [path.with_name(f"{path.name}{suffix}") for suffix in (".png", ".svg")]
+    with picture(8, 5) as figure:
+        axes = figure.add_subplot(xlabel="minutes of source", ylabel="seconds behind")
+        lines: dict[str, Any] = {}
+        for number, (spec, held) in enumerate(known.items()):
+            gain = {name: held["drift"][name] / 1000 for name in ("ms", "ca_ms")}
+            name = f"{harmless(spec)}, drift {gain['ms']:+.2f} s ({gain['ca_ms']:+.2f} s)"
+            lines[name] = _lagging(axes, talks[spec], held, f"C{number}")
+        lines["with the time to compute (in brackets)"] = axes.plot(
+            [], [], color="grey", linestyle="--", alpha=0.5
+        )[0]
+        name_lines(axes, lines)
+        for each in made:
+            save(figure, each)
+    return made
+
+
+def _lagging(axes: Axes, talk: RealignedTalk, held: Mapping[str, Any], colour: str) -> Any:
+    """One policy's lag over time; returns what stands for it in the legend."""
+    end_ms = talk.sentences[-1].talk_end_ms
+    windows = {"first": (0, held["window_ms"]), "last": (end_ms - held["window_ms"], end_ms)}
+    for name, window in windows.items():
+        minutes = [ms / 60_000 for ms in window]
+        axes.plot(minutes, [held[name]["ms"] / 1000] * 2, color=colour, linewidth=3, alpha=0.5)
+    slots: dict[int, list[Lag]] = {}
+    for lag in lags(talk):
+        slots.setdefault(int(N_SLOTS * lag.at_ms / end_ms), []).append(lag)
+    means = [
+        [sum(values) / len(values) for values in zip(*map(astuple, slots[slot]), strict=True)]
+        for slot in sorted(slots)
+    ]
+    at_ms, _, ms, ca_ms = zip(*means, strict=True)
+    minutes = [each / 60_000 for each in at_ms]
+    axes.plot(minutes, [y / 1000 for y in ca_ms], color=colour, linestyle="--", alpha=0.5)
+    return axes.plot(minutes, [y / 1000 for y in ms], color=colour)[0]
 
 
 def _curve(axes: Axes, family: str, colour: str, points: list[Point]) -> Any:

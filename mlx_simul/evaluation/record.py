@@ -15,7 +15,7 @@ class Record:
     """One source, translated under one policy.
 
     Times are milliseconds on the session's clock. Words were fed without waiting, so all of it is
-    work: :func:`mlx_simul.evaluation.latency.live_times_ms` says what it means at a pace.
+    work: :func:`mlx_simul.evaluation.live_times.live_times_ms` says what it means at a pace.
 
     Attributes:
         index: of the source in the test set, from 0.

@@ -100,6 +100,11 @@ def target_units(pieces: Iterable[tuple[str, int, float]], unit: Unit) -> Units:
     return Units(texts, delays, times_ms)
 
 
+def joined(texts: Iterable[str], unit: Unit) -> str:
+    """Parts as one text: a space between words, and nothing between characters."""
+    return (" " if unit == "word" else "").join(texts)
+
+
 def reference_length(text: str, unit: Unit) -> int:
     """Units of a reference, as SimulEval counts them: at single spaces, or all its characters."""
     return len(text.split(" ")) if unit == "word" else len(text.strip())

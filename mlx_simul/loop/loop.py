@@ -92,6 +92,8 @@ class SimulLoop:
         num_draft_tokens: with a drafter, how many drafts go along with a pass at most.
     """
 
+    _keeps_drafts = True
+
     def __init__(
         self,
         policy: Policy,
@@ -136,6 +138,7 @@ class SimulLoop:
             read_ahead_tokens=read_ahead_tokens,
             drafter=drafter,
             num_draft_tokens=num_draft_tokens,
+            keeps_drafts=self._keeps_drafts,
         )
         self._proposals = None
         if needs.lookahead_words != 0:

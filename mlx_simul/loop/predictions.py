@@ -77,6 +77,7 @@ class Predictions:
         read_ahead_tokens: int,
         drafter: Drafter | None,
         num_draft_tokens: int,
+        keeps_drafts: bool,
     ) -> None:
         self.n_passes = 0
         self._source, self._target, self._state = source, target, target.state
@@ -86,6 +87,7 @@ class Predictions:
         self._forbidden_ids, self._last_forbidden_ids = forbidden_ids, (*forbidden_ids, *wait_ids)
         self._wanted, self._last_wanted = wanted, None
         self._drafter, self._num_draft_tokens = drafter, num_draft_tokens
+        self._keeps_drafts = keeps_drafts
         # Guesses in the next pass, at most: fewer after wrong guesses, more after right ones.
         self._max_guesses: float = math.inf
 
@@ -128,8 +130,9 @@ class Predictions:
         # The last that stands is not fed, but the newest written token is, and it has to be fed
         # again, for it must see the source that was read (SPEC section 1).
         self._n_rewind = len(self._standing)
-        drafts = takewhile(lambda prediction: not prediction.ends_turn, self._standing)
-        self._drafts = tuple(draft.token for draft in drafts)
+        if self._keeps_drafts:
+            drafts = takewhile(lambda prediction: not prediction.ends_turn, self._standing)
+            self._drafts = tuple(draft.token for draft in drafts)
         self._standing.clear()
 
     def predict(self, n_ahead: int = 0) -> Asking[Prediction]:

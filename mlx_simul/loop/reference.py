@@ -35,6 +35,9 @@ class ReferenceLoop(SimulLoop):
             limits hold a ratio.
     """
 
+    # The reference predicts each token anew, and shows logits processors no other rows.
+    _keeps_drafts = False
+
     def __init__(
         self,
         policy: Policy,

@@ -185,7 +185,7 @@ class _Rules:
         known = _UNKNOWN_STOP.sub("。", text)
         if self._ordinary is not None:
             known = self._ordinary.sub(lambda match: "x" * len(match.group()), known)
-        segments = sentencex.segment(self._code, known)  # pyright: ignore
+        segments = sentencex.segment(self._code, known)  # pyright: ignore[reportAttributeAccessIssue]
         ends = [0, *accumulate(map(len, segments))]
         return [text[start:end] for start, end in pairwise(ends)]
 

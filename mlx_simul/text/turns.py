@@ -30,7 +30,7 @@ _CLOSERS = {
 }
 _PAIRED = regex.compile("[" + regex.escape("".join({*_CLOSERS, *"".join(_CLOSERS.values())})) + "]")
 _MAX_OPEN = 8
-# A quotation mark that nobody closes (5" for five inches) must not delay every turn to come.
+# A quotation mark without a partner (5" for five inches) must not delay every turn to come.
 _MAX_TURNS_OPEN = 8
 
 # Marks that belong to the word before them, even if a space stands between.
@@ -47,8 +47,10 @@ _CLAUSE_END = regex.compile(
 _ORDINARY_END = regex.compile(r"(?:\p{L}{5}[.]|\p{L}[!?])\Z")
 _LAST_LETTER = regex.compile(r"(?r)\p{L}")
 
-# So that a splitter's work stays bounded: of a longer turn it sees the end.
-_MAX_SEEN_CHARS = 2048
+# So that a splitter's work stays bounded, it sees the end of a longer turn and the beginning of a
+# longer word that follows.
+_MAX_SEEN_CHARS = 1024
+_MAX_FOLLOWING_CHARS = 256
 _LEAST_SPEECH = Fraction(1, 12)
 
 
@@ -70,8 +72,8 @@ class TurnSplitter:
     ``max_turn_words``: then at the last clause mark of its second half, if there is one. So words
     behind such a mark are held until the next one, the end of the sentence, or that many words
     decide. Every turn has at least one word. Marks that are written as a word of their own, as
-    French does before ``?``, belong to the word before them and do not count. Work and memory per
-    word are bounded.
+    French does before ``?``, belong to the word before them and do not count. The sentences of a
+    quotation are turns too, because its end may be far away. Work and memory per word are bounded.
 
     Args:
         language: of the text, a name as in "French" or a code as in "fr"; it selects the rules.
@@ -133,7 +135,7 @@ class TurnSplitter:
             # A quotation that opens here will be closed. A splitter may take an opening mark that
             # nothing closes for one that closes the sentence before it.
             opened = "".join(closer[0] for closer in reversed(closers[len(before) :]))
-            if ends_before(self._splitter, self._seen, word + opened):
+            if ends_before(self._splitter, self._seen, word[:_MAX_FOLLOWING_CHARS] + opened):
                 out += self._end("sentence")
             else:
                 out += self._make_room(weight)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation import latency as lt
+from mlx_simul.evaluation.live_times import live_times_ms
 
 # Erasure
 
@@ -59,7 +60,7 @@ def recordings(draw):
 @given(recordings())
 def test_nothing_is_there_before_its_source_or_its_work(recording):
     times_ms, fed_ms, in_word, word_ms = recording
-    live = lt.live_times_ms(times_ms, fed_ms, word_ms)
+    live = live_times_ms(times_ms, fed_ms, word_ms)
     assert live == sorted(live)
     for time, recorded, j in zip(live, times_ms, in_word, strict=True):
         assert time >= (j + 1) * word_ms + recorded - fed_ms[j] - 1e-6
@@ -69,14 +70,14 @@ def test_nothing_is_there_before_its_source_or_its_work(recording):
 @given(recordings())
 def test_without_waiting_live_time_is_the_recordings(recording):
     times_ms, fed_ms, _, _ = recording
-    live = lt.live_times_ms(times_ms, fed_ms, 0)
+    live = live_times_ms(times_ms, fed_ms, 0)
     assert live == pytest.approx([time - fed_ms[0] for time in times_ms])
 
 
 @given(recordings())
 def test_a_slow_source_hides_all_work_but_the_last(recording):
     times_ms, fed_ms, in_word, _ = recording
-    live = lt.live_times_ms(times_ms, fed_ms, 1e6)
+    live = live_times_ms(times_ms, fed_ms, 1e6)
     wanted = [(j + 1) * 1e6 + time - fed_ms[j] for time, j in zip(times_ms, in_word, strict=True)]
     assert live == pytest.approx(wanted, abs=1e-6)
 
@@ -84,9 +85,9 @@ def test_a_slow_source_hides_all_work_but_the_last(recording):
 def test_live_times_by_hand():
     # Words 100 ms apart, the second of which takes 250 ms: the third is late by 150.
     fed_ms = [0.0, 20.0, 270.0]
-    assert lt.live_times_ms([10.0, 265.0, 290.0], fed_ms, 100.0) == [110.0, 445.0, 470.0]
+    assert live_times_ms([10.0, 265.0, 290.0], fed_ms, 100.0) == [110.0, 445.0, 470.0]
 
 
 def test_a_unit_before_any_source_is_refused():
     with pytest.raises(InvalidOptionError, match="before any source"):
-        lt.live_times_ms([5.0], [6.0], 100.0)
+        live_times_ms([5.0], [6.0], 100.0)

@@ -342,7 +342,7 @@ def test_a_sentence_releases_what_is_held() -> None:
     ("mark", "language"),
     [
         *[(mark, "English") for mark in [",", ";", ":", " —", " –", " -", ',"', ",)", "…"]],
-        *[("،", "Arabic"), ("؛", "Arabic"), (" ;", "French"), (" »,", "French")],
+        *[("،", "Arabic"), ("؛", "Arabic"), (" ;", "French"), (" »,", "French"), (", »", "French")],
     ],
 )
 def test_clause_marks(mark: str, language: str) -> None:
