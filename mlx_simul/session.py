@@ -98,11 +98,11 @@ class SimulSession:
         has_turns = setting.has_turns
         self._languages = setting.source_language or "Source", setting.target_language or "Target"
         self._feed = Feed(setting)
-        self._turns: Turns = (
-            TurnChain(maker, begins, pool)
-            if has_turns
-            else OneTurn(maker, begins, source, tokenizer)
-        )
+        self._turns: Turns
+        if has_turns:
+            self._turns = TurnChain(maker, begins, pool)
+        else:
+            self._turns = OneTurn(maker, begins, source, tokenizer)
         self._steps = self._turns.steps()
         self._feed.is_closed = source is not None
         self._asked: Pass | None = None

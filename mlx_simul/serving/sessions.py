@@ -38,10 +38,10 @@ class BatchedSessions:
         for session, event in batch.events():
             ...
 
-    Sessions with turns that begin alike share the prefix that one of them encoded.
     Sessions share passes, whatever their policies, where the model's architecture lets a read and a
     write share one (``docs/batches.md``). Elsewhere, and with ``mode="reencode"`` or
-    ``"interleaved"``, they run one by one; :meth:`is_shared` says which it is.
+    ``"interleaved"``, they run one by one; :meth:`is_shared` says which it is. Those with turns
+    that begin alike encode their prefix once.
 
     All of it belongs to the thread that made it, as MLX's streams do: a server feeds and steps it
     on one thread, and hands texts and events over.
