@@ -18,7 +18,7 @@ from repository import ROOT
 from tiny_checkpoints import golden_folder
 
 import mlx_simul
-from mlx_simul import JournalError, SimulSession, SimulWarning, TurnEnd
+from mlx_simul import SimulSession, SimulWarning, TurnEnd
 from mlx_simul.stream.journal import read_turns
 
 TALK = (
@@ -202,7 +202,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, model, tokenizer, who
 
 
 def test_a_journal_needs_turns_and_a_folder(tmp_path, model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="turns"):
+    with pytest.raises(InvalidOptionError, match="turns"):
         SimulSession(model, tokenizer, journal=tmp_path / "talk", turns=None)
     with pytest.raises(JournalError, match="No such file"):
         SimulSession(model, tokenizer, journal=tmp_path / "none" / "talk", **OPTIONS)
@@ -221,6 +221,7 @@ def test_what_is_closed_is_finished_when_it_is_opened_again(tmp_path, model, tok
 CHILD = """
 import json, sys
 import mlx_simul
+from mlx_simul.errors import InvalidOptionError, JournalError
 model, tokenizer = mlx_simul.load(sys.argv[1])
 session = mlx_simul.SimulSession(model, tokenizer, journal=sys.argv[2], **json.loads(sys.argv[4]))
 text = sys.argv[3]
