@@ -92,7 +92,7 @@ def test_the_quick_smoke_test_of_phase_1():
     values = mx.random.normal((1, 4, 10, 64))
     cache.update_source(keys, values)
     cache.merge_source_target()
-    merged_k, merged_v = cache.get_merged()
+    merged_k, _merged_v = cache.get_merged()
     assert merged_k.shape[-2] == 10
 
 

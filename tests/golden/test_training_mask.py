@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from golden_cases import GOLDEN_MODELS, golden_cases
-from mlx_simul.compat import create_streaming_attention_mask
 
+from mlx_simul.compat import create_streaming_attention_mask
 from mlx_simul.errors import InvalidOptionError
 
 CASES = [

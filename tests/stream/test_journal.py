@@ -19,6 +19,7 @@ from tiny_checkpoints import golden_folder
 
 import mlx_simul
 from mlx_simul import SimulSession, SimulWarning, TurnEnd
+from mlx_simul.errors import InvalidOptionError, JournalError
 from mlx_simul.stream.journal import read_turns
 
 TALK = (
@@ -221,7 +222,6 @@ def test_what_is_closed_is_finished_when_it_is_opened_again(tmp_path, model, tok
 CHILD = """
 import json, sys
 import mlx_simul
-from mlx_simul.errors import InvalidOptionError, JournalError
 model, tokenizer = mlx_simul.load(sys.argv[1])
 session = mlx_simul.SimulSession(model, tokenizer, journal=sys.argv[2], **json.loads(sys.argv[4]))
 text = sys.argv[3]
