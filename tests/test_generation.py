@@ -9,7 +9,8 @@ import pytest
 from streams import TEXT, Stumble, run
 
 import mlx_simul
-from mlx_simul import InvalidOptionError, SimulSession, WaitK
+from mlx_simul import SimulSession, WaitK
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies import LocalAgreement
 
 
@@ -189,5 +190,5 @@ def test_a_policy_goes_by_its_name(model, tokenizer, name, policy):
 
 
 def test_an_unknown_policy_is_refused_with_those_that_are_known(model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="local-agreement"):
+    with pytest.raises(InvalidOptionError, match="local-agreement"):
         mlx_simul.generate(model, tokenizer, TEXT, policy="wait-q")

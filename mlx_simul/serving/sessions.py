@@ -1,4 +1,4 @@
-"""BatchedSessions: many live sessions over one model, in passes that they share. It does no I/O."""
+"""Sessions: many live sessions over one model, in passes that they share. It does no I/O."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from mlx_simul.session import SimulSession
 from mlx_simul.text.prompts import TokenizedSource
 
 
-class BatchedSessions:
+class Sessions:
     """Live sessions over one model, whose passes are run together.
 
     Each has its own text, languages, policy, sampler and limits, and writes the tokens that it
     would write alone. They come and go at any time, are fed with ``session.push(text)`` and
     ``session.close()``, and go on at each :meth:`step`::
 
-        batch = BatchedSessions(model, tokenizer, policy=WaitK(3))
+        batch = Sessions(model, tokenizer, policy=WaitK(3))
         french = batch.add(target_language="French")
         german = batch.add(target_language="German")
         french.push("Good morning. ")

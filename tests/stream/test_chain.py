@@ -11,14 +11,8 @@ from streams import reads, writes
 from tiny_models import first_of, tiny_model
 
 import mlx_simul
-from mlx_simul import (
-    BatchedSessions,
-    Finished,
-    InvalidOptionError,
-    SessionClosedError,
-    SimulSession,
-    TurnEnd,
-)
+from mlx_simul import Finished, Sessions, SimulSession, TurnEnd
+from mlx_simul.errors import InvalidOptionError, SessionClosedError
 
 SENTENCES = (
     "Good morning, how are you today?",
@@ -128,7 +122,7 @@ def test_any_chunks_give_the_same_events(model, tokenizer, places, policy):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_in_a_batch_as_alone(model, tokenizer, policy):
-    batch = BatchedSessions(model, tokenizer, policy=policy, **OPTIONS)
+    batch = Sessions(model, tokenizer, policy=policy, **OPTIONS)
     texts = [TALK, " ".join(SENTENCES[::-1]), SENTENCES[1]]
     sessions = [batch.add() for _ in texts]
     said = {session: [] for session in sessions}
@@ -147,7 +141,7 @@ def test_in_a_batch_as_alone(model, tokenizer, policy):
 
 
 def test_sessions_of_a_batch_that_begin_alike_encode_their_prefix_once(model, tokenizer):
-    batch = BatchedSessions(model, tokenizer, **OPTIONS, instruction="Say it again")
+    batch = Sessions(model, tokenizer, **OPTIONS, instruction="Say it again")
     passes = []
     for instruction in ("Say it again", "Say it again", "Say it thrice"):
         session = batch.add(instruction=instruction)

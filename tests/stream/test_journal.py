@@ -18,7 +18,8 @@ from repository import ROOT
 from tiny_checkpoints import golden_folder
 
 import mlx_simul
-from mlx_simul import JournalError, SimulSession, SimulWarning, TurnEnd
+from mlx_simul import SimulSession, SimulWarning, TurnEnd
+from mlx_simul.errors import InvalidOptionError, JournalError
 from mlx_simul.stream.journal import read_turns
 
 TALK = (
@@ -206,7 +207,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, model, tokenizer, who
 
 
 def test_a_journal_needs_turns_and_a_folder(tmp_path, model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="turns"):
+    with pytest.raises(InvalidOptionError, match="turns"):
         SimulSession(model, tokenizer, journal=tmp_path / "talk", turns=None)
     with pytest.raises(JournalError, match="No such file"):
         SimulSession(model, tokenizer, journal=tmp_path / "none" / "talk", **OPTIONS)
