@@ -20,7 +20,7 @@ def test_options_are_judged_before_the_first_event(model, tokenizer):
 
 
 def test_the_options_that_are_handed_on_are_those_of_a_session():
-    own = {"source", "make_engine", "journal"}
+    own = {"source", "make_engine", "journal", "pool"}
     taken = inspect.signature(SimulSession).parameters.keys() - own
     for function in (mlx_simul.stream_generate, mlx_simul.astream_generate, mlx_simul.generate):
         assert inspect.signature(function).parameters.keys() - {"source"} == taken

@@ -263,7 +263,7 @@ def test_a_checkpoint_is_told_what_it_was_trained_to_do(model, tokenizer):
 
     def first_pass(**options):
         session = mlx_simul.SimulSession(model, tokenizer, frame="few-shot", **options)
-        return session._prompt.prefix_ids
+        return session.encode_prefix().token_ids
 
     plain = first_pass()
     model.streaming_config = StreamingConfig(source_language="Dutch", target_language="Latin")
