@@ -263,6 +263,15 @@ class PlacementOptions:
     kv_bits: int | None = _option(None, metavar="N")
     kv_group_size: int = _option(64, metavar="N")
 
+    def __post_init__(self) -> None:
+        start = self.target_start
+        if isinstance(start, str) and start not in ("auto", "follow"):
+            raise InvalidOptionError(
+                f'target_start must be "auto", "follow" or a position, got {start!r}.'
+            )
+        if isinstance(start, int):
+            require_count("target_start", start, least=0)
+
 
 @dataclass(frozen=True)
 class SessionOptions:
