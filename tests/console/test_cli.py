@@ -209,7 +209,7 @@ def given_options(monkeypatch):
     """The options that a session would get; no model is loaded."""
     seen = {}
 
-    def session(model, tokenizer, options):
+    def session(model, tokenizer, options, journal=None):
         seen.update(options.flat())
         raise SimulError("seen")
 
