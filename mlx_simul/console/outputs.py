@@ -75,7 +75,11 @@ class OutputFile:
             self._file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
         except OSError as error:
             raise self._refused(error) from error
-        self._put(_HEADERS.get(ending, ""))
+        try:
+            self._put(_HEADERS.get(ending, ""))
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, end: TurnEnd) -> None:
         """Write a turn, or find that it is there.

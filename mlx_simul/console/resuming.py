@@ -52,10 +52,10 @@ def behind_journal(source: Source, journal: Path, resumed: Resumed) -> Source:
             text = text or source.read()
             if text is None:
                 raise _another(journal, n_same, held, "it ends")
-            n = min(len(held), len(text))
-            if held[:n] != text[:n]:
-                raise _another(journal, n_same, held, f"it has {text[:_SHOWN_CHARS]!r}")
+            n = _n_alike(held, text)
             held, text, n_same = held[n:], text[n:], n_same + n
+            if held and text:
+                raise _another(journal, n_same, held, f"it has {text[:_SHOWN_CHARS]!r}")
     if resumed.source_closed:
         text = text or source.read()
         if text is not None:
@@ -72,6 +72,12 @@ def _texts(journal: Path, n_chars: int) -> Iterator[str]:
             return
         n_chars -= len(entry.text)
         yield entry.text
+
+
+def _n_alike(one: str, other: str) -> int:
+    """Characters before the first that differs, in the shorter of them."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _another(journal: Path, n_same: int, held: str, found: str) -> InvalidOptionError:

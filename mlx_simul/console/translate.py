@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             raise SimulError("standard output is closed; there is nowhere to write to.")
         session = session_maker(args, options)(journal=args.journal)
         source = _resumed(args, session, source)
-        outputs = [open_files.enter_context(closing(file)) for file in _outputs(args, session)]
+        outputs = [*_outputs(args, session, open_files)]
 
         def on_turn(end: TurnEnd) -> None:
             for output in outputs:
@@ -152,12 +152,15 @@ def _resumed(args: argparse.Namespace, session: SimulSession, source: Source) ->
     return source
 
 
-def _outputs(args: argparse.Namespace, session: SimulSession) -> Iterator[OutputFile]:
+def _outputs(
+    args: argparse.Namespace, session: SimulSession, open_files: ExitStack
+) -> Iterator[OutputFile]:
     """The output files, with the turns that a journal holds."""
     if args.output and not session.has_turns:
         raise _needs_turns("--output")
     for path in args.output:
         output = OutputFile(path, args.output_text, overwrite=args.overwrite)
+        open_files.enter_context(closing(output))
         if session.resumed is not None:
             from mlx_simul.stream.journal import read_turns
 
