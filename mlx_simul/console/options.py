@@ -196,7 +196,9 @@ def _wait_k(text: str) -> str:
     try:
         return f"wait-k:{int(text)}"
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of words, or whole") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of words nor 'whole'"
+        ) from error
 
 
 def _seed(text: str) -> int:

@@ -83,6 +83,6 @@ def _n_alike(one: str, other: str) -> int:
 def _another(journal: Path, n_same: int, held: str, found: str) -> InvalidOptionError:
     where = f"holds {held[:_SHOWN_CHARS]!r}" if held else "ends"
     return InvalidOptionError(
-        f"the source is not that of the journal {journal}: behind character {n_same} the journal "
-        f"{where}, and {found}. Give the same source, or name another journal."
+        f"the source is not that of the journal {journal}: after character {n_same} the journal "
+        f"{where}, but {found}. Give the same source, or name another journal."
     )
