@@ -80,7 +80,8 @@ def stream_generate(
         **flat: likewise.
 
     Returns:
-        An iterator over Read, Write and TurnEnd, and last Finished; it runs only as events are asked for.
+        An iterator over Read, Write and TurnEnd, and last Finished; it runs only as events are
+        asked for.
 
     Raises:
         InvalidOptionError: at once if the source is of another kind; for a chunk that is not a

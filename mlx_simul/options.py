@@ -251,8 +251,8 @@ class PlacementOptions:
 
     Attributes:
         mode: "group" keeps source and target apart (SPEC section 1), "reencode" runs the target
-            again after each read, "interleaved" takes tokens in order of arrival; "auto" is the mode
-            that the checkpoint was trained in, else the best that its architecture supports.
+            again after each read, "interleaved" takes tokens in order of arrival; "auto" is the
+            mode that the checkpoint was trained in, else the best that its architecture supports.
         target_start: where target positions start: a position, or "follow" (just behind the
             source); "auto" is as the checkpoint was trained, else "follow".
         kv_bits: bits in which each key and value is stored, in mode "group".

@@ -258,8 +258,8 @@ class SimulSession:
         """
         if not self.has_turns and (self._asked is not None or self._engine.target_tokens):
             raise SessionClosedError(
-                "what this session has already predicted cannot be observed; call observe() on a new "
-                "session, before feeding it."
+                "what this session has already predicted cannot be observed; call observe() on a "
+                "new session, before feeding it."
             )
         self._turns.observe(observer)
 
@@ -271,8 +271,8 @@ class SimulSession:
         """
         if self._feed.is_closed or self._feed.has_words:
             raise SessionClosedError(
-                "this session has already been fed; call encode_prefix() on a new one, before feeding "
-                "it."
+                "this session has already been fed; call encode_prefix() on a new one, before "
+                "feeding it."
             )
         for _ in self.events():
             pass
@@ -328,8 +328,8 @@ class SimulSession:
         """After an error the loop and the cache may disagree, so nothing more is done with them."""
         if self._is_broken:
             raise SessionClosedError(
-                "this session was cut short, by an error or by leaving its batch, and cannot go on; "
-                "begin a new SimulSession."
+                "this session was cut short, by an error or by leaving its batch, and cannot go "
+                "on; begin a new SimulSession."
             )
         try:
             yield

@@ -152,8 +152,8 @@ def check_values(stored: dict[str, StoredTensor], progress: Progress) -> int:
             n_bad = (~mx.isfinite(values)).sum().item()
             raise ValidationError(
                 f"{name} in {tensor.file.name} holds {n_bad:,} values that are NaN or infinite, "
-                "and every prediction would be NaN or infinite too. Fetch the file again; if the model was converted to "
-                "float16, convert it to bfloat16 or float32 instead."
+                "and every prediction would be NaN or infinite too. Fetch the file again; if the "
+                "model was converted to float16, convert it to bfloat16 or float32 instead."
             )
     return n_values
 

@@ -1,8 +1,8 @@
 """The journal of a stream: text as it arrived and turns as they ended, in lines of JSON (SPEC 8).
 
-Each line is written before what it records takes effect. So after the process is killed at any moment,
-the text of the journal fed again gives the same turns, of which the journal holds all but the one
-that was under way.
+Each line is written before what it records takes effect. So after the process is killed at any
+moment, the text of the journal fed again gives the same turns, of which the journal holds all but
+the one that was under way.
 """
 
 from __future__ import annotations

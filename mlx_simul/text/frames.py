@@ -108,8 +108,8 @@ def check_texts(texts: Iterable[object]) -> None:
             )
         if _SURROGATE.search(text):
             raise PromptError(
-                f"a prompt text contains a lone surrogate (half a character): {text[:80]!r}; decode "
-                'it with errors="replace".'
+                f"a prompt text contains a lone surrogate (half a character): {text[:80]!r}; "
+                'decode it with errors="replace".'
             )
         size += len(text)
     if size > MAX_PROMPT_CHARS:

@@ -5,8 +5,8 @@ Only those words of a hypothesis are given that ``agree`` successive ones have i
 Translation by Partial Hypothesis Selection"), or that the recogniser itself calls final. What was
 given stays. Where a later hypothesis contradicts it, the two are aligned by the fewest words that
 one would insert, delete or replace to make one of the other, and the stream goes on behind that.
-Merely counting words would give one twice as soon as the recogniser inserts another before it; the longest
-common blocks (difflib) would lose words wherever one happens to come again later.
+Merely counting words would give one twice as soon as the recogniser inserts another before it; the
+longest common blocks (difflib) would lose words wherever one happens to come again later.
 """
 
 from __future__ import annotations
