@@ -41,7 +41,7 @@ exit codes:
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
     "demo": "watch somebody speak and the translation follow",
-    "inspect": "draw how one sentence is read and written, and what is looked at",
+    "inspect": "draw how a text is read and written, and where attention falls",
     "train": "train a model for streaming, from a checkpoint or from nothing",
     "evaluate": "measure quality and latency on a test set, over a grid of policies",
     "models": "list what streams",
