@@ -32,8 +32,9 @@ exit codes:
   0    done
   {EXIT_FAILED}    something failed
   {EXIT_USAGE}    wrong usage
-  {EXIT_INCOMPLETE}    translate, demo, inspect: the translation is incomplete; a limit cut it off,
-       the model ended it long before the source did, or source was left unread
+  {EXIT_INCOMPLETE}    translate, demo, inspect: the translation is incomplete; a limit cut a
+       sentence off, the model ended it long before the source did, or source
+       was left unread
   {EXIT_INTERRUPTED}  Ctrl-C
   {EXIT_CLOSED_PIPE}  the reader of the output has gone
 """
@@ -123,20 +124,9 @@ class _Help(argparse.HelpFormatter):
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return textwrap.fill(
-            " ".join(text.split()),
-            width,
-            initial_indent=indent,
-            subsequent_indent=indent,
-            break_on_hyphens=False,
-        )
 
-
-class _RawHelp(_Help, argparse.RawDescriptionHelpFormatter):
+class _RawHelp(argparse.RawDescriptionHelpFormatter, _Help):
     """Likewise, and leaves the table of exit codes as it is."""
-
-    _fill_text = argparse.RawDescriptionHelpFormatter._fill_text
 
 
 class _Version(argparse.Action):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from test_subtitles import turn
+from made_turns import turn
 from tiny_chat import write_chat_folder
 
 from mlx_simul import InvalidOptionError
