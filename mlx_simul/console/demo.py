@@ -9,7 +9,7 @@ from statistics import median
 from types import TracebackType
 
 from mlx_simul.console.arguments import utf8
-from mlx_simul.console.live import View, exit_code, run_session
+from mlx_simul.console.live import INCOMPLETE, View, exit_code, run_session
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.console.translate import is_terminal
 from mlx_simul.errors import InvalidOptionError
@@ -126,6 +126,7 @@ class Recorder:
                 self._word = ""
         elif isinstance(event, TurnEnd | Finished):
             self.delays += event.delays
+            self._word = ""  # a limit may have cut one
         if isinstance(event, Finished):
             self.finished = event
         self._view.show(event)
@@ -218,8 +219,15 @@ def lag(recorder: Recorder, speech: Speech) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.usage = "%(prog)s [TEXT] [options]"
+    parser.epilog = INCOMPLETE
     parser.add_argument(
-        "text", nargs="?", type=utf8, default=PASSAGE, help="what is said (default: some sentences)"
+        "text",
+        nargs="?",
+        type=utf8,
+        default=PASSAGE,
+        metavar="TEXT",
+        help="what is said; by default some sentences",
     )
     parser.add_argument(
         "--pace",

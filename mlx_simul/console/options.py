@@ -36,7 +36,7 @@ def add_model_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--allow-unverified",
         action="store_true",
-        help="of a type that `mlx-simul models` does not list, try the laws on the weights first",
+        help="load a type that `mlx-simul models` does not list if it keeps the laws of streaming",
     )
 
 
@@ -47,9 +47,11 @@ def add_session_arguments(parser: argparse.ArgumentParser, skip: Collection[str]
         parser: to extend.
         skip: options that the command does not have.
     """
+    # That of argparse names thirty options.
+    parser.usage = parser.usage or "%(prog)s [options]"
     add_model_arguments(parser)
     parser.add_argument(
-        "--config", type=expanded, metavar="FILE", help="a TOML file of the options below"
+        "--config", type=expanded, metavar="FILE", help="a TOML file with the options below"
     )
     if "policy" not in skip:
         when = parser.add_mutually_exclusive_group()
@@ -73,7 +75,7 @@ def add_session_arguments(parser: argparse.ArgumentParser, skip: Collection[str]
         skip={"policy", *skip},
         types={**FILE_READERS, "draft": str},
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of what a temperature draws")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="of the random draws, with --temp")
 
 
 def session_options(args: argparse.Namespace) -> SessionOptions:

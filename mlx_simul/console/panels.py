@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mlx_simul.events import Event, Finished, Read, Tail, Write
+from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.machine.terminal import harmless
 from mlx_simul.text.segmenter import SourceSegmenter
 
@@ -75,10 +75,13 @@ class Progress:
         elif isinstance(event, Tail):
             self.tail_text = event.unstable
         elif isinstance(event, Write):
-            self.target_text = _kept(self.target_text + event.text)
+            self.target_text = _joined(self.target_text, event.text)
             self.words_written = event.target_words_generated
             if event.word_complete:
                 self.last_delay_words = event.source_words_read
+        elif isinstance(event, TurnEnd):
+            self.read_text = _ended(self.read_text)
+            self.target_text = _ended(self.target_text)
         elif isinstance(event, Finished):
             self.finished = event
 
@@ -86,7 +89,7 @@ class Progress:
         self.words_read = event.source_words_read
         if not event.source:
             return
-        self.read_text = _kept(self.read_text + event.source)
+        self.read_text = _joined(self.read_text, event.source)
         self.words_waiting = max(self.words_waiting - 1, 0)
         word, unread = event.source.strip(), self.unread_text.lstrip()
         # What stands before a word shows nothing. Of a word that a journal held, only the end has
@@ -98,10 +101,17 @@ class Progress:
             self.unread_text = unread[len(next(filter(unread.startswith, ends))) :]
 
 
-def _kept(text: str) -> str:
-    """The end of a text, behind a mark if it has a beginning that is dropped."""
-    # Half of it at a time, or every event would copy all of it.
+def _joined(text: str, piece: str) -> str:
+    """The end of a text and what is added to it, behind a mark if a beginning is dropped."""
+    if text.endswith("\n"):
+        piece = piece.lstrip(" ").removeprefix("\n")  # a paragraph begins with two line breaks
+    text += piece
     return text if len(text) <= KEPT_CHARS else f"… {text[-KEPT_CHARS // 2 :].lstrip()}"
+
+
+def _ended(text: str) -> str:
+    """A text behind which the next turn has a line to itself."""
+    return text if not text or text.endswith("\n") else f"{text}\n"
 
 
 def render(
@@ -163,12 +173,15 @@ def _source_text(progress: Progress, columns: int, rows: int | None) -> Text:
         room = max(rows * columns // 3, columns)
         unread = unread if len(unread) <= room else f"{unread[:room]} …"
         unstable = unstable if len(unstable) <= room else f"{unstable[:room]} …"
-    text = Text(harmless(_tail(progress.read_text, columns, rows)))
+    read = _tail(progress.read_text, columns, rows)
+    text = Text(harmless(read if unread or unstable else read.rstrip("\n")))
     if unread:
-        joint = " " if progress.read_text and progress.unread_text[:1].isspace() else ""
+        is_apart = read and not read.endswith("\n") and progress.unread_text[:1].isspace()
+        joint = " " if is_apart else ""
         text.append(harmless(joint + unread), style="dim")
     if unstable:
-        text.append(harmless(f" {unstable}" if text else unstable), style="dim italic")
+        joint = "" if not text or text.plain.endswith("\n") else " "
+        text.append(harmless(joint + unstable), style="dim italic")
     return text
 
 

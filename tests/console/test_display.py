@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_turns import turn
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -234,6 +235,22 @@ def test_a_tail_that_may_change_is_shown_beside_the_source():
     assert re.search(r"\x1b\[2;3m *three four", styled.file.getvalue())
     progress.update(Tail(""))
     assert "three" not in "\n".join(shown(progress, terminal()))
+
+
+def test_each_turn_has_a_line_to_itself():
+    progress = Progress()
+    for text in ("One.", " Two.", " Three."):
+        progress.update(Read(text, 1, 1))
+        progress.update(Write(0, "\n\nTrois." if text == " Three." else text, True, 1, 1))
+        progress.update(turn(["x"]))
+        progress.update(turn([]))  # one without a target
+    assert progress.read_text == "One.\nTwo.\nThree.\n"
+    assert progress.target_text == "One.\nTwo.\n\nTrois.\n"
+    lines = shown(progress, terminal())
+    assert [line.split("│")[1].strip() for line in lines[1:-1]] == ["One.", "Two.", "Three.", ""]
+    progress.arrive(" Fo")
+    progress.update(Tail("ur"))
+    assert "│ Fo ur " in "\n".join(shown(progress, terminal()))
 
 
 def test_a_long_talk_holds_no_more_than_its_end():

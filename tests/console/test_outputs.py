@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_subtitles import turn
+from made_turns import turn
 
 from mlx_simul.console.live import WholeText
 from mlx_simul.console.outputs import ENDINGS, OutputFile, require_outputs

@@ -6,6 +6,7 @@ import pysubs2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_turns import turn
 from rich.cells import cell_len
 
 from mlx_simul.console.subtitles import (
@@ -19,7 +20,6 @@ from mlx_simul.console.subtitles import (
     srt,
     vtt,
 )
-from mlx_simul.events import TurnEnd
 
 words = st.lists(
     st.one_of(
@@ -29,25 +29,6 @@ words = st.lists(
     ),
     max_size=40,
 )
-
-
-def turn(target, source=(), *, times_ms=None, began_ms=0.0, first=(0, 0), delays=None):
-    """A turn of some words, one of which is complete every 300 ms."""
-    times_ms = times_ms or tuple(began_ms + 300.0 * (i + 1) for i in range(len(target)))
-    return TurnEnd(
-        turn=0,
-        source_text=" ".join(source),
-        target_text=" ".join(target),
-        source_span_words=(first[0], first[0] + len(source)),
-        target_span_words=(first[1], first[1] + len(target)),
-        token_ids=(),
-        delays=delays or tuple(first[0] + min(i + 1, len(source)) for i in range(len(times_ms))),
-        ended_by="sentence",
-        reason="end_of_turn",
-        began_ms=began_ms,
-        word_times_ms=times_ms,
-        time_ms=max([began_ms, *times_ms]),
-    )
 
 
 talks = st.lists(st.tuples(words, words, st.floats(0, 5000)), max_size=5)
