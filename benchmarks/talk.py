@@ -24,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import islice
+from itertools import zip_longest
 from os import getpid
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,6 @@ from mlx_simul.events import Event, TurnEnd, Write
 WORDS_AN_HOUR = 150 * 60
 N_PAIRED_WORDS = 600
 """The last words of an hour, which fresh sessions are fed too."""
-
-MOST = {"cpu_ms_per_word": 1.05, "rss_mb": 5.0}
-"""How much larger the last hour may be than the first: a ratio, and megabytes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class Streams:
         if n_streams == 1:
             self.sessions = [mlx_simul.SimulSession(model, tokenizer, **options)]
         else:
-            self._batch = mlx_simul.BatchedSessions(model, tokenizer, **options)
+            self._batch = mlx_simul.Sessions(model, tokenizer, **options)
             self.sessions = [self._batch.add() for _ in range(n_streams)]
 
     def feed(self, words: Sequence[str | None]) -> Iterator[tuple[int, Event]]:
@@ -183,22 +180,24 @@ def run(
     for hour in range(1, n_hours + 1):
         tally.begin()
         n_passes, began_s = streams.n_passes, time.process_time()
-        _play(streams, texts, words_an_hour - n_paired_words, tally)
-        run_in = [list(words) for words in tally.pending]
-        last = [list(islice(words, n_paired_words)) for words in texts]
-        middle_s = time.process_time()
-        written = _play(streams, [iter(words) for words in last], n_paired_words, tally)
-        ended_s = time.process_time()
+        for _ in range(words_an_hour - n_paired_words):
+            _step(streams, [next(text) for text in texts], tally)
+        hour_s = time.process_time() - began_s
+        fresh = make_streams()
+        for words in zip_longest(*tally.pending):  # those of the turns under way
+            list(fresh.feed(words))
+        last = [[next(text) for text in texts] for _ in range(n_paired_words)]
+        aged_s, fresh_s, equals_fresh = _paired(streams, fresh, last, tally)
+        del fresh
         n_passes = streams.n_passes - n_passes
-        fresh_s, fresh_written = _fresh(make_streams(), run_in, last)
         n_words = words_an_hour * len(texts)
         n_objects, n_items = _python_objects()
         yield Hour(
             hour=hour,
             words=hour * words_an_hour,
-            cpu_ms_per_word=(ended_s - began_s) * 1000 / n_words,
-            beside_fresh=(ended_s - middle_s) / fresh_s,
-            equals_fresh=written == fresh_written,
+            cpu_ms_per_word=(hour_s + aged_s) * 1000 / n_words,
+            beside_fresh=aged_s / fresh_s,
+            equals_fresh=equals_fresh,
             passes_per_word=n_passes / n_words,
             lag_words=tally.lag_words / max(1, tally.n_units),
             rss_mb=_rss_mb(),
@@ -222,36 +221,34 @@ def words_of(sources: Sequence[str], seed: int) -> Iterator[str]:
             yield from source.split()
 
 
-def _play(
-    streams: Streams, texts: Sequence[Iterator[str]], n_words: int, tally: Tally
-) -> list[list[int]]:
-    """Feed each stream so many words of its own; return the tokens that they wrote."""
-    written: list[list[int]] = [[] for _ in texts]
-    for _ in range(n_words):
-        words = [next(text) for text in texts]
-        for pending, word in zip(tally.pending, words, strict=True):
-            pending.append(word)
-        for stream, event in streams.feed(words):
-            tally.see(stream, event)
-            if isinstance(event, Write):
-                written[stream].append(event.token)
-            elif isinstance(event, TurnEnd):
-                tally.largest_position = max(tally.largest_position, streams.largest_position)
+def _step(streams: Streams, words: Sequence[str], tally: Tally) -> list[tuple[int, int]]:
+    """Feed each stream a word; return the tokens that this wrote, each with its stream."""
+    for pending, word in zip(tally.pending, words, strict=True):
+        pending.append(word)
+    written: list[tuple[int, int]] = []
+    for stream, event in streams.feed(words):
+        tally.see(stream, event)
+        if isinstance(event, Write):
+            written.append((stream, event.token))
+        elif isinstance(event, TurnEnd):
+            tally.largest_position = max(tally.largest_position, streams.largest_position)
     return written
 
 
-def _fresh(
-    streams: Streams, run_in: Sequence[list[str]], last: Sequence[list[str]]
-) -> tuple[float, list[list[int]]]:
-    """CPU seconds and tokens of fresh streams for the last words, after those of their turn."""
-    longest = max(map(len, run_in))
-    for i in range(longest):
-        for _ in streams.feed([words[i] if i < len(words) else None for words in run_in]):
-            pass
-    tally = Tally(len(last))
-    began_s = time.process_time()
-    written = _play(streams, [iter(words) for words in last], len(last[0]), tally)
-    return time.process_time() - began_s, written
+def _paired(
+    aged: Streams, fresh: Streams, last: Sequence[Sequence[str]], tally: Tally
+) -> tuple[float, float, bool]:
+    """Feed both the same, in turns: CPU seconds of each, and whether they wrote the same."""
+    both = ((aged, tally), (fresh, Tally(len(last[0]))))
+    seconds, equal = [0.0, 0.0], True
+    for number, words in enumerate(last):
+        written: list[list[tuple[int, int]]] = [[], []]
+        for which in (0, 1) if number % 2 else (1, 0):  # who goes first alternates
+            began_s = time.process_time()
+            written[which] = _step(both[which][0], words, both[which][1])
+            seconds[which] += time.process_time() - began_s
+        equal = equal and written[0] == written[1]
+    return seconds[0], seconds[1], equal
 
 
 def _python_objects() -> tuple[int, int]:
@@ -283,6 +280,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", required=True, help="a test set; its sources are the text")
     parser.add_argument("--model", help="folder or repository id; the packaged model by default")
+    parser.add_argument("--from", dest="source_language", help="for a model that is not trained")
+    parser.add_argument("--to", dest="target_language", help="for one pair of languages")
     parser.add_argument("--hours", type=int, default=24)
     parser.add_argument("--streams", type=int, default=1, help="more than one share their passes")
     parser.add_argument("--policy", default="wait-k:3", metavar="SPEC")
@@ -293,7 +292,15 @@ def main() -> int:
     model, tokenizer = mlx_simul.load(args.model)
     sources = [item.source for item in read_corpus(args.text)]
     texts = [words_of(sources, args.seed + i) for i in range(args.streams)]
-    make_streams = partial(Streams, model, tokenizer, args.streams, policy=args.policy)
+    make_streams = partial(
+        Streams,
+        model,
+        tokenizer,
+        args.streams,
+        policy=args.policy,
+        source_language=args.source_language,
+        target_language=args.target_language,
+    )
     hours: list[Hour] = []
     for hour in run(make_streams, texts, args.hours):
         hours.append(hour)

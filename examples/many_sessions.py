@@ -7,7 +7,8 @@ This needs a chat model that takes instructions; the packaged model knows only t
 
 import argparse
 
-from mlx_simul import Sessions, InvalidOptionError, TurnEnd, WaitK, load
+from mlx_simul import Sessions, TurnEnd, WaitK, load
+from mlx_simul.errors import InvalidOptionError
 
 # The text arrives in pieces. On a server, each session would have its own text.
 PIECES = ["Good morning. The train to Par", "is leaves at seven, from plat", "form two."]

@@ -73,7 +73,7 @@ def opened(
     options = options.suited_to([text for each in references for text in each])
     date = options.session.get("date")
     setting = _setting(options, digest)
-    folder = ResultFolder(expanded(options.folder), setting, date and str(date), kind)
+    folder = ResultFolder(expanded(options.folder), setting, kind, date and str(date))
     folder.require_distinct(options.policies)
     if options.quality:
         require_scorable(references, options.bleu_tokenizer)

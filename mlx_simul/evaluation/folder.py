@@ -53,9 +53,9 @@ class ResultFolder(Generic[AnyRecord]):
     Args:
         path: made if it is not there.
         setting: all that decides what a translation is, its policy excepted; as JSON has it.
+        kind: the class of its records.
         date: what chat templates take for today, as in "2026-07-30"; by default the day on which
             the folder's first translation was made.
-        kind: the class of its records.
 
     Attributes:
         date: likewise.
@@ -69,8 +69,8 @@ class ResultFolder(Generic[AnyRecord]):
         self,
         path: Path,
         setting: Mapping[str, Any],
-        date: str | None,
         kind: type[AnyRecord],
+        date: str | None = None,
     ) -> None:
         self.path, self._kind = path, kind
         if path.exists() and not path.is_dir():
