@@ -7,7 +7,8 @@ This needs a chat model that takes instructions; the packaged model knows only t
 
 import argparse
 
-from mlx_simul import BatchedSessions, Finished, InvalidOptionError, WaitK, load
+from mlx_simul import Finished, Sessions, WaitK, load
+from mlx_simul.errors import InvalidOptionError
 
 # The text arrives in pieces. On a server, each session would have its own text.
 PIECES = ["Good morning. The train to Par", "is leaves at seven, from plat", "form two."]
@@ -19,7 +20,7 @@ parser.add_argument("--model", required=True)
 args = parser.parse_args()
 
 model, tokenizer = load(args.model)
-batch = BatchedSessions(model, tokenizer, source_language="English", max_target_source_ratio=2)
+batch = Sessions(model, tokenizer, source_language="English", max_target_source_ratio=2)
 try:
     sessions = {
         batch.add(target_language=language, policy=policy): language

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from mlx_simul.archs.prepare import adopt
 from mlx_simul.engine import Engine, make_engine
-from mlx_simul.engine.prefix import EncodedPrefix
+from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, TurnEnd
 from mlx_simul.loop.loop import NEED_SOURCE
@@ -54,6 +54,7 @@ class SimulSession:
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
         prefix: from :meth:`encode_prefix` of a session that began alike, not to be encoded again.
+        pool: prefixes that other sessions encoded, for those with turns.
         journal: a file that text is noted in as it arrives, and turns as they end. A session on a
             file that has some goes on with the turn that was under way (:attr:`resumed`): it takes
             the text from where the file ends, and what it writes equals what an undisturbed session
@@ -77,6 +78,7 @@ class SimulSession:
         *,
         source: TokenizedSource | None = None,
         prefix: EncodedPrefix | None = None,
+        pool: PrefixPool | None = None,
         journal: str | PathLike[str] | None = None,
         make_engine: Callable[..., Engine] = make_engine,
         **flat: Unpack[OptionKeywords],
@@ -96,9 +98,11 @@ class SimulSession:
         has_turns = setting.has_turns
         self._languages = setting.source_language or "Source", setting.target_language or "Target"
         self._feed = Feed(setting)
-        self._turns: Turns = (
-            TurnChain(maker, begins) if has_turns else OneTurn(maker, begins, source, tokenizer)
-        )
+        self._turns: Turns
+        if has_turns:
+            self._turns = TurnChain(maker, begins, pool)
+        else:
+            self._turns = OneTurn(maker, begins, source, tokenizer)
         self._steps = self._turns.steps()
         self._feed.is_closed = source is not None
         self._asked: Pass | None = None
@@ -238,6 +242,7 @@ class SimulSession:
         if self._journal is not None:
             self._journal.add_update(identity_of(options), chain.next_turn)
         chain.change(setting)
+        self._feed.change(setting)
         self._options = options
 
     def observe(self, observer: Callable[[ProposedWord], None]) -> None:
@@ -270,7 +275,7 @@ class SimulSession:
             )
         for _ in self.events():
             pass
-        return replace(self._turns.prefix, state=self._engine.state)
+        return self._turns.encoded_prefix()
 
     # For those who run the passes of many sessions
 
@@ -351,20 +356,22 @@ class SimulSession:
         """Feed what a journal holds, and skip the turns that it holds too."""
         chain, n_turns, n_chars = self._chain("journal="), 0, 0
         for end in read_turns(journal.path):
-            n_turns = end.turn + 1
-            chain.resume(end)
             self._feed.skip(end.source_span_words[1])
         for entry in journal.entries():
-            if entry.update:
+            if entry.turn is not None:
+                chain.resume(entry.turn)
+                n_turns = entry.turn.turn + 1
+            elif entry.update:
                 options = SessionOptions.from_plain(entry.update, self._options)
                 setting = make_setting(self._model, self._tokenizer, options, date=self._date)
                 chain.change(setting, entry.from_turn)
+                self._feed.change(setting)
                 self._options = options
             elif entry.mark == "end_turn":
                 self._end_turn()
             elif entry.mark == "close":
                 self._close()
-            elif entry.text:
+            else:
                 n_chars += len(entry.text)
                 self._push(entry.text)
         return Resumed(n_turns, n_chars, self._feed.is_closed)

@@ -9,7 +9,8 @@ import pytest
 from streams import TEXT, Stumble, run
 
 import mlx_simul
-from mlx_simul import InvalidOptionError, SimulSession, WaitK
+from mlx_simul import SimulSession, WaitK
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies import LocalAgreement
 
 
@@ -19,7 +20,7 @@ def test_options_are_judged_before_the_first_event(model, tokenizer):
 
 
 def test_the_options_that_are_handed_on_are_those_of_a_session():
-    own = {"source", "make_engine", "journal"}
+    own = {"source", "make_engine", "journal", "pool"}
     taken = inspect.signature(SimulSession).parameters.keys() - own
     for function in (mlx_simul.stream_generate, mlx_simul.astream_generate, mlx_simul.generate):
         assert inspect.signature(function).parameters.keys() - {"source"} == taken
@@ -189,5 +190,5 @@ def test_a_policy_goes_by_its_name(model, tokenizer, name, policy):
 
 
 def test_an_unknown_policy_is_refused_with_those_that_are_known(model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="local-agreement"):
+    with pytest.raises(InvalidOptionError, match="local-agreement"):
         mlx_simul.generate(model, tokenizer, TEXT, policy="wait-q")

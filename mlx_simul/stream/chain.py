@@ -10,7 +10,7 @@ from fractions import Fraction
 from itertools import takewhile
 from typing import Any, Protocol
 
-from mlx_simul.engine.prefix import EncodedPrefix
+from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
 from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, Write
 from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps
 from mlx_simul.loop.requests import Pass
@@ -27,7 +27,9 @@ Observer = Callable[[ProposedWord], None]
 class Turns(Protocol):
     """What a session drives: words in, steps out."""
 
-    prefix: EncodedPrefix
+    def encoded_prefix(self) -> EncodedPrefix:
+        """What stands before the source, once the steps have come to NEED_SOURCE."""
+        ...
 
     def add(self, items: Iterable[str | TurnBreak]) -> None:
         """Take words, and breaks between turns."""
@@ -64,7 +66,7 @@ class OneTurn:
         tokenizer: Any,
     ) -> None:
         setting = maker.setting
-        self.prefix = prefix
+        self._prefix, self._engine = prefix, maker.engine
         self._prompt = setting.prompt_behind(())
         self._loop = maker.begin(setting.options.limits.max_words)
         self._n_words = 0
@@ -76,6 +78,10 @@ class OneTurn:
             for word in source.segments[1:-1]:
                 self._loop.add_segment(word, tokenizer.decode(list(word)))
             self._loop.close_source(source.segments[-1])
+
+    def encoded_prefix(self) -> EncodedPrefix:
+        """What the engine holds before any source."""
+        return replace(self._prefix, state=self._engine.state)
 
     def add(self, items: Iterable[str | TurnBreak]) -> None:
         """Take words; there are no breaks."""
@@ -106,10 +112,13 @@ class TurnChain:
     Args:
         maker: begins each turn.
         prefix: what stands before each source, encoded or not.
+        pool: where prefixes are shared with other streams.
     """
 
-    def __init__(self, maker: TurnMaker, prefix: EncodedPrefix) -> None:
-        self.prefix = prefix
+    def __init__(
+        self, maker: TurnMaker, prefix: EncodedPrefix, pool: PrefixPool | None = None
+    ) -> None:
+        self._prefix, self._pool = prefix, PrefixPool() if pool is None else pool
         self._maker, self._engine = maker, maker.engine
         self._blank = self._engine.state
         # From which turn on which setting holds.
@@ -129,6 +138,10 @@ class TurnChain:
         self._n_turns = self._n_source_words = self._n_target_words = self._n_passes = 0
         self._target_speech = Fraction(0)
         self._reason: FinishReason = "end_of_turn"
+
+    def encoded_prefix(self) -> EncodedPrefix:
+        """What every turn begins with."""
+        return self._prefix
 
     def add(self, items: Iterable[str | TurnBreak]) -> None:
         """Take words and breaks; those of the turn under way go to its loop."""
@@ -160,6 +173,7 @@ class TurnChain:
 
     def resume(self, end: TurnEnd) -> None:
         """Go on behind a turn that ended in an earlier life of this stream."""
+        self._change_before(end.turn)
         self._n_turns = end.turn + 1
         self._n_source_words = end.source_span_words[1]
         self._n_target_words = end.target_span_words[1]
@@ -183,8 +197,8 @@ class TurnChain:
     # One turn
 
     def _run_turn(self) -> Steps:
-        while self._changes and self._changes[0][0] <= self._n_turns:
-            yield from self._adopt(self._changes.popleft()[1])
+        self._change_before(self._n_turns)
+        yield from self._encode_prefix()
         loop = self._begin()
         self._hand_over()
         steps, reply, began_ms = loop.steps(), None, None
@@ -204,7 +218,7 @@ class TurnChain:
     def _begin(self) -> SimulLoop:
         setting = self._maker.setting
         prompt = setting.prompt_behind(tuple(self._finished_pairs))
-        prefix_ids, shared = prompt.prefix_ids, self.prefix
+        prefix_ids, shared = prompt.prefix_ids, self._prefix
         n_encoded = len(shared.token_ids)
         is_shared = prefix_ids[:n_encoded] == shared.token_ids
         self._engine.state = shared.state if is_shared else self._blank
@@ -306,23 +320,28 @@ class TurnChain:
 
     # The prefix
 
-    def _adopt(self, setting: Setting) -> Steps:
-        self._maker.adopt(setting)
-        pairs = self._finished_pairs
-        self._finished_pairs = deque(pairs, maxlen=setting.options.turn.history)
-        wanted = shared_prefix_ids(setting)
-        if wanted != self.prefix.token_ids:
-            self.prefix = replace(self.prefix, token_ids=wanted, state=None)
-            yield from self._encode_prefix()
+    def _change_before(self, turn: int) -> None:
+        """Adopt the settings that hold for a turn that is about to begin, or has ended long ago."""
+        while self._changes and self._changes[0][0] <= turn:
+            _, setting = self._changes.popleft()
+            self._maker.adopt(setting)
+            pairs = self._finished_pairs
+            self._finished_pairs = deque(pairs, maxlen=setting.options.turn.history)
+            token_ids = shared_prefix_ids(setting)
+            if token_ids != self._prefix.token_ids:
+                self._prefix = replace(self._prefix, token_ids=token_ids, state=None)
 
     def _encode_prefix(self) -> Steps:
-        if self.prefix.state is not None:
+        if self._prefix.state is None:
+            self._prefix = self._pool.find(self._prefix)
+        if self._prefix.state is not None:
             return
         self._engine.state = self._blank
-        if self.prefix.token_ids:
-            reply = yield Pass(self.prefix.token_ids)
+        if self._prefix.token_ids:
+            reply = yield Pass(self._prefix.token_ids)
             self._n_passes += 0 if reply is None else reply.n_passes
-        self.prefix = replace(self.prefix, state=self._engine.state)
+        self._prefix = replace(self._prefix, state=self._engine.state)
+        self._pool.keep(self._prefix)
 
 
 def shared_prefix_ids(setting: Setting) -> tuple[int, ...]:

@@ -29,11 +29,12 @@ from transformers import AutoTokenizer
 from without_metal import replace_kernels
 
 import mlx_simul
-from mlx_simul import BatchedSessions, InvalidOptionError, SimulSession, archs
+from mlx_simul import Sessions, SimulSession, archs
 from mlx_simul.archs.hf_config import overrides_for_mlx_lm
 from mlx_simul.archs.prepare import prepared, prepared_copy
 from mlx_simul.archs.surgery import Surgery, anatomy, copy_of, is_prepared, is_unchanged, undo
 from mlx_simul.cache.positions import FixedStart
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.testing import ENGINE_OF_MODE
 from mlx_simul.training.cache import make_training_caches
 
@@ -252,7 +253,7 @@ def test_a_model_whose_config_is_not_known_is_refused_with_the_line_to_write(fol
     given, _ = mlx_lm.utils.load_model(folder)
     for use in (
         lambda: SimulSession(given, tokenizer),
-        lambda: BatchedSessions(given, tokenizer),
+        lambda: Sessions(given, tokenizer),
         lambda: next(iter(mlx_simul.stream_generate(given, tokenizer, TEXT))),
         lambda: SimulSession(mlx_simul.load(folder)[0], tokenizer, draft=(given, tokenizer)),
         lambda: mlx_simul.prepare(given),
@@ -495,7 +496,7 @@ def test_sessions_of_one_model_share_a_prefix_until_its_weights_change(folder: P
 
 def test_sessions_of_a_batch_run_one_model(folder: Path):
     given, tokenizer = mlx_lm.load(str(folder))
-    batch = BatchedSessions(given, tokenizer, max_tokens=8)
+    batch = Sessions(given, tokenizer, max_tokens=8)
     sessions = [batch.add(), batch.add()]
     for session in sessions:
         session.push(TEXT)

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_chat import write_chat_folder
 
-from mlx_simul import SourceSegmenter
 from mlx_simul.checkpoints import loading
 from mlx_simul.console import cli
 from mlx_simul.console.demo import PASSAGE, Recorder, Speech, Staircase, lag, with_delays
 from mlx_simul.console.live import TextView
 from mlx_simul.events import Finished, Read, Write
+from mlx_simul.text.segmenter import SourceSegmenter
 
 texts = st.lists(st.text("abcé日", min_size=1, max_size=5), max_size=12).map(" ".join)
 

@@ -3,9 +3,9 @@
 import pytest
 from tiny_chat import write_chat_folder
 
-from mlx_simul import InvalidOptionError
 from mlx_simul.console import cli
 from mlx_simul.console.inspect import Staircase, as_text, draw, require_drawable, staircase
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.pictures import require_matplotlib
 from mlx_simul.events import Finished, Read, Write
 

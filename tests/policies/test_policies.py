@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streams import without_drafts
 
-from mlx_simul import InvalidOptionError, StreamingState, WaitK
+from mlx_simul import WaitK
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.events import Read, Write
+from mlx_simul.loop.progress import StreamingState
 from mlx_simul.policies import (
     Action,
     AlignAtt,

@@ -11,14 +11,8 @@ from streams import reads, writes
 from tiny_models import first_of, tiny_model
 
 import mlx_simul
-from mlx_simul import (
-    BatchedSessions,
-    Finished,
-    InvalidOptionError,
-    SessionClosedError,
-    SimulSession,
-    TurnEnd,
-)
+from mlx_simul import Finished, Sessions, SimulSession, TurnEnd
+from mlx_simul.errors import InvalidOptionError, SessionClosedError
 
 SENTENCES = (
     "Good morning, how are you today?",
@@ -128,7 +122,7 @@ def test_any_chunks_give_the_same_events(model, tokenizer, places, policy):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_in_a_batch_as_alone(model, tokenizer, policy):
-    batch = BatchedSessions(model, tokenizer, policy=policy, **OPTIONS)
+    batch = Sessions(model, tokenizer, policy=policy, **OPTIONS)
     texts = [TALK, " ".join(SENTENCES[::-1]), SENTENCES[1]]
     sessions = [batch.add() for _ in texts]
     said = {session: [] for session in sessions}
@@ -144,6 +138,20 @@ def test_in_a_batch_as_alone(model, tokenizer, policy):
         said[session].append(event)
     for session, text in zip(sessions, texts, strict=True):
         assert said[session] == talk(model, tokenizer, text, policy=policy)
+
+
+def test_sessions_of_a_batch_that_begin_alike_encode_their_prefix_once(model, tokenizer):
+    batch = Sessions(model, tokenizer, **OPTIONS, instruction="Say it again")
+    passes = []
+    for instruction in ("Say it again", "Say it again", "Say it thrice"):
+        session = batch.add(instruction=instruction)
+        session.push(TALK)
+        session.close()
+        events = [event for _, event in batch.events()]
+        alone = talk(model, tokenizer, instruction=instruction)
+        assert events == alone
+        passes.append(events[-1].n_passes - alone[-1].n_passes)
+    assert passes == [0, -1, 0]
 
 
 # What the events tell
@@ -228,6 +236,17 @@ def test_update_holds_from_the_next_turn_on(model, tokenizer, chunks):
     assert session.options.policy == "whole"
 
 
+def test_another_source_language_has_other_rules_from_the_next_turn_on(model, tokenizer):
+    """In German "z.B." ends no sentence, in English "B." may."""
+    languages = {"source_language": "English", "target_language": "French"}
+    session = SimulSession(model, tokenizer, **OPTIONS, **languages)
+    events = session.feed("It is late. We")
+    session.update(source_language="German")
+    events += session.feed(" go. Ich mag Obst, z.B. Birnen. Ende.") + session.finish()
+    sources = [end.source_text for end in turns(events)]
+    assert sources == ["It is late.", "We go.", "Ich mag Obst, z.B. Birnen.", "Ende."]
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -290,4 +309,6 @@ def test_a_prefix_serves_sessions_with_turns(model, tokenizer):
     prefix = SimulSession(model, tokenizer, **OPTIONS).encode_prefix()
     events = talk(model, tokenizer, prefix=prefix)
     assert events == talk(model, tokenizer)
+    again = SimulSession(model, tokenizer, **OPTIONS, prefix=prefix).encode_prefix()
+    assert talk(model, tokenizer, prefix=again) == events
     assert events[-1].n_passes == talk(model, tokenizer)[-1].n_passes - bool(prefix.token_ids)

@@ -18,7 +18,8 @@ from repository import ROOT
 from tiny_checkpoints import golden_folder
 
 import mlx_simul
-from mlx_simul import JournalError, SimulSession, SimulWarning, TurnEnd
+from mlx_simul import SimulSession, SimulWarning, TurnEnd
+from mlx_simul.errors import InvalidOptionError, JournalError
 from mlx_simul.stream.journal import read_turns
 
 TALK = (
@@ -90,23 +91,27 @@ def test_a_session_that_feeds_again_what_the_journal_holds_is_told_apart(
     assert target(path) != wanted
 
 
-def test_updates_hold_from_the_same_turn_on(tmp_path, model, tokenizer):
+@pytest.mark.parametrize("killed_at", [40, 75, 110])
+@pytest.mark.parametrize(
+    "changed", [{"policy": "whole", "instruction": "Again"}, {"history": 3}, {"history": 0}]
+)
+def test_updates_hold_from_the_same_turn_on(tmp_path, model, tokenizer, killed_at, changed):
     def begin(path):
         return SimulSession(model, tokenizer, journal=path, **OPTIONS)
 
-    first, rest = TALK[:40], TALK[40:]
     whole = begin(tmp_path / "whole")
-    whole.feed(first)
-    whole.update(policy="whole", instruction="Again")
-    whole.feed(rest)
+    whole.feed(TALK[:40])
+    whole.update(**changed)
+    whole.feed(TALK[40:])
     whole.finish()
     cut = begin(tmp_path / "cut")
-    cut.feed(first)
-    cut.update(policy="whole", instruction="Again")
+    cut.feed(TALK[:40])
+    cut.update(**changed)
+    cut.feed(TALK[40:killed_at])
     cut._journal.close()  # as a kill would
     resumed = begin(tmp_path / "cut")
-    assert resumed.options.policy == "whole"
-    resumed.feed(rest)
+    assert resumed.options == whole.options
+    resumed.feed(TALK[killed_at:])
     resumed.finish()
     assert target(tmp_path / "cut") == target(tmp_path / "whole")
 
@@ -202,7 +207,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, model, tokenizer, who
 
 
 def test_a_journal_needs_turns_and_a_folder(tmp_path, model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="turns"):
+    with pytest.raises(InvalidOptionError, match="turns"):
         SimulSession(model, tokenizer, journal=tmp_path / "talk", turns=None)
     with pytest.raises(JournalError, match="No such file"):
         SimulSession(model, tokenizer, journal=tmp_path / "none" / "talk", **OPTIONS)
