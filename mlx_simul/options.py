@@ -51,7 +51,7 @@ def _python_only(default: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What to do, and what the model should know.
+    """Task: what to do, and what the model should know.
 
     Attributes:
         source_language: the language of the source, as in English.
@@ -121,14 +121,16 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class TurnOptions:
-    """Where a stream is cut into turns (SPEC section 8).
+    """Turns: a source sentence and its translation each.
+
+    SPEC section 8.
 
     Attributes:
-        turns: "sentence" gives each source sentence a turn, and so a stream may last for hours;
+        turns: "sentence" makes each source sentence a turn, so a stream may last for hours;
             "none" reads the whole source as one turn (for a summary, say); "auto" is "sentence"
             where the task is translation.
-        history: how many finished pairs stand before a turn, as earlier turns of the chat.
-        max_turn_words: source words after which a turn is cut even within a sentence.
+        history: how many finished turns the model sees before each turn.
+        max_turn_words: source words after which a turn is cut, even within a sentence.
         splitter: cuts a text into its sentences, instead of the rules of the source language.
         split: cuts a run of a script without spaces into words; grapheme clusters by default.
     """
@@ -150,7 +152,7 @@ class TurnOptions:
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """Where the target is cut off.
+    """Limits: where the target is cut off.
 
     Attributes:
         max_words: target words after which the stream ends. This and the ratio count words of
@@ -182,7 +184,7 @@ class LimitOptions:
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a token is chosen, and by how many passes.
+    """Decoding: how a token is chosen, and in how many passes.
 
     Attributes:
         temp: the temperature; 0 takes the likeliest token.
@@ -244,7 +246,7 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class PlacementOptions:
-    """Where tokens stand, and how they are stored.
+    """Memory: where tokens stand, and how they are stored.
 
     Attributes:
         mode: "group" keeps source and target apart (SPEC section 1), "reencode" runs the target
@@ -262,6 +264,15 @@ class PlacementOptions:
     )
     kv_bits: int | None = _option(None, metavar="N")
     kv_group_size: int = _option(64, metavar="N")
+
+    def __post_init__(self) -> None:
+        start = self.target_start
+        if isinstance(start, str) and start not in ("auto", "follow"):
+            raise InvalidOptionError(
+                f'target_start must be "auto", "follow" or a position, got {start!r}.'
+            )
+        if isinstance(start, int):
+            require_count("target_start", start, least=0)
 
 
 @dataclass(frozen=True)

@@ -354,9 +354,12 @@ class SimulSession:
 
     def _resume(self, journal: Journal) -> Resumed:
         """Feed what a journal holds, and skip the turns that it holds too."""
-        chain, n_turns, n_chars = self._chain("journal="), 0, 0
+        chain, n_turns, n_chars, time_ms = self._chain("journal="), 0, 0, 0.0
         for end in read_turns(journal.path):
+            time_ms = end.time_ms
             self._feed.skip(end.source_span_words[1])
+        # Times go on too, so that subtitles stay in order. The time between two lives is left out.
+        self._began_s -= time_ms / 1000
         for entry in journal.entries():
             if entry.turn is not None:
                 chain.resume(entry.turn)

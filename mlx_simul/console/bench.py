@@ -19,6 +19,7 @@ from mlx_simul.evaluation.batch_speed import BatchBench, throughput
 from mlx_simul.evaluation.speed import (
     CORRECTING,
     INSTRUCTION,
+    TINY_LAYERS,
     Bench,
     drafting,
     growth,
@@ -33,6 +34,8 @@ SPEED_COLUMNS = {
     "wait_k": "wait-k",
     "passes_per_token": "passes a token",
     "plain_passes_per_token": "plain loop",
+    "cpu_ms_per_token": "CPU ms a token",
+    "offline_cpu_ms_per_token": "offline",
     "tokens_per_s": "tokens/s",
     "times_offline": "x offline",
     "times_plain": "x plain loop",
@@ -107,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = load(args.model)
     models = {args.model or "the packaged model": model}
     if not args.no_tiny:
-        models["two tiny layers"] = tiny_like(tokenizer)
+        models[f"{TINY_LAYERS} tiny layers"] = tiny_like(tokenizer)
     report: dict[str, Any] = {"setting": _setting(), "models": {}}
     console = Console(highlight=False)
     if args.draft:
@@ -141,8 +144,8 @@ def _drafting(
     model: Any, tokenizer: Any, args: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
     options = {
-        "draft": "ngram" if args.draft == "ngram" else load(args.draft),
         **chosen(args, DecodingOptions),
+        "draft": "ngram" if args.draft == "ngram" else load(args.draft),
     }
     report = {}
     Bench(model, tokenizer, 4).ours(3, **options)  # whatever is compiled or loaded at first

@@ -146,20 +146,20 @@ def session_maker(args: argparse.Namespace, options: SessionOptions) -> Callable
 
 def _text_or_file(text: str) -> str:
     """A text, or the text of a file that is named behind an @."""
-    return _read_option_file("--context", text[1:]) if text.startswith("@") else utf8(text)
+    return _read_option_file(text[1:]) if text.startswith("@") else utf8(text)
 
 
 def _read_glossary(path: str) -> dict[str, str]:
     """A glossary from a file: lines 'source<TAB>target', or a .json object."""
-    text = _read_option_file("--glossary", path)
+    text = _read_option_file(path)
     if path.endswith(".json"):
         try:
             terms = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InvalidOptionError(f"--glossary {path} is not JSON: {error}.") from error
+            raise InvalidOptionError(f"{path} is not JSON: {error}.") from error
         if not isinstance(terms, dict) or not all(isinstance(t, str) for t in terms.values()):
             raise InvalidOptionError(
-                f"--glossary {path}: the JSON must be one object of strings, source term to target."
+                f"{path}: the JSON must be one object of strings, source term to target."
             )
         return terms
     terms = {}
@@ -169,23 +169,22 @@ def _read_glossary(path: str) -> dict[str, str]:
         source, tab, target = line.partition("\t")
         if not (tab and source.strip() and target.strip()) or "\t" in target:
             raise InvalidOptionError(
-                f"--glossary {path}, line {number}: {line!r} is not a source term, one tab, and "
-                "its target."
+                f"{path}, line {number}: {line!r} is not a source term, one tab, and its target."
             )
         terms[source.strip()] = target.strip()
     return terms
 
 
-def _read_option_file(option: str, path: str) -> str:
+def _read_option_file(path: str) -> str:
     try:
         with open(expanded(path), "rb") as file:
             data = file.read(MAX_OPTION_FILE_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise InvalidOptionError(f"{option} {path}: {error}.") from error
+        raise InvalidOptionError(f"{path}: {error}.") from error
     if len(data) > MAX_OPTION_FILE_BYTES:
         raise InvalidOptionError(
-            f"{option} {path} has more than {MAX_OPTION_FILE_BYTES} bytes; a prompt takes far less."
+            f"{path} has more than {MAX_OPTION_FILE_BYTES} bytes; a prompt takes far less."
         )
     return text
 

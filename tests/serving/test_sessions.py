@@ -443,7 +443,7 @@ def test_a_row_of_processors_serves_all_sessions(model, tokenizer):
 
 
 def test_a_drafter_is_not_for_all(model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="serves one session"):
+    with pytest.raises(InvalidOptionError, match="serves one session"):
         Sessions(model, tokenizer, draft=NGramDrafter())
     batch = Sessions(model, tokenizer, draft="ngram")
     batch.add()
