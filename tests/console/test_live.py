@@ -180,12 +180,20 @@ def test_a_view_hears_of_everything_in_order(chunks):
 
 
 def test_a_session_that_has_finished_reads_no_further():
-    session, view = Echo(), Recorder()
-    session.close()
-    chunks = Chunks(["one ", "", "", "two "])
+    class OneWord(Echo):
+        def push(self, text):
+            super().push(text)
+            self.close()
+
+    session, view = OneWord(), Recorder()
+    chunks = Chunks(["one ", "", "", "two ", "three "])
     run_session(session, chunks, view)
     assert view.texts == ["one "]
     assert chunks.read() == "two "
+    session.finished = False  # as one whose journal holds the end of its source
+    run_session(session, chunks, view)
+    assert view.texts == ["one "]
+    assert chunks.read() == "three "
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "max_target_source_ratio", "end_of_turn"])
