@@ -17,7 +17,7 @@ SAYS = {
     "glossary": "with context and glossary: ",
     "live_chunks": "'is leaves at ' ",
     "live_summary": "\n",
-    "many_sessions": "  German: The train to Paris leaves at seven, from platform two. -> ",
+    "many_sessions": "  German: Good morning. -> ",
     "own_policy": " [bridge]",
 }
 

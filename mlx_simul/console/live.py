@@ -137,6 +137,7 @@ class TextView:
 
     def __init__(self) -> None:
         self._has_begun = False
+        self._has_ended_line = False
 
     def __enter__(self) -> TextView:
         return self
@@ -147,17 +148,23 @@ class TextView:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None or not issubclass(kind, BrokenPipeError):
+        if not self._has_ended_line and (kind is None or not issubclass(kind, BrokenPipeError)):
             emit("\n")
 
     def arrived(self, text: str | None) -> None:
         """Shows nothing."""
 
     def show(self, event: Event | Tail) -> None:
-        """Writes what became stable."""
+        """Writes what became stable, and ends a line with a paragraph: programs read lines."""
         text = event.text if self._has_begun else event.text.lstrip()
-        self._has_begun = self._has_begun or bool(text)
-        emit(text)
+        if text:
+            # The next paragraph begins with the two line breaks between them.
+            emit(text.removeprefix("\n") if self._has_ended_line else text)
+            self._has_begun, self._has_ended_line = True, False
+        ends = isinstance(event, TurnEnd) and event.ended_by == "blank_line"
+        if ends and self._has_begun and not self._has_ended_line:
+            emit("\n")
+            self._has_ended_line = True
 
     def note(self, remark: str) -> None:
         """Goes to standard error."""
