@@ -15,12 +15,13 @@ OPTIONS = {
     "policy": "wait-k:3",
     "source_language": "English",
     "target_language": "French",
-    "max_target_source_ratio": 1.5,
-    "max_tokens_per_word": 6,
+    "max_target_source_ratio": 1.0,
+    "max_tokens_per_word": 3,
 }
-WORDS_AN_HOUR = 120
-N_HOURS = 4
-SLACK_ITEMS = 200  # other parts of Python keep some things; a stream that kept its words adds 480
+WORDS_AN_HOUR = 60
+N_HOURS = 3
+MOST_CACHE_ROWS = 600  # two blocks of 256 tokens, and the prefix
+SLACK_ITEMS = 100  # other parts of Python keep some things; a stream that kept its words adds more
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +48,21 @@ def sources():
 
 def hours(talk, make_streams, n_streams):
     texts = [talk.words_of(sources(), seed) for seed in range(n_streams)]
-    return list(talk.run(make_streams, texts, N_HOURS, WORDS_AN_HOUR, n_paired_words=40))
+    return list(talk.run(make_streams, texts, N_HOURS, WORDS_AN_HOUR, n_paired_words=20))
 
 
 @pytest.mark.parametrize("n_streams", [1, 3])
 def test_age_changes_nothing(talk, loaded, n_streams):
     found = hours(talk, partial(talk.Streams, *loaded, n_streams, **OPTIONS), n_streams)
-    assert [hour.words for hour in found] == [120, 240, 360, 480]
+    assert [hour.words for hour in found] == [60, 120, 180]
     second, last = found[1], found[-1]
     assert all(hour.equals_fresh for hour in found)
     assert last.lost_words == 0
-    assert all(hour.turns > 10 * n_streams for hour in found)
-    assert {hour.cache_rows for hour in found} == {second.cache_rows}
+    assert all(hour.turns > 5 * n_streams for hour in found)
+    n_rows = 1 if n_streams == 1 else 4  # a batch's rows are doubled as sessions join
+    assert all(hour.cache_rows <= n_rows * MOST_CACHE_ROWS for hour in found)
     assert max(hour.largest_position for hour in found) < 200
-    assert last.mlx_mb == pytest.approx(second.mlx_mb, abs=0.2)
+    assert last.mlx_mb == pytest.approx(second.mlx_mb, abs=0.3)
     assert last.python_items < second.python_items + SLACK_ITEMS
     # The same work, but for what differs between sentences.
     assert last.passes_per_word == pytest.approx(second.passes_per_word, rel=0.2)
@@ -70,7 +72,7 @@ def test_a_stream_in_one_turn_grows(talk, loaded):
     """The control: what it holds grows, and so does what it has to look at."""
     endless = OPTIONS | {"turns": None, "max_tokens": 10**6}
     found = hours(talk, partial(talk.Streams, *loaded, 1, **endless), 1)
-    assert found[-1].cache_rows > found[0].cache_rows
+    assert found[-1].cache_rows > max(MOST_CACHE_ROWS, found[0].cache_rows)
     assert found[-1].turns == 0
 
 

@@ -31,7 +31,7 @@ PAIRS = [
 SESSION = {
     "source_language": "English",
     "target_language": "French",
-    "max_tokens": 12,
+    "max_tokens": 40,
     "max_tokens_per_word": 4,
 }
 POLICIES = ("wait-k:2", "confidence:0.5")
@@ -196,7 +196,7 @@ def test_what_an_evaluation_says_and_leaves(options):
 def test_the_command_shows_tables_and_says_what_was_cut(options, capsys):
     command = ["evaluate", "--model", options.model, "--corpus", options.corpus]
     command += ["--folder", options.folder, "--from", "English", "--to", "French"]
-    command += ["--max-tokens", "12", "--max-tokens-per-word", "4", "--bootstrap", "0"]
+    command += ["--max-tokens", "40", "--max-tokens-per-word", "4", "--bootstrap", "0"]
     command += ["--policy", *POLICIES]
     assert cli.main([*command, "--talks"]) == 0
     out, err = capsys.readouterr()
