@@ -238,7 +238,8 @@ def test_json_has_one_event_a_line(capsys):
         run_session(Echo(), WholeText("né"), view)
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["type"] for line in lines] == ["read", "write", "finished"]
-    assert '"text": " né"' in lines[0]
+    assert '"source": " né"' in lines[0]
+    assert '"text": " né"' in lines[1]
 
 
 def test_remarks_go_to_standard_error(capsys):
