@@ -227,7 +227,8 @@ class SimulSession:
                 history, as at the beginning.
 
         Raises:
-            InvalidOptionError: for another option, a value outside its range, or a stream without
+            InvalidOptionError: for another option, a value outside its range or that the model
+                cannot follow, a policy without a name if there is a journal, or a stream without
                 turns. The options stay as they were.
             PromptError: as at the beginning.
         """
@@ -239,8 +240,9 @@ class SimulSession:
             )
         options = SessionOptions.of(self._options, **flat)
         setting = make_setting(self._model, self._tokenizer, options, date=self._date)
-        if self._journal is not None:
-            self._journal.add_update(identity_of(options), chain.next_turn)
+        chain.check(setting)
+        if self._journal is not None and not self._is_finished:
+            self._journal.add_update(_plain(options, flat), chain.next_turn)
         chain.change(setting)
         self._feed.change(setting)
         self._options = options

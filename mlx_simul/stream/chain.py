@@ -11,8 +11,8 @@ from itertools import takewhile
 from typing import Any, Protocol
 
 from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
-from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, Write
-from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps
+from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, TurnReason, Write
+from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps, require_evidence
 from mlx_simul.loop.requests import Pass
 from mlx_simul.policies import ProposedWord
 from mlx_simul.stream.turn import Setting, TurnMaker
@@ -154,13 +154,27 @@ class TurnChain:
 
     def observe(self, observer: Observer) -> None:
         """Tell a function of each word as it is written, from the next turn on."""
-        self._maker.begin().observe(observer)  # refuses a policy that has no evidence
+        settings = [setting for _, setting in self._changes] or [self._maker.setting]
+        require_evidence(settings[-1].policy)
         self._observer = observer
 
     @property
     def next_turn(self) -> int:
         """The number of the first turn that has not begun."""
         return self._n_turns + (self._loop is not None)
+
+    def check(self, setting: Setting) -> None:
+        """Pass if turns can begin under a setting, so that none breaks off later.
+
+        Raises:
+            InvalidOptionError: if its policy needs what the model cannot show, or is observed and
+                has no evidence.
+            PromptError: if the template cannot carry earlier turns.
+        """
+        self._maker.meet(setting)
+        shared_prefix_ids(setting)
+        if self._observer is not None:
+            require_evidence(setting.policy)
 
     def change(self, setting: Setting, from_turn: int | None = None) -> None:
         """Begin turns under another setting.

@@ -253,6 +253,11 @@ def test_another_source_language_has_other_rules_from_the_next_turn_on(model, to
         ({"max_tokens": 5}, "max_tokens is fixed for a session"),
         ({"policy": "wait-k:0"}, "at least 1"),
         ({"source_language": "French"}, "without a target_language"),
+        ({"policy": "wait-token:<|none|>"}, "no token '<|none|>'"),
+        ({"policy": "align-att:1"}, "does not say which"),
+        ({"policy": "align-att:1,heads=99-0"}, "layer 99"),
+        ({"pairs": [("a", "b" * 40_000)]}, "40001 characters"),
+        ({"pairs": [("a",)]}, "must be pairs"),
     ],
 )
 def test_what_cannot_change_is_refused_and_changes_nothing(model, tokenizer, changed, says):
@@ -263,6 +268,20 @@ def test_what_cannot_change_is_refused_and_changes_nothing(model, tokenizer, cha
     assert session.options == before
     events = [*session.feed(TALK), *session.finish()]
     assert events == talk(model, tokenizer)
+
+
+def test_an_observer_is_told_by_policies_with_evidence_only(model, tokenizer):
+    session, told = SimulSession(model, tokenizer, policy="wait-k:2", **OPTIONS), []
+    with pytest.raises(InvalidOptionError, match="no evidence"):
+        session.observe(told.append)
+    session.update(policy="confidence:0.5")
+    session.observe(told.append)
+    events = session.feed(SENTENCES[0] + " ")
+    with pytest.raises(InvalidOptionError, match="no evidence"):
+        session.update(policy="wait-k:2")
+    events += [*session.feed(SENTENCES[1]), *session.finish()]
+    assert events == talk(model, tokenizer, " ".join(SENTENCES[:2]), policy="confidence:0.5")
+    assert len(told) == events[-1].target_words
 
 
 def test_a_stream_without_turns_has_none_to_end_or_to_wait_for(model, tokenizer):
