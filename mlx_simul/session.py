@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -303,7 +303,7 @@ class SimulSession:
             # Said only once it is noted; if that fails, it is said the next time.
             self._unsaid = step
             if isinstance(step, TurnEnd):
-                self._journal.add_turn(step)
+                self._journal.add_turn(step, self._chain("journal=").target_speech)
             else:
                 self._journal.close()
         self._unsaid = None
@@ -361,10 +361,10 @@ class SimulSession:
             self._feed.skip(end.source_span_words[1])
         for entry in journal.entries():
             if entry.turn is not None:
-                chain.resume(entry.turn)
+                chain.resume(entry.turn, entry.target_speech)
                 n_turns = entry.turn.turn + 1
             elif entry.update:
-                options = SessionOptions.from_plain(entry.update, self._options)
+                options = SessionOptions.of(self._options, **entry.update)
                 setting = make_setting(self._model, self._tokenizer, options, date=self._date)
                 chain.change(setting, entry.from_turn)
                 self._feed.change(setting)
@@ -413,6 +413,24 @@ class Resumed:
     turns: int
     source_chars: int
     source_closed: bool
+
+
+def _plain(options: SessionOptions, names: Iterable[str]) -> dict[str, Any]:
+    """Some options as JSON that SessionOptions.of takes by name.
+
+    Raises:
+        InvalidOptionError: if the policy is among them and has no name.
+    """
+    values = {name: options.flat()[name] for name in names}
+    if "messages" in values:
+        # They have become an instruction and pairs.
+        del values["messages"]
+        values |= {"instruction": options.prompt.instruction, "pairs": options.prompt.pairs}
+    if "policy" in values:
+        values["policy"] = spec_of(as_policy(options.policy))
+    if values.get("glossary"):
+        values["glossary"] = dict(values["glossary"])
+    return values
 
 
 def identity_of(options: SessionOptions) -> dict[str, Any]:

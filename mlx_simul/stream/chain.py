@@ -18,7 +18,6 @@ from mlx_simul.policies import ProposedWord
 from mlx_simul.stream.turn import Setting, TurnMaker
 from mlx_simul.text.joining import Joiner
 from mlx_simul.text.prompts import TokenizedSource
-from mlx_simul.text.speech import speech
 from mlx_simul.text.turns import TurnBreak
 
 Observer = Callable[[ProposedWord], None]
@@ -113,6 +112,9 @@ class TurnChain:
         maker: begins each turn.
         prefix: what stands before each source, encoded or not.
         pool: where prefixes are shared with other streams.
+
+    Attributes:
+        target_speech: words of speech written in the turns that have ended.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class TurnChain:
 
         self._joiner = Joiner()
         self._n_turns = self._n_source_words = self._n_target_words = self._n_passes = 0
-        self._target_speech = Fraction(0)
+        self.target_speech = Fraction(0)
         self._reason: FinishReason = "end_of_turn"
 
     def encoded_prefix(self) -> EncodedPrefix:
@@ -185,13 +187,18 @@ class TurnChain:
         """
         self._changes.append((self.next_turn if from_turn is None else from_turn, setting))
 
-    def resume(self, end: TurnEnd) -> None:
-        """Go on behind a turn that ended in an earlier life of this stream."""
+    def resume(self, end: TurnEnd, target_speech: Fraction) -> None:
+        """Go on behind a turn that ended in an earlier life of this stream.
+
+        Args:
+            end: of the turn.
+            target_speech: all that was written up to it.
+        """
         self._change_before(end.turn)
         self._n_turns = end.turn + 1
         self._n_source_words = end.source_span_words[1]
         self._n_target_words = end.target_span_words[1]
-        self._target_speech += speech(end.target_text)
+        self.target_speech = target_speech
         self._joiner.add(end.target_text)
         self._note(end)
 
@@ -236,14 +243,17 @@ class TurnChain:
         n_encoded = len(shared.token_ids)
         is_shared = prefix_ids[:n_encoded] == shared.token_ids
         self._engine.state = shared.state if is_shared else self._blank
-        most = setting.options.limits.max_words
-        left = None if most is None else max(1, math.ceil(most - self._target_speech))
-        loop = self._loop = self._maker.begin(left)
+        loop = self._loop = self._maker.begin(self._words_left())
         if self._observer is not None:
             loop.observe(self._observer)
         loop.add_segment(prefix_ids, n_encoded=n_encoded if is_shared else 0)
         self._prompt, self._words, self._break = prompt, [], None
         return loop
+
+    def _words_left(self) -> int | None:
+        """Words that may still be written, a part of one counting; None if there is no limit."""
+        most = self._maker.setting.options.limits.max_words
+        return None if most is None else max(0, math.ceil(most - self.target_speech))
 
     def _hand_over(self) -> None:
         """Give the turn under way the words that are its own, and its end."""
@@ -284,7 +294,7 @@ class TurnChain:
         self._n_source_words += len(words)
         self._n_target_words += finished.target_words
         self._n_passes += finished.n_passes
-        self._target_speech += loop.state.target_speech
+        self.target_speech += loop.state.target_speech
         self._loop = None
         end = TurnEnd(
             turn=self._n_turns,
