@@ -179,6 +179,8 @@ class SimulSession:
         require_text(text)
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended; begin a new SimulSession.")
+        if self._is_finished:
+            return
         if self._journal is not None:
             self._journal.add_text(text)
         self._push(text)
@@ -195,6 +197,8 @@ class SimulSession:
         self._chain("end_turn()")
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended, and its last turn with it.")
+        if self._is_finished:
+            return
         if self._journal is not None:
             self._journal.add_mark("end_turn")
         self._end_turn()
@@ -202,6 +206,9 @@ class SimulSession:
     def close(self) -> None:
         """Say that the source has ended, without running; idempotent."""
         if self._feed.is_closed:
+            return
+        if self._is_finished:
+            self._feed.is_closed = True
             return
         if self._journal is not None:
             self._journal.add_mark("close")

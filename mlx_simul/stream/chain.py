@@ -207,7 +207,9 @@ class TurnChain:
         yield from self._encode_prefix()
         while self._reason != "max_words":
             self._drop_empty_turns()
-            if self._waiting:
+            if self._waiting and self._words_left() == 0:
+                self._reason = "max_words"  # and not before: the source may have ended
+            elif self._waiting:
                 yield from self._run_turn()
             elif self._closed:
                 break
@@ -285,11 +287,13 @@ class TurnChain:
 
     def _end_turn(self, loop: SimulLoop, finished: Finished, began_ms: float) -> TurnEnd:
         words, unread = self._words[: finished.source_words], self._words[finished.source_words :]
-        ended_by = "limit" if unread or self._break is None else self._break.reason
-        if unread:
-            # What a limit left unread is the next turn's, so nothing is lost.
-            ends = [self._break] if self._break is not None else []
-            self._waiting.extendleft(reversed([*unread, *ends]))
+        ended_by: TurnReason = "limit"
+        ends = [] if self._break is None else [self._break]
+        if finished.source_finished and self._break is not None:
+            ended_by, ends = self._break.reason, []
+        # What a limit left unread is the next turn's, so nothing is lost. Whether the source's end
+        # had come when the limit cut is a matter of chunks, so that is left unread too.
+        self._waiting.extendleft(reversed([*unread, *ends]))
         first_source, first_target = self._n_source_words, self._n_target_words
         self._n_source_words += len(words)
         self._n_target_words += finished.target_words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -199,6 +200,49 @@ def test_max_words_ends_the_stream(model, tokenizer):
     assert events[-1].reason == "max_words"
     assert events[-1].target_words == 5
     assert not events[-1].source_finished
+
+
+def test_max_words_holds_where_the_end_of_a_turn_completes_the_last_of_them(model, tokenizer):
+    def ends_soon(tokens, logits):
+        return logits if len(tokens) < 5 else mx.where(mx.arange(logits.shape[-1]) == 2, 99, logits)
+
+    options = {"policy": "whole", "logits_processors": [ends_soon]}
+    first = turns(talk(model, tokenizer, **options))[0]
+    assert first.ended_by == "sentence" and first.reason != "max_words"
+    max_words = first.target_span_words[1]
+    (end, finished) = talk(model, tokenizer, max_words=max_words, **options)[-2:]
+    assert end == first
+    assert (finished.reason, finished.source_finished) == ("max_words", False)
+    # Where no source is left, no limit has cut anything.
+    finished = talk(model, tokenizer, SENTENCES[0], max_words=max_words, **options)[-1]
+    assert (finished.reason, finished.source_finished) == (first.reason, True)
+
+
+@pytest.mark.parametrize("max_words", [1, 5])
+def test_what_is_fed_behind_max_words_changes_nothing(tmp_path, model, tokenizer, max_words):
+    session = SimulSession(
+        model, tokenizer, **OPTIONS, max_words=max_words, journal=tmp_path / "talk"
+    )
+    session.feed(TALK)
+    assert session.finished
+    before = (tmp_path / "talk").read_bytes(), len(session._turns._waiting)
+    assert session.feed(TALK) == []
+    session.end_turn()
+    session.update(history=1)
+    assert session.finish() == []
+    assert ((tmp_path / "talk").read_bytes(), len(session._turns._waiting)) == before
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 4])
+def test_what_ended_a_turn_does_not_depend_on_chunks_where_a_limit_cuts_it(
+    model, tokenizer, max_tokens
+):
+    """The limit is reached behind the last word, and its end may have come or not."""
+    source = "See it \n\nThank you very\n\nGo home now "
+    options = {"policy": "wait-k:1", "max_tokens": max_tokens}
+    whole = talk(model, tokenizer, source, **options)
+    assert talk(model, tokenizer, [*source], **options) == whole
+    assert {end.ended_by for end in turns(whole)} & {"limit", "blank_line"}
 
 
 def test_nothing_but_white_space_is_an_empty_source(model, tokenizer):
