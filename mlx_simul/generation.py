@@ -89,7 +89,9 @@ def stream_generate(
         SimulError: at once, as :class:`~mlx_simul.SimulSession` does.
     """
     if isinstance(source, TokenizedSource):
-        return SimulSession(model, tokenizer, options, source=source, **flat).events()
+        return SimulSession(
+            model, tokenizer, options, source=source, prefix=prefix, **flat
+        ).events()
     if isinstance(source, bytes | bytearray) or not isinstance(source, Iterable):
         raise InvalidOptionError(
             "source must be a str, an iterable of str or a TokenizedSource, not "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -179,6 +179,8 @@ class SimulSession:
         require_text(text)
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended; begin a new SimulSession.")
+        if self._is_finished:
+            return
         if self._journal is not None:
             self._journal.add_text(text)
         self._push(text)
@@ -195,6 +197,8 @@ class SimulSession:
         self._chain("end_turn()")
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended, and its last turn with it.")
+        if self._is_finished:
+            return
         if self._journal is not None:
             self._journal.add_mark("end_turn")
         self._end_turn()
@@ -202,6 +206,9 @@ class SimulSession:
     def close(self) -> None:
         """Say that the source has ended, without running; idempotent."""
         if self._feed.is_closed:
+            return
+        if self._is_finished:
+            self._feed.is_closed = True
             return
         if self._journal is not None:
             self._journal.add_mark("close")
@@ -227,7 +234,8 @@ class SimulSession:
                 history, as at the beginning.
 
         Raises:
-            InvalidOptionError: for another option, a value outside its range, or a stream without
+            InvalidOptionError: for another option, a value outside its range or that the model
+                cannot follow, a policy without a name if there is a journal, or a stream without
                 turns. The options stay as they were.
             PromptError: as at the beginning.
         """
@@ -239,8 +247,9 @@ class SimulSession:
             )
         options = SessionOptions.of(self._options, **flat)
         setting = make_setting(self._model, self._tokenizer, options, date=self._date)
-        if self._journal is not None:
-            self._journal.add_update(identity_of(options), chain.next_turn)
+        chain.check(setting)
+        if self._journal is not None and not self._is_finished:
+            self._journal.add_update(_plain(options, flat), chain.next_turn)
         chain.change(setting)
         self._feed.change(setting)
         self._options = options
@@ -302,7 +311,7 @@ class SimulSession:
             # Said only once it is noted; if that fails, it is said the next time.
             self._unsaid = step
             if isinstance(step, TurnEnd):
-                self._journal.add_turn(step)
+                self._journal.add_turn(step, self._chain("journal=").target_speech)
             else:
                 self._journal.close()
         self._unsaid = None
@@ -363,10 +372,10 @@ class SimulSession:
         self._began_s -= time_ms / 1000
         for entry in journal.entries():
             if entry.turn is not None:
-                chain.resume(entry.turn)
+                chain.resume(entry.turn, entry.target_speech)
                 n_turns = entry.turn.turn + 1
             elif entry.update:
-                options = SessionOptions.from_plain(entry.update, self._options)
+                options = SessionOptions.of(self._options, **entry.update)
                 setting = make_setting(self._model, self._tokenizer, options, date=self._date)
                 chain.change(setting, entry.from_turn)
                 self._feed.change(setting)
@@ -415,6 +424,24 @@ class Resumed:
     turns: int
     source_chars: int
     source_closed: bool
+
+
+def _plain(options: SessionOptions, names: Iterable[str]) -> dict[str, Any]:
+    """Some options as JSON that SessionOptions.of takes by name.
+
+    Raises:
+        InvalidOptionError: if the policy is among them and has no name.
+    """
+    values = {name: options.flat()[name] for name in names}
+    if "messages" in values:
+        # They have become an instruction and pairs.
+        del values["messages"]
+        values |= {"instruction": options.prompt.instruction, "pairs": options.prompt.pairs}
+    if "policy" in values:
+        values["policy"] = spec_of(as_policy(options.policy))
+    if values.get("glossary"):
+        values["glossary"] = dict(values["glossary"])
+    return values
 
 
 def identity_of(options: SessionOptions) -> dict[str, Any]:

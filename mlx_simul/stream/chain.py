@@ -11,14 +11,13 @@ from itertools import takewhile
 from typing import Any, Protocol
 
 from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
-from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, Write
-from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps
+from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, TurnReason, Write
+from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps, require_evidence
 from mlx_simul.loop.requests import Pass
 from mlx_simul.policies import ProposedWord
 from mlx_simul.stream.turn import Setting, TurnMaker
 from mlx_simul.text.joining import Joiner
 from mlx_simul.text.prompts import TokenizedSource
-from mlx_simul.text.speech import speech
 from mlx_simul.text.turns import TurnBreak
 
 Observer = Callable[[ProposedWord], None]
@@ -113,6 +112,9 @@ class TurnChain:
         maker: begins each turn.
         prefix: what stands before each source, encoded or not.
         pool: where prefixes are shared with other streams.
+
+    Attributes:
+        target_speech: words of speech written in the turns that have ended.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class TurnChain:
 
         self._joiner = Joiner()
         self._n_turns = self._n_source_words = self._n_target_words = self._n_passes = 0
-        self._target_speech = Fraction(0)
+        self.target_speech = Fraction(0)
         self._reason: FinishReason = "end_of_turn"
 
     def encoded_prefix(self) -> EncodedPrefix:
@@ -154,13 +156,27 @@ class TurnChain:
 
     def observe(self, observer: Observer) -> None:
         """Tell a function of each word as it is written, from the next turn on."""
-        self._maker.begin().observe(observer)  # refuses a policy that has no evidence
+        settings = [setting for _, setting in self._changes] or [self._maker.setting]
+        require_evidence(settings[-1].policy)
         self._observer = observer
 
     @property
     def next_turn(self) -> int:
         """The number of the first turn that has not begun."""
         return self._n_turns + (self._loop is not None)
+
+    def check(self, setting: Setting) -> None:
+        """Pass if turns can begin under a setting, so that none breaks off later.
+
+        Raises:
+            InvalidOptionError: if its policy needs what the model cannot show, or is observed and
+                has no evidence.
+            PromptError: if the template cannot carry earlier turns.
+        """
+        self._maker.meet(setting)
+        shared_prefix_ids(setting)
+        if self._observer is not None:
+            require_evidence(setting.policy)
 
     def change(self, setting: Setting, from_turn: int | None = None) -> None:
         """Begin turns under another setting.
@@ -171,13 +187,18 @@ class TurnChain:
         """
         self._changes.append((self.next_turn if from_turn is None else from_turn, setting))
 
-    def resume(self, end: TurnEnd) -> None:
-        """Go on behind a turn that ended in an earlier life of this stream."""
+    def resume(self, end: TurnEnd, target_speech: Fraction) -> None:
+        """Go on behind a turn that ended in an earlier life of this stream.
+
+        Args:
+            end: of the turn.
+            target_speech: all that was written up to it.
+        """
         self._change_before(end.turn)
         self._n_turns = end.turn + 1
         self._n_source_words = end.source_span_words[1]
         self._n_target_words = end.target_span_words[1]
-        self._target_speech += speech(end.target_text)
+        self.target_speech = target_speech
         self._joiner.add(end.target_text)
         self._note(end)
 
@@ -186,7 +207,9 @@ class TurnChain:
         yield from self._encode_prefix()
         while self._reason != "max_words":
             self._drop_empty_turns()
-            if self._waiting:
+            if self._waiting and self._words_left() == 0:
+                self._reason = "max_words"  # and not before: the source may have ended
+            elif self._waiting:
                 yield from self._run_turn()
             elif self._closed:
                 break
@@ -222,14 +245,17 @@ class TurnChain:
         n_encoded = len(shared.token_ids)
         is_shared = prefix_ids[:n_encoded] == shared.token_ids
         self._engine.state = shared.state if is_shared else self._blank
-        most = setting.options.limits.max_words
-        left = None if most is None else max(1, math.ceil(most - self._target_speech))
-        loop = self._loop = self._maker.begin(left)
+        loop = self._loop = self._maker.begin(self._words_left())
         if self._observer is not None:
             loop.observe(self._observer)
         loop.add_segment(prefix_ids, n_encoded=n_encoded if is_shared else 0)
         self._prompt, self._words, self._break = prompt, [], None
         return loop
+
+    def _words_left(self) -> int | None:
+        """Words that may still be written, a part of one counting; None if there is no limit."""
+        most = self._maker.setting.options.limits.max_words
+        return None if most is None else max(0, math.ceil(most - self.target_speech))
 
     def _hand_over(self) -> None:
         """Give the turn under way the words that are its own, and its end."""
@@ -261,16 +287,18 @@ class TurnChain:
 
     def _end_turn(self, loop: SimulLoop, finished: Finished, began_ms: float) -> TurnEnd:
         words, unread = self._words[: finished.source_words], self._words[finished.source_words :]
-        ended_by = "limit" if unread or self._break is None else self._break.reason
-        if unread:
-            # What a limit left unread is the next turn's, so nothing is lost.
-            ends = [self._break] if self._break is not None else []
-            self._waiting.extendleft(reversed([*unread, *ends]))
+        ended_by: TurnReason = "limit"
+        ends = [] if self._break is None else [self._break]
+        if finished.source_finished and self._break is not None:
+            ended_by, ends = self._break.reason, []
+        # What a limit left unread is the next turn's, so nothing is lost. Whether the source's end
+        # had come when the limit cut is a matter of chunks, so that is left unread too.
+        self._waiting.extendleft(reversed([*unread, *ends]))
         first_source, first_target = self._n_source_words, self._n_target_words
         self._n_source_words += len(words)
         self._n_target_words += finished.target_words
         self._n_passes += finished.n_passes
-        self._target_speech += loop.state.target_speech
+        self.target_speech += loop.state.target_speech
         self._loop = None
         end = TurnEnd(
             turn=self._n_turns,

@@ -20,6 +20,7 @@ from tiny_checkpoints import golden_folder
 import mlx_simul
 from mlx_simul import SimulSession, SimulWarning, TurnEnd
 from mlx_simul.errors import InvalidOptionError, JournalError
+from mlx_simul.session import identity_of
 from mlx_simul.stream.journal import read_turns
 
 TALK = (
@@ -116,6 +117,65 @@ def test_updates_hold_from_the_same_turn_on(tmp_path, model, tokenizer, killed_a
     assert target(tmp_path / "cut") == target(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"pairs": ()},
+        {"pairs": [("No.", "Non.")], "history": 0},
+        {"examples": [("Two", "Deux")]},
+        {"instruction": None, "glossary": None},
+        {"messages": [{"role": "system", "content": "Again"}]},
+    ],
+)
+def test_an_update_comes_back_whole_whatever_was_given_before(tmp_path, model, tokenizer, changed):
+    given = {"pairs": [("Yes.", "Oui.")], "glossary": {"ticket": "billet"}, "instruction": "Say"}
+    if "messages" in changed:
+        given = {"pairs": given["pairs"]}
+
+    def begin(path):
+        return SimulSession(model, tokenizer, journal=path, **(OPTIONS | given))
+
+    for path in (tmp_path / "whole", tmp_path / "cut"):
+        session = begin(path)
+        session.feed(TALK[:40])
+        session.update(**changed)
+        if path.name == "cut":
+            session._journal.close()  # as a kill would
+            options, session = session.options, begin(path)
+            assert identity_of(session.options) == identity_of(options)
+        session.feed(TALK[40:])
+        session.finish()
+    assert target(tmp_path / "cut") == target(tmp_path / "whole")
+
+
+def test_a_policy_without_a_name_is_refused_and_the_journal_can_still_be_opened(
+    tmp_path, model, tokenizer
+):
+    class Unnamed(mlx_simul.WaitK):
+        pass
+
+    session = SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+    with pytest.raises(InvalidOptionError, match="has no name"):
+        session.update(policy=Unnamed(2))
+    session._journal.close()
+    assert SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS).resumed.turns == 0
+
+
+@pytest.mark.parametrize("max_words", [9, 14, 16, 18])
+def test_words_that_are_left_are_counted_alike(tmp_path, model, tokenizer, max_words):
+    """A cut word counts as one, and the text of a turn does not show where words were cut."""
+    options = OPTIONS | {"max_words": max_words, "max_tokens_per_word": 2, "policy": "wait-k:1"}
+    for path in (tmp_path / "whole", tmp_path / "cut"):
+        session = SimulSession(model, tokenizer, journal=path, **options)
+        session.feed(TALK[:75])
+        if path.name == "cut":
+            session._journal.close()  # as a kill would
+            session = SimulSession(model, tokenizer, journal=path, **options)
+        session.feed(TALK[75:])
+        session.finish()
+    assert target(tmp_path / "cut") == target(tmp_path / "whole")
+
+
 def test_a_torn_last_line_is_dropped_and_said(tmp_path, model, tokenizer, whole):
     path = tmp_path / "talk.jsonl"
     path.write_bytes(whole[0] + b'{"text": "and th')
@@ -128,6 +188,7 @@ def test_a_torn_last_line_is_dropped_and_said(tmp_path, model, tokenizer, whole)
     [
         (lambda data: data.replace(b'{"text"', b'{"txet"', 1), "damaged at line 2"),
         (lambda data: data.replace(b'"turn": 0', b'"turn": "', 1), "damaged at line"),
+        (lambda data: data.replace(b'"target_speech": "', b'"target_speech": "x'), "damaged"),
         (lambda data: b"[]\n" + data, "damaged at line 1"),
         (lambda data: b'{"journal": 99}\n', "not a journal of this version"),
     ],
