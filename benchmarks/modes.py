@@ -18,6 +18,7 @@ from teacher_forcing import INSTRUCTION, WHOLE_SOURCE, column_of, mean_loss, sho
 
 import mlx_simul
 from mlx_simul.engine import make_engine
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 WAYS: dict[str, dict[str, Any]] = {
     "group": {"mode": "group"},
@@ -36,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model, tokenizer = mlx_simul.load(args.model)
-    prompt = mlx_simul.StreamingDataPreparator(tokenizer, instruction=INSTRUCTION)
+    prompt = StreamingDataPreparator(tokenizer, instruction=INSTRUCTION)
     figures: dict[str, dict[str, float]] = {}
     jobs = [(name, k) for name in WAYS for k in (WHOLE_SOURCE, *args.wait_k)]
     for name, k in track(jobs, description="nats per target token"):

@@ -96,7 +96,7 @@ class Streams:
         if n_streams == 1:
             self.sessions = [mlx_simul.SimulSession(model, tokenizer, **options)]
         else:
-            self._batch = mlx_simul.BatchedSessions(model, tokenizer, **options)
+            self._batch = mlx_simul.Sessions(model, tokenizer, **options)
             self.sessions = [self._batch.add() for _ in range(n_streams)]
 
     def feed(self, words: Sequence[str | None]) -> Iterator[tuple[int, Event]]:

@@ -19,6 +19,7 @@ from teacher_forcing import INSTRUCTION, WHOLE_SOURCE, column_of, mean_loss, sho
 import mlx_simul
 from mlx_simul.cache.positions import FixedStart, FollowStart, TargetStart
 from mlx_simul.engine import StreamingEngine
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 STARTS = (0, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -38,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model, tokenizer = mlx_simul.load(args.model)
-    prompt = mlx_simul.StreamingDataPreparator(tokenizer, instruction=INSTRUCTION)
+    prompt = StreamingDataPreparator(tokenizer, instruction=INSTRUCTION)
     starts: dict[str, TargetStart] = {f"φ = {n}": FixedStart(n) for n in STARTS}
     starts["follow, margin 8"] = FollowStart(8)
     starts["contiguous"] = Contiguous()

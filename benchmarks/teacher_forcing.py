@@ -9,8 +9,10 @@ import mlx.nn as nn
 from rich.console import Console
 from rich.table import Table
 
-import mlx_simul
 from mlx_simul.engine import Engine
+from mlx_simul.policies import calculate_wait_words
+from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 INSTRUCTION = "Translate the following English paragraph to French"
 PAIRS = [
@@ -64,7 +66,7 @@ def mean_loss(make_engine: Callable[[], Engine], tokenizer, prompt, k: int) -> f
 def loss(
     engine: Engine,
     tokenizer,
-    prompt: mlx_simul.StreamingDataPreparator,
+    prompt: StreamingDataPreparator,
     k: int,
     source_text: str,
     target_text: str,
@@ -75,7 +77,7 @@ def loss(
     header = list(source.header)
     fed, n_read, nats, n_tokens = header, 0, 0.0, 0
     for i, word in enumerate(target_words(tokenizer, target_text)):
-        wanted = mlx_simul.calculate_wait_words([len(s) for s in source.segments], i, k)
+        wanted = calculate_wait_words([len(s) for s in source.segments], i, k)
         for segment in source.segments[n_read + 1 : wanted + 1]:
             engine.read(segment)
         n_read = max(n_read, wanted)
@@ -92,7 +94,7 @@ def loss(
 
 def target_words(tokenizer, text: str) -> Iterator[list[int]]:
     """The text's tokens, word by word, by the rule the engine uses."""
-    ends = mlx_simul.WordBoundaryStoppingCriteria(tokenizer)
+    ends = WordBoundaryStoppingCriteria(tokenizer)
     word: list[int] = []
     for token in tokenizer.encode(text, add_special_tokens=False):
         should_stop, is_look_ahead = ends([*word, token])

@@ -7,7 +7,8 @@ This needs a chat model that takes instructions; the packaged model knows only t
 
 import argparse
 
-from mlx_simul import BatchedSessions, Finished, InvalidOptionError, WaitK, load
+from mlx_simul import Sessions, TurnEnd, WaitK, load
+from mlx_simul.errors import InvalidOptionError
 
 # The text arrives in pieces. On a server, each session would have its own text.
 PIECES = ["Good morning. The train to Par", "is leaves at seven, from plat", "form two."]
@@ -19,7 +20,7 @@ parser.add_argument("--model", required=True)
 args = parser.parse_args()
 
 model, tokenizer = load(args.model)
-batch = BatchedSessions(model, tokenizer, source_language="English", max_target_source_ratio=2)
+batch = Sessions(model, tokenizer, source_language="English", max_target_source_ratio=2)
 try:
     sessions = {
         batch.add(target_language=language, policy=policy): language
@@ -35,8 +36,8 @@ for piece in [*PIECES, None]:
             session.push(piece)
     print(f"\n{piece or 'the end'}")
     for session, event in batch.events():
-        if isinstance(event, Finished):
-            print(f"  {sessions[session]}: {event.target_text.strip()} ({event.n_passes} passes)")
+        if isinstance(event, TurnEnd):
+            print(f"  {sessions[session]}: {event.source_text} -> {event.target_text}")
         elif event.text or event.source:
             said = event.text or event.source
             print(f"  {sessions[session]:8} {type(event).__name__:5} {said!r}")

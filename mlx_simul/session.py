@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from mlx_simul.archs.prepare import adopt
 from mlx_simul.engine import Engine, make_engine
-from mlx_simul.engine.prefix import EncodedPrefix
+from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, TurnEnd
 from mlx_simul.loop.loop import NEED_SOURCE
@@ -54,6 +54,7 @@ class SimulSession:
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
         prefix: from :meth:`encode_prefix` of a session that began alike, not to be encoded again.
+        pool: prefixes that other sessions encoded, for those with turns.
         journal: a file that text is noted in as it arrives, and turns as they end. A session on a
             file that has some goes on with the turn that was under way (:attr:`resumed`): it takes
             the text from where the file ends, and what it writes equals what an undisturbed session
@@ -77,6 +78,7 @@ class SimulSession:
         *,
         source: TokenizedSource | None = None,
         prefix: EncodedPrefix | None = None,
+        pool: PrefixPool | None = None,
         journal: str | PathLike[str] | None = None,
         make_engine: Callable[..., Engine] = make_engine,
         **flat: Unpack[OptionKeywords],
@@ -96,9 +98,11 @@ class SimulSession:
         has_turns = setting.has_turns
         self._languages = setting.source_language or "Source", setting.target_language or "Target"
         self._feed = Feed(setting)
-        self._turns: Turns = (
-            TurnChain(maker, begins) if has_turns else OneTurn(maker, begins, source, tokenizer)
-        )
+        self._turns: Turns
+        if has_turns:
+            self._turns = TurnChain(maker, begins, pool)
+        else:
+            self._turns = OneTurn(maker, begins, source, tokenizer)
         self._steps = self._turns.steps()
         self._feed.is_closed = source is not None
         self._asked: Pass | None = None
@@ -175,6 +179,8 @@ class SimulSession:
         require_text(text)
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended; begin a new SimulSession.")
+        if self._is_finished:
+            return
         if self._journal is not None:
             self._journal.add_text(text)
         self._push(text)
@@ -191,6 +197,8 @@ class SimulSession:
         self._chain("end_turn()")
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended, and its last turn with it.")
+        if self._is_finished:
+            return
         if self._journal is not None:
             self._journal.add_mark("end_turn")
         self._end_turn()
@@ -198,6 +206,9 @@ class SimulSession:
     def close(self) -> None:
         """Say that the source has ended, without running; idempotent."""
         if self._feed.is_closed:
+            return
+        if self._is_finished:
+            self._feed.is_closed = True
             return
         if self._journal is not None:
             self._journal.add_mark("close")
@@ -223,7 +234,8 @@ class SimulSession:
                 history, as at the beginning.
 
         Raises:
-            InvalidOptionError: for another option, a value outside its range, or a stream without
+            InvalidOptionError: for another option, a value outside its range or that the model
+                cannot follow, a policy without a name if there is a journal, or a stream without
                 turns. The options stay as they were.
             PromptError: as at the beginning.
         """
@@ -235,16 +247,18 @@ class SimulSession:
             )
         options = SessionOptions.of(self._options, **flat)
         setting = make_setting(self._model, self._tokenizer, options, date=self._date)
-        if self._journal is not None:
-            self._journal.add_update(identity_of(options), chain.next_turn)
+        chain.check(setting)
+        if self._journal is not None and not self._is_finished:
+            self._journal.add_update(_plain(options, flat), chain.next_turn)
         chain.change(setting)
+        self._feed.change(setting)
         self._options = options
 
     def observe(self, observer: Callable[[ProposedWord], None]) -> None:
         """Have a function told of each word as it is written, with the evidence for it.
 
         Args:
-            observer: gets what a policy that judges is shown, in what measure it needs it.
+            observer: called with each word and as much of its evidence as the policy needs.
 
         Raises:
             InvalidOptionError: if this session's policy judges nothing.
@@ -253,8 +267,8 @@ class SimulSession:
         """
         if not self.has_turns and (self._asked is not None or self._engine.target_tokens):
             raise SessionClosedError(
-                "this session's target has begun, and there is no evidence of what is predicted "
-                "already; observe a new one, before feeding."
+                "what this session has already predicted cannot be observed; call observe() on a "
+                "new session, before feeding it."
             )
         self._turns.observe(observer)
 
@@ -266,11 +280,12 @@ class SimulSession:
         """
         if self._feed.is_closed or self._feed.has_words:
             raise SessionClosedError(
-                "this session has source already; take the prefix from a new one, before feeding."
+                "this session has already been fed; call encode_prefix() on a new one, before "
+                "feeding it."
             )
         for _ in self.events():
             pass
-        return replace(self._turns.prefix, state=self._engine.state)
+        return self._turns.encoded_prefix()
 
     # For those who run the passes of many sessions
 
@@ -296,7 +311,7 @@ class SimulSession:
             # Said only once it is noted; if that fails, it is said the next time.
             self._unsaid = step
             if isinstance(step, TurnEnd):
-                self._journal.add_turn(step)
+                self._journal.add_turn(step, self._chain("journal=").target_speech)
             else:
                 self._journal.close()
         self._unsaid = None
@@ -314,7 +329,7 @@ class SimulSession:
             self._asked, self._reply = None, reply
 
     def break_off(self) -> None:
-        """Let nothing more be done here."""
+        """Mark the session as broken: what would run it raises SessionClosedError from now on."""
         self._is_broken = True
 
     @contextmanager
@@ -322,8 +337,8 @@ class SimulSession:
         """After an error the loop and the cache may disagree, so nothing more is done with them."""
         if self._is_broken:
             raise SessionClosedError(
-                "an error broke this session off, or it left its batch, and what it holds is no "
-                "longer whole; begin a new SimulSession."
+                "this session was cut short, by an error or by leaving its batch, and cannot go "
+                "on; begin a new SimulSession."
             )
         try:
             yield
@@ -349,22 +364,27 @@ class SimulSession:
 
     def _resume(self, journal: Journal) -> Resumed:
         """Feed what a journal holds, and skip the turns that it holds too."""
-        chain, n_turns, n_chars = self._chain("journal="), 0, 0
+        chain, n_turns, n_chars, time_ms = self._chain("journal="), 0, 0, 0.0
         for end in read_turns(journal.path):
-            n_turns = end.turn + 1
-            chain.resume(end)
+            time_ms = end.time_ms
             self._feed.skip(end.source_span_words[1])
+        # Times go on too, so that subtitles stay in order. The time between two lives is left out.
+        self._began_s -= time_ms / 1000
         for entry in journal.entries():
-            if entry.update:
-                options = SessionOptions.from_plain(entry.update, self._options)
+            if entry.turn is not None:
+                chain.resume(entry.turn, entry.target_speech)
+                n_turns = entry.turn.turn + 1
+            elif entry.update:
+                options = SessionOptions.of(self._options, **entry.update)
                 setting = make_setting(self._model, self._tokenizer, options, date=self._date)
                 chain.change(setting, entry.from_turn)
+                self._feed.change(setting)
                 self._options = options
             elif entry.mark == "end_turn":
                 self._end_turn()
             elif entry.mark == "close":
                 self._close()
-            elif entry.text:
+            else:
                 n_chars += len(entry.text)
                 self._push(entry.text)
         return Resumed(n_turns, n_chars, self._feed.is_closed)
@@ -404,6 +424,24 @@ class Resumed:
     turns: int
     source_chars: int
     source_closed: bool
+
+
+def _plain(options: SessionOptions, names: Iterable[str]) -> dict[str, Any]:
+    """Some options as JSON that SessionOptions.of takes by name.
+
+    Raises:
+        InvalidOptionError: if the policy is among them and has no name.
+    """
+    values = {name: options.flat()[name] for name in names}
+    if "messages" in values:
+        # They have become an instruction and pairs.
+        del values["messages"]
+        values |= {"instruction": options.prompt.instruction, "pairs": options.prompt.pairs}
+    if "policy" in values:
+        values["policy"] = spec_of(as_policy(options.policy))
+    if values.get("glossary"):
+        values["glossary"] = dict(values["glossary"])
+    return values
 
 
 def identity_of(options: SessionOptions) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import pytest
 from streams import TEXT, Stumble, run
 
 import mlx_simul
-from mlx_simul import InvalidOptionError, SimulSession, WaitK
+from mlx_simul import SimulSession, WaitK
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies import LocalAgreement
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 
 def test_options_are_judged_before_the_first_event(model, tokenizer):
@@ -19,10 +21,25 @@ def test_options_are_judged_before_the_first_event(model, tokenizer):
 
 
 def test_the_options_that_are_handed_on_are_those_of_a_session():
-    own = {"source", "make_engine", "journal"}
+    own = {"source", "make_engine", "journal", "pool"}
     taken = inspect.signature(SimulSession).parameters.keys() - own
     for function in (mlx_simul.stream_generate, mlx_simul.astream_generate, mlx_simul.generate):
         assert inspect.signature(function).parameters.keys() - {"source"} == taken
+
+
+def test_a_prefix_serves_a_source_whose_tokens_are_known_and_no_other(model, tokenizer):
+    def prefix_of(language):
+        session = SimulSession(model, tokenizer, target_language=language, turns=None)
+        return session.encode_prefix()
+
+    source = StreamingDataPreparator(tokenizer, target_language="French").tokenize(TEXT)
+    options = {"policy": WaitK(2), "max_tokens": 8}
+    alone = list(mlx_simul.stream_generate(model, tokenizer, source, **options))
+    prefix = prefix_of("French")
+    shared = list(mlx_simul.stream_generate(model, tokenizer, source, prefix=prefix, **options))
+    assert shared == alone
+    with pytest.raises(InvalidOptionError, match="prefix="):
+        mlx_simul.stream_generate(model, tokenizer, source, prefix=prefix_of("German"), **options)
 
 
 def test_the_async_twin_gives_the_same_events_and_leaves_the_loop_free(model, tokenizer):
@@ -189,5 +206,5 @@ def test_a_policy_goes_by_its_name(model, tokenizer, name, policy):
 
 
 def test_an_unknown_policy_is_refused_with_those_that_are_known(model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="local-agreement"):
+    with pytest.raises(InvalidOptionError, match="local-agreement"):
         mlx_simul.generate(model, tokenizer, TEXT, policy="wait-q")

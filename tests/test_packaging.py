@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib.metadata
+import importlib.util
+import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,20 +21,27 @@ from repository import ROOT
 
 import mlx_simul
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 ARRAYS = {"mlx", "mlx_lm"}
 HEAVY = ARRAYS | {"transformers", "numpy", "torch"}
 
-# Imported in milliseconds, anywhere: they know no arrays and no models.
-PURE = ["blas", "errors", "events", "judging", "loop", "passes", "policies", "segmenter"]
-PURE += ["source_queue", "state", "trained", "words", "latency", "pairs"]
-PURE += ["evaluation.logs", "evaluation.report"]
-# These know tokenizers, and still no arrays.
-TEXT = ["detokenizer", "pieces", "prompts"]
+# What programs import that only watch a stream, or say what it is to do.
+LIGHT = ["Event", "Finished", "Policy", "Read", "SessionOptions", "SimulError", "TurnEnd"]
+LIGHT = [f"mlx_simul.{name}" for name in (*LIGHT, "WaitK", "Write", "stabilise")]
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def promised(contract: str) -> list[str]:
+    """The modules that a contract of import-linter keeps light, those inside packages too."""
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    (names,) = (each["source_modules"] for each in contracts if each["id"] == contract)
+    found = []
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        found.append(name)
+        inside = pkgutil.walk_packages(spec.submodule_search_locations or (), f"{name}.")
+        found += [module.name for module in inside]
+    return found
 
 
 def heavy_after(code: str) -> set[str]:
@@ -51,17 +62,20 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_what_knows_no_arrays_loads_nothing_heavy():
-    names = "mlx_simul.WaitK, mlx_simul.Write, mlx_simul.SimulError, mlx_simul.SourceSegmenter"
-    modules = "\n".join(f"import mlx_simul.{name}" for name in PURE)
-    assert heavy_after(f"{modules}\nimport mlx_simul\n{names}") == set()
+    modules = promised("pure")
+    assert {"mlx_simul.loop.loop", "mlx_simul.policies.wait_k"} <= set(modules)
+    code = "\n".join(f"import {name}" for name in modules)
+    assert heavy_after(f"{code}\nimport mlx_simul\n{', '.join(LIGHT)}") == set()
 
 
 def test_what_knows_tokenizers_loads_no_arrays():
-    assert not ARRAYS & heavy_after("\n".join(f"import mlx_simul.{name}" for name in TEXT))
+    modules = promised("text")
+    assert "mlx_simul.text.prompts" in modules
+    assert not ARRAYS & heavy_after("\n".join(f"import {name}" for name in modules))
 
 
 def test_laziness_can_fail():
-    assert heavy_after("import mlx_simul; mlx_simul.DualStreamingCache") >= {"mlx"}
+    assert heavy_after("import mlx_simul; mlx_simul.SimulSession") >= {"mlx"}
 
 
 # ---- Names ----
@@ -80,6 +94,36 @@ def test_every_public_name_is_documented_where_it_is_defined():
         if name != "__version__" and callable(thing):
             assert thing.__module__.startswith("mlx_simul."), name
             assert (thing.__doc__ or "").strip(), name
+
+
+def test_the_face_is_small():
+    """Other errors, policies, caches and parts live in their rooms: docs/api/mlx_simul.md."""
+    assert len(mlx_simul.__all__) <= 24
+    errors = importlib.import_module("mlx_simul.errors")
+    in_errors = set(mlx_simul.__all__) & vars(errors).keys()
+    assert in_errors == {"SimulError", "SimulWarning"}
+    policies = importlib.import_module("mlx_simul.policies")
+    assert set(mlx_simul.__all__) & set(policies.__all__) == {"Action", "Policy", "WaitK"}
+
+
+def entries(kind: str, text: str) -> set[str]:
+    """What a page of the reference describes: modules, classes or functions."""
+    return set(re.findall(rf"^\.\. auto{kind}:: ([\w.]+)$", text, re.MULTILINE))
+
+
+def test_every_public_name_has_an_entry_in_the_reference():
+    text = "\n".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    modules = entries("module", text)
+    named = entries("class", text) | entries("function", text)
+    by_module = {
+        name
+        for module in map(importlib.import_module, modules)
+        for name, thing in vars(module).items()
+        if name in getattr(module, "__all__", ()) or getattr(thing, "__module__", "") in modules
+    }
+    missing = {name for name in mlx_simul.__all__ if f"mlx_simul.{name}" not in named}
+    assert missing - by_module == {"Event"}  # any of the events, which have a page
+    assert entries("class", ".. autoclass:: mlx_simul.X\n.. note:: mlx_simul.Y") == {"mlx_simul.X"}
 
 
 def test_an_unknown_name_is_refused():
@@ -135,8 +179,7 @@ def test_what_the_package_imports_is_what_it_declares():
 
 
 def test_a_source_distribution_holds_what_the_tests_read():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    included = set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    included = set(PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
     # Hatchling adds these by itself.
     included |= {f"/{name}" for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE")}
     texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")]
@@ -163,10 +206,10 @@ def requirements(file: str) -> dict[str, list[Requirement]]:
 
 def direct(*, with_groups: bool) -> list[Requirement]:
     """What pyproject.toml requires itself, with every extra."""
-    whole = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    lists = [whole["project"]["dependencies"], *whole["project"]["optional-dependencies"].values()]
+    project = PROJECT["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
     if with_groups:
-        lists += [whole["build-system"]["requires"], *whole["dependency-groups"].values()]
+        lists += [PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"].values()]
     return [Requirement(line) for lines in lists for line in lines]
 
 

@@ -10,16 +10,10 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from streams import TEXT, reads, run, writes
 
 import mlx_simul
-from mlx_simul import (
-    Finished,
-    InvalidOptionError,
-    Policy,
-    Read,
-    SimulSession,
-    StreamingConfig,
-    WaitK,
-    Write,
-)
+from mlx_simul import Finished, Policy, Read, SimulSession, WaitK, Write
+from mlx_simul.archs.streaming_config import StreamingConfig
+from mlx_simul.cache.positions import FollowStart
+from mlx_simul.errors import InvalidOptionError, PromptError
 
 quick = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -155,7 +149,7 @@ def test_words_are_cut_at_their_limit(model, tokenizer):
         {"max_target_source_ratio": "2"},
         {"target_start": -1},
         {"target_start": 10**30},
-        {"target_start": mlx_simul.FollowStart},
+        {"target_start": FollowStart},
         {"policy": 3},
         {"policy": WaitK},
         {"gpe_compat": True, "max_target_source_ratio": 2.0},
@@ -165,7 +159,7 @@ def test_words_are_cut_at_their_limit(model, tokenizer):
     ids=str,
 )
 def test_options_out_of_range_are_refused(model, tokenizer, option):
-    with pytest.raises((InvalidOptionError, mlx_simul.PromptError)):
+    with pytest.raises((InvalidOptionError, PromptError)):
         SimulSession(model, tokenizer, **option)
 
 
@@ -244,7 +238,7 @@ def test_follow_stays_just_behind_the_source(model, tokenizer):
         model,
         tokenizer,
         policy=WaitK(1),
-        target_start=mlx_simul.FollowStart(margin_tokens=4),
+        target_start=FollowStart(margin_tokens=4),
         max_tokens=200,
     )
     engine, starts = session._engine, set()
@@ -269,7 +263,7 @@ def test_a_checkpoint_is_told_what_it_was_trained_to_do(model, tokenizer):
 
     def first_pass(**options):
         session = mlx_simul.SimulSession(model, tokenizer, frame="few-shot", **options)
-        return session._prompt.prefix_ids
+        return session.encode_prefix().token_ids
 
     plain = first_pass()
     model.streaming_config = StreamingConfig(source_language="Dutch", target_language="Latin")

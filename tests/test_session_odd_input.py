@@ -7,7 +7,8 @@ import pytest
 from streams import TEXT, Stumble, reads, run
 
 import mlx_simul
-from mlx_simul import Finished, InvalidOptionError, Policy, SimulSession, WaitK
+from mlx_simul import Finished, Policy, SimulSession, WaitK
+from mlx_simul.errors import InvalidOptionError, SessionClosedError, ValidationError
 
 # After an error
 
@@ -45,7 +46,7 @@ def test_after_an_error_a_session_does_not_go_on_as_if_nothing_had_been(model, t
     with pytest.raises((Stumble, InvalidOptionError)):
         session.feed("one two 你好。 three four five six ")
     for go_on in (lambda: session.feed("seven "), session.finish, lambda: list(session.events())):
-        with pytest.raises(mlx_simul.SessionClosedError, match="broke this session off"):
+        with pytest.raises(SessionClosedError, match="broke this session off"):
             go_on()
 
 
@@ -59,7 +60,7 @@ def test_an_interrupted_pass_breaks_a_session_off(model, tokenizer, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         session.feed("one two three ")
     monkeypatch.undo()
-    with pytest.raises(mlx_simul.SessionClosedError):
+    with pytest.raises(SessionClosedError):
         session.feed("four ")
 
 
@@ -124,7 +125,7 @@ def test_feeding_after_the_end_is_refused(model, tokenizer):
     session = SimulSession(model, tokenizer, max_tokens=5)
     session.feed("one two three four ")
     session.finish()
-    with pytest.raises(mlx_simul.SessionClosedError, match="new SimulSession"):
+    with pytest.raises(SessionClosedError, match="new SimulSession"):
         session.feed("five")
 
 
@@ -151,7 +152,7 @@ def test_weights_that_are_no_numbers_are_named(golden_models, tokenizer):
     norm = model.model.norm.weight
     model.model.norm.weight = mx.full(norm.shape, mx.nan)
     try:
-        with pytest.raises(mlx_simul.ValidationError, match="not finite"):
+        with pytest.raises(ValidationError, match="not finite"):
             run(model, tokenizer, TEXT)
     finally:
         model.model.norm.weight = norm

@@ -23,7 +23,7 @@ from mlx_simul.evaluation.units import reference_length, target_units
 from mlx_simul.events import Finished, Write
 from mlx_simul.machine.blas import describe
 from mlx_simul.policies import WaitK
-from mlx_simul.serving.sessions import BatchedSessions
+from mlx_simul.serving.sessions import Sessions
 from mlx_simul.session import SimulSession
 from mlx_simul.text.prompts import StreamingDataPreparator
 from mlx_simul.training.augment import caption, with_disfluencies, without_punctuation
@@ -156,7 +156,7 @@ class Translator:
         return turns
 
     def _together(self, items: Sequence[Item], wait_k: str, history: Sequence[Pairs]) -> list[Turn]:
-        batch = BatchedSessions(self._model, self._tokenizer, policy=WaitK(WAIT_K[wait_k]))
+        batch = Sessions(self._model, self._tokenizer, policy=WaitK(WAIT_K[wait_k]))
         sources = [
             self._prompt.behind(pairs).tokenize(item.source)
             for item, pairs in zip(items, history, strict=True)

@@ -77,45 +77,6 @@ def teacher_forced_mask(visible: mx.array, n_source: int, window: int | None = N
     return who_sees_whom(visible + target, visible, mx.arange(n_source), target, window)
 
 
-def create_streaming_attention_mask(
-    total_len: int,
-    source_seg_len: Sequence[int],
-    target_seg_len: Sequence[int],
-    wait_tokens_list: Sequence[int],
-) -> mx.array:
-    """Mask of one teacher-forced sequence ``[source | target | padding]`` (SPEC section 5).
-
-    Args:
-        total_len: rows and columns, padding included.
-        source_seg_len: tokens per source segment: prefix, words, suffix.
-        target_seg_len: tokens per target segment: header, words, closing end-of-turn.
-        wait_tokens_list: entry j is how many source segments, prefix included, target segment j
-            may see: ``min(k + j, n + 2)``.
-
-    Returns:
-        Boolean (total_len, total_len), True = may see. A row sees what the token *after* it may
-        see; the last target row keeps its own. Padding rows and columns are False.
-
-    Raises:
-        InvalidOptionError: if the segments do not fit into ``total_len``, or the list has not one
-            entry per target segment.
-    """
-    n_source, n_target = sum(source_seg_len), sum(target_seg_len)
-    if n_source + n_target > total_len:
-        raise InvalidOptionError(
-            f"{n_source} source and {n_target} target tokens do not fit into total_len={total_len}."
-        )
-    visible = visible_source_tokens(source_seg_len, target_seg_len, wait_tokens_list)
-    order = [*range(n_source), *(v + i for i, v in enumerate(visible))]
-    mask = who_sees_whom(
-        mx.array(order, mx.int32),
-        mx.array([n_source] * n_source + visible, mx.int32),
-        mx.arange(n_source),
-        mx.arange(n_target),
-    )
-    return mx.pad(mask, [(0, total_len - n_source - n_target)] * 2)
-
-
 def visible_source_tokens(
     source_seg_len: Sequence[int],
     target_seg_len: Sequence[int],

@@ -8,9 +8,11 @@ from dataclasses import MISSING, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from mlx_simul.console.arguments import utf8
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.machine.fields import (
     NONE,
     described,
+    flag_of,
     help_of,
     parts_of,
     plain_fields,
@@ -93,7 +95,7 @@ def add_option(
         if "choices" not in about:
             about.setdefault("metavar", item.metadata.get("metavar") or name.upper())
     parser.add_argument(
-        flag or item.metadata.get("flag") or f"--{name.replace('_', '-')}",
+        flag or flag_of(item),
         dest=dest or name,
         default=argparse.SUPPRESS,
         help=text.replace("%", "%%"),
@@ -104,7 +106,8 @@ def add_option(
 def _value_arguments(hint: Any, read: Callable[[str], Any] | None) -> dict[str, Any]:
     """How argparse is to read a value of a type."""
     if read is not None:
-        return {"type": read}
+        read = _explaining(read)
+        return {"type": _or_none(read) if type(None) in parts_of(hint) else read}
     if get_origin(hint) is tuple:
         return {"nargs": "+", **_value_arguments(get_args(hint)[0], None)}
     parts = list(parts_of(hint))
@@ -115,6 +118,22 @@ def _value_arguments(hint: Any, read: Callable[[str], Any] | None) -> dict[str, 
         # argparse compares what was read with the choices, and shows them as they are.
         return {"type": _reader(hint), "metavar": f"{{{','.join([*map(str, names), NONE])}}}"}
     return {"type": _reader(hint)}
+
+
+def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text == NONE else read(text)
+
+
+def _explaining(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Have argparse say what the reader of a value says of one that it refuses."""
+
+    def explained(text: str) -> Any:
+        try:
+            return read(text)
+        except InvalidOptionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return explained
 
 
 def _reader(hint: Any) -> Callable[[str], Any]:

@@ -332,7 +332,7 @@ class StreamingEngine(Engine):
         ]
 
     def _watch(self, heads: tuple[Head, ...]) -> None:
-        self._watched += heads
+        self._watched = tuple({*self._watched, *heads})
         self.runner.watch(heads)
 
     def source_columns(self, n_hidden: int) -> Sequence[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
 from datetime import date as Date
 from typing import Any
 
@@ -47,3 +48,29 @@ class EncodedPrefix:
                 "with which this session begins. To share one, sessions need the same "
                 "instruction, languages, context, glossary, frame and date."
             )
+
+
+class PrefixPool:
+    """The prefixes that sessions over one model encoded last, for those that begin alike.
+
+    Args:
+        size: how many to keep.
+    """
+
+    def __init__(self, size: int = 16) -> None:
+        self._size = size
+        self._kept: OrderedDict[tuple[Any, ...], EncodedPrefix] = OrderedDict()
+
+    def find(self, prefix: EncodedPrefix) -> EncodedPrefix:
+        """The same prefix with its state, if a session has encoded it; else the prefix as it is."""
+        key = prefix.token_ids, prefix.setting
+        if key not in self._kept:
+            return prefix
+        self._kept.move_to_end(key)
+        return replace(prefix, state=self._kept[key].state)
+
+    def keep(self, prefix: EncodedPrefix) -> None:
+        """Keep a prefix that is encoded now, and let go of the one used least lately."""
+        self._kept[prefix.token_ids, prefix.setting] = prefix
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)

@@ -17,7 +17,7 @@ from mlx_simul.evaluation.speed import INSTRUCTION, TEXT, Figures, Run, never_en
 from mlx_simul.events import Finished
 from mlx_simul.generation import stream_generate
 from mlx_simul.policies import WaitK
-from mlx_simul.serving.sessions import BatchedSessions
+from mlx_simul.serving.sessions import Sessions
 from mlx_simul.text.prompts import StreamingDataPreparator, TokenizedSource
 
 
@@ -51,7 +51,7 @@ class BatchBench:
         sources = [self.source(i) for i in range(n_sessions)]
 
         def write() -> tuple[Iterable[int], int]:
-            batch = BatchedSessions(self.model, self.tokenizer, **self._options)
+            batch = Sessions(self.model, self.tokenizer, **self._options)
             sessions = [batch.add(source=source) for source in sources]
             ends = {
                 session: event for session, event in batch.events() if isinstance(event, Finished)

@@ -13,9 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date as Date
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
-
-from typing_extensions import Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.machine.files import read_object, write_whole

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
-from mlx_simul.machine.fields import NONE, plain_fields, type_of
+from mlx_simul.machine.fields import NONE, flag_of, plain_fields, type_of
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import WHOLE, name_in
 
@@ -213,7 +213,7 @@ def _flags(kind: type) -> dict[str, str]:
         if is_dataclass(hint) and isinstance(hint, type):
             found |= _flags(hint)
         else:
-            found[item.name] = item.metadata.get("flag") or f"--{item.name.replace('_', '-')}"
+            found[item.name] = flag_of(item)
     return found
 
 

@@ -50,6 +50,8 @@ class Limits:
 
     def ratio_allows_a_word(self, state: StreamingState) -> bool:
         """Whether the ratio lets another target word be begun, given the source read so far."""
+        if self._ratio is None:
+            return True
         return state.target_speech < self._most_words_by_ratio(state)
 
     def max_words_allows_a_word(self, state: StreamingState) -> bool:

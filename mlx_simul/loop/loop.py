@@ -92,6 +92,7 @@ class SimulLoop:
         num_draft_tokens: with a drafter, how many drafts go along with a pass at most.
     """
 
+    # Whether predictions that a read outdates go along with the next pass as drafts.
     _keeps_drafts = True
 
     def __init__(
@@ -159,11 +160,7 @@ class SimulLoop:
         Raises:
             InvalidOptionError: if the policy needs nothing.
         """
-        if self._proposals is None and self._wanted is None:
-            raise InvalidOptionError(
-                f"there is no evidence to observe: {self._policy!r} goes by counts. "
-                "mlx_simul.policies.Shown(policy) shows the attention as well."
-            )
+        require_evidence(self._policy)
         self._observer = observer
         self._predictions.observe()
 
@@ -341,4 +338,18 @@ class SimulLoop:
             total_ms=self._clock_ms(),
             n_passes=self._predictions.n_passes,
             source_finished=reason == "empty_source" or state.source_exhausted(),
+        )
+
+
+def require_evidence(policy: Policy) -> None:
+    """Pass if the words that a policy lets be written come with evidence.
+
+    Raises:
+        InvalidOptionError: if it needs none.
+    """
+    needs = policy.needs
+    if needs.lookahead_words == 0 and not needs.probabilities and not needs.attention:
+        raise InvalidOptionError(
+            f"there is no evidence to observe: {policy!r} goes by counts. "
+            "mlx_simul.policies.Shown(policy) shows the attention as well."
         )

@@ -89,7 +89,8 @@ class Target:
 
     def write(self, token: int) -> Iterator[Write]:
         """Add a token to the word under way; give the event of the token before it."""
-        yield from self._release()
+        if self._held is not None:
+            yield self._release(self._held)
         self.word.append(token)
         self.token_ids.append(token)
         self._held = Write(
@@ -125,18 +126,15 @@ class Target:
         The next token may complete the character, and then the text belongs to that one; so deltas
         concatenate to exactly what the tokenizer decodes.
         """
-        if not self._detokenizer.is_holding:
-            yield from self._release()
+        if self._held is not None and not self._detokenizer.is_holding:
+            yield self._release(self._held)
 
     def finish(self) -> Iterator[Write]:
         """Give the event held back with all text that is left."""
-        yield from self._release(flush=True)
+        if self._held is not None:
+            yield self._release(self._held, self._detokenizer.flush())
 
-    def _release(self, flush: bool = False) -> Iterator[Write]:
-        if self._held is None:
-            return
-        text = self._held.text + (self._detokenizer.flush() if flush else "")
-        event = replace(self._held, text=text, time_ms=self._clock_ms())
+    def _release(self, held: Write, rest: str = "") -> Write:
         self._held = None
-        self._texts.append(text)
-        yield event
+        self._texts.append(held.text + rest)
+        return replace(held, text=held.text + rest, time_ms=self._clock_ms())

@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import sys
+import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -18,15 +19,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from mlx_simul.errors import InvalidOptionError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
-
 NONE = "none"
 """Stands for ``None`` in a file or on a command line."""
 
 _Options = TypeVar("_Options")
+_ROLE = re.compile(r":\w+:`~?([^`]*)`")  # as in :mod:`mlx_simul.options`
 _ENTRY = re.compile(r"^ {4,8}(\w+): ", re.MULTILINE)
 
 
@@ -111,8 +108,15 @@ def type_of(kind: type, item: Field[Any]) -> Any:
     """The type of a field, as a file can say it."""
     if (plain := item.metadata.get("plain")) is not None:
         return plain
+    if not isinstance(item.type, str):
+        return item.type
     # One by one, since the types of other fields may be known to type checkers only.
-    return eval(str(item.type), vars(sys.modules[kind.__module__]))
+    return eval(item.type, vars(sys.modules[kind.__module__]))
+
+
+def flag_of(item: Field[Any]) -> str:
+    """How a command line spells a field."""
+    return item.metadata.get("flag") or f"--{item.name.replace('_', '-')}"
 
 
 def help_of(kind: type) -> dict[str, str]:
@@ -123,9 +127,13 @@ def help_of(kind: type) -> dict[str, str]:
     starts = list(_ENTRY.finditer(entries))
     ends = [match.start() for match in starts[1:]] + [len(entries)]
     return {
-        match[1]: " ".join(entries[match.end() : end].split()).rstrip(".")
+        match[1]: _without_markup(" ".join(entries[match.end() : end].split()).rstrip("."))
         for match, end in zip(starts, ends, strict=True)
     }
+
+
+def _without_markup(text: str) -> str:
+    return _ROLE.sub(r"\1", text).replace("``", "")
 
 
 def summary_of(kind: type) -> str:

@@ -1,4 +1,4 @@
-"""BatchedSessions: many live sessions over one model, in passes that they share. It does no I/O."""
+"""Sessions: many live sessions over one model, in passes that they share. It does no I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from mlx_simul.archs.prepare import adopt
 from mlx_simul.engine import Engine, StreamingEngine, make_engine
 from mlx_simul.engine.batch import Batch
-from mlx_simul.engine.prefix import EncodedPrefix
+from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
 from mlx_simul.errors import InvalidOptionError, SessionFailedError
 from mlx_simul.events import Event
 from mlx_simul.loop.drafters import Drafter
@@ -23,14 +23,14 @@ from mlx_simul.session import SimulSession
 from mlx_simul.text.prompts import TokenizedSource
 
 
-class BatchedSessions:
+class Sessions:
     """Live sessions over one model, whose passes are run together.
 
     Each has its own text, languages, policy, sampler and limits, and writes the tokens that it
     would write alone. They come and go at any time, are fed with ``session.push(text)`` and
     ``session.close()``, and go on at each :meth:`step`::
 
-        batch = BatchedSessions(model, tokenizer, policy=WaitK(3))
+        batch = Sessions(model, tokenizer, policy=WaitK(3))
         french = batch.add(target_language="French")
         german = batch.add(target_language="German")
         french.push("Good morning. ")
@@ -40,7 +40,8 @@ class BatchedSessions:
 
     Sessions share passes, whatever their policies, where the model's architecture lets a read and a
     write share one (``docs/batches.md``). Elsewhere, and with ``mode="reencode"`` or
-    ``"interleaved"``, they run one by one; :meth:`is_shared` says which it is.
+    ``"interleaved"``, they run one by one; :meth:`is_shared` says which it is. Those with turns
+    that begin alike encode their prefix once.
 
     All of it belongs to the thread that made it, as MLX's streams do: a server feeds and steps it
     on one thread, and hands texts and events over.
@@ -72,6 +73,7 @@ class BatchedSessions:
             )
         self._model, self._tokenizer = adopt(model, tokenizer), tokenizer
         self._batch = Batch(self._model)
+        self._prefixes = PrefixPool()
         self._engines: dict[SimulSession, Engine] = {}
         self._said: deque[tuple[SimulSession, Event]] = deque()
         self._failed: deque[tuple[SimulSession, Exception]] = deque()
@@ -126,6 +128,7 @@ class BatchedSessions:
                 options,
                 source=source,
                 prefix=prefix,
+                pool=self._prefixes,
                 make_engine=make,
             )
         except BaseException:

@@ -10,15 +10,14 @@ from fractions import Fraction
 from itertools import takewhile
 from typing import Any, Protocol
 
-from mlx_simul.engine.prefix import EncodedPrefix
-from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, Write
-from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps
+from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
+from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, TurnReason, Write
+from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps, require_evidence
 from mlx_simul.loop.requests import Pass
 from mlx_simul.policies import ProposedWord
 from mlx_simul.stream.turn import Setting, TurnMaker
 from mlx_simul.text.joining import Joiner
 from mlx_simul.text.prompts import TokenizedSource
-from mlx_simul.text.speech import speech
 from mlx_simul.text.turns import TurnBreak
 
 Observer = Callable[[ProposedWord], None]
@@ -27,7 +26,9 @@ Observer = Callable[[ProposedWord], None]
 class Turns(Protocol):
     """What a session drives: words in, steps out."""
 
-    prefix: EncodedPrefix
+    def encoded_prefix(self) -> EncodedPrefix:
+        """What stands before the source, once the steps have come to NEED_SOURCE."""
+        ...
 
     def add(self, items: Iterable[str | TurnBreak]) -> None:
         """Take words, and breaks between turns."""
@@ -64,7 +65,7 @@ class OneTurn:
         tokenizer: Any,
     ) -> None:
         setting = maker.setting
-        self.prefix = prefix
+        self._prefix, self._engine = prefix, maker.engine
         self._prompt = setting.prompt_behind(())
         self._loop = maker.begin(setting.options.limits.max_words)
         self._n_words = 0
@@ -76,6 +77,10 @@ class OneTurn:
             for word in source.segments[1:-1]:
                 self._loop.add_segment(word, tokenizer.decode(list(word)))
             self._loop.close_source(source.segments[-1])
+
+    def encoded_prefix(self) -> EncodedPrefix:
+        """What the engine holds before any source."""
+        return replace(self._prefix, state=self._engine.state)
 
     def add(self, items: Iterable[str | TurnBreak]) -> None:
         """Take words; there are no breaks."""
@@ -106,10 +111,16 @@ class TurnChain:
     Args:
         maker: begins each turn.
         prefix: what stands before each source, encoded or not.
+        pool: where prefixes are shared with other streams.
+
+    Attributes:
+        target_speech: words of speech written in the turns that have ended.
     """
 
-    def __init__(self, maker: TurnMaker, prefix: EncodedPrefix) -> None:
-        self.prefix = prefix
+    def __init__(
+        self, maker: TurnMaker, prefix: EncodedPrefix, pool: PrefixPool | None = None
+    ) -> None:
+        self._prefix, self._pool = prefix, PrefixPool() if pool is None else pool
         self._maker, self._engine = maker, maker.engine
         self._blank = self._engine.state
         # From which turn on which setting holds.
@@ -127,8 +138,12 @@ class TurnChain:
 
         self._joiner = Joiner()
         self._n_turns = self._n_source_words = self._n_target_words = self._n_passes = 0
-        self._target_speech = Fraction(0)
+        self.target_speech = Fraction(0)
         self._reason: FinishReason = "end_of_turn"
+
+    def encoded_prefix(self) -> EncodedPrefix:
+        """What every turn begins with."""
+        return self._prefix
 
     def add(self, items: Iterable[str | TurnBreak]) -> None:
         """Take words and breaks; those of the turn under way go to its loop."""
@@ -141,13 +156,27 @@ class TurnChain:
 
     def observe(self, observer: Observer) -> None:
         """Tell a function of each word as it is written, from the next turn on."""
-        self._maker.begin().observe(observer)  # refuses a policy that has no evidence
+        settings = [setting for _, setting in self._changes] or [self._maker.setting]
+        require_evidence(settings[-1].policy)
         self._observer = observer
 
     @property
     def next_turn(self) -> int:
         """The number of the first turn that has not begun."""
         return self._n_turns + (self._loop is not None)
+
+    def check(self, setting: Setting) -> None:
+        """Pass if turns can begin under a setting, so that none breaks off later.
+
+        Raises:
+            InvalidOptionError: if its policy needs what the model cannot show, or is observed and
+                has no evidence.
+            PromptError: if the template cannot carry earlier turns.
+        """
+        self._maker.meet(setting)
+        shared_prefix_ids(setting)
+        if self._observer is not None:
+            require_evidence(setting.policy)
 
     def change(self, setting: Setting, from_turn: int | None = None) -> None:
         """Begin turns under another setting.
@@ -158,12 +187,18 @@ class TurnChain:
         """
         self._changes.append((self.next_turn if from_turn is None else from_turn, setting))
 
-    def resume(self, end: TurnEnd) -> None:
-        """Go on behind a turn that ended in an earlier life of this stream."""
+    def resume(self, end: TurnEnd, target_speech: Fraction) -> None:
+        """Go on behind a turn that ended in an earlier life of this stream.
+
+        Args:
+            end: of the turn.
+            target_speech: all that was written up to it.
+        """
+        self._change_before(end.turn)
         self._n_turns = end.turn + 1
         self._n_source_words = end.source_span_words[1]
         self._n_target_words = end.target_span_words[1]
-        self._target_speech += speech(end.target_text)
+        self.target_speech = target_speech
         self._joiner.add(end.target_text)
         self._note(end)
 
@@ -172,7 +207,9 @@ class TurnChain:
         yield from self._encode_prefix()
         while self._reason != "max_words":
             self._drop_empty_turns()
-            if self._waiting:
+            if self._waiting and self._words_left() == 0:
+                self._reason = "max_words"  # and not before: the source may have ended
+            elif self._waiting:
                 yield from self._run_turn()
             elif self._closed:
                 break
@@ -183,8 +220,8 @@ class TurnChain:
     # One turn
 
     def _run_turn(self) -> Steps:
-        while self._changes and self._changes[0][0] <= self._n_turns:
-            yield from self._adopt(self._changes.popleft()[1])
+        self._change_before(self._n_turns)
+        yield from self._encode_prefix()
         loop = self._begin()
         self._hand_over()
         steps, reply, began_ms = loop.steps(), None, None
@@ -204,18 +241,21 @@ class TurnChain:
     def _begin(self) -> SimulLoop:
         setting = self._maker.setting
         prompt = setting.prompt_behind(tuple(self._finished_pairs))
-        prefix_ids, shared = prompt.prefix_ids, self.prefix
+        prefix_ids, shared = prompt.prefix_ids, self._prefix
         n_encoded = len(shared.token_ids)
         is_shared = prefix_ids[:n_encoded] == shared.token_ids
         self._engine.state = shared.state if is_shared else self._blank
-        most = setting.options.limits.max_words
-        left = None if most is None else max(1, math.ceil(most - self._target_speech))
-        loop = self._loop = self._maker.begin(left)
+        loop = self._loop = self._maker.begin(self._words_left())
         if self._observer is not None:
             loop.observe(self._observer)
         loop.add_segment(prefix_ids, n_encoded=n_encoded if is_shared else 0)
         self._prompt, self._words, self._break = prompt, [], None
         return loop
+
+    def _words_left(self) -> int | None:
+        """Words that may still be written, a part of one counting; None if there is no limit."""
+        most = self._maker.setting.options.limits.max_words
+        return None if most is None else max(0, math.ceil(most - self.target_speech))
 
     def _hand_over(self) -> None:
         """Give the turn under way the words that are its own, and its end."""
@@ -247,16 +287,18 @@ class TurnChain:
 
     def _end_turn(self, loop: SimulLoop, finished: Finished, began_ms: float) -> TurnEnd:
         words, unread = self._words[: finished.source_words], self._words[finished.source_words :]
-        ended_by = "limit" if unread or self._break is None else self._break.reason
-        if unread:
-            # What a limit left unread is the next turn's, so nothing is lost.
-            ends = [self._break] if self._break is not None else []
-            self._waiting.extendleft(reversed([*unread, *ends]))
+        ended_by: TurnReason = "limit"
+        ends = [] if self._break is None else [self._break]
+        if finished.source_finished and self._break is not None:
+            ended_by, ends = self._break.reason, []
+        # What a limit left unread is the next turn's, so nothing is lost. Whether the source's end
+        # had come when the limit cut is a matter of chunks, so that is left unread too.
+        self._waiting.extendleft(reversed([*unread, *ends]))
         first_source, first_target = self._n_source_words, self._n_target_words
         self._n_source_words += len(words)
         self._n_target_words += finished.target_words
         self._n_passes += finished.n_passes
-        self._target_speech += loop.state.target_speech
+        self.target_speech += loop.state.target_speech
         self._loop = None
         end = TurnEnd(
             turn=self._n_turns,
@@ -306,23 +348,28 @@ class TurnChain:
 
     # The prefix
 
-    def _adopt(self, setting: Setting) -> Steps:
-        self._maker.adopt(setting)
-        pairs = self._finished_pairs
-        self._finished_pairs = deque(pairs, maxlen=setting.options.turn.history)
-        wanted = shared_prefix_ids(setting)
-        if wanted != self.prefix.token_ids:
-            self.prefix = replace(self.prefix, token_ids=wanted, state=None)
-            yield from self._encode_prefix()
+    def _change_before(self, turn: int) -> None:
+        """Adopt the settings that hold for a turn that is about to begin, or has ended long ago."""
+        while self._changes and self._changes[0][0] <= turn:
+            _, setting = self._changes.popleft()
+            self._maker.adopt(setting)
+            pairs = self._finished_pairs
+            self._finished_pairs = deque(pairs, maxlen=setting.options.turn.history)
+            token_ids = shared_prefix_ids(setting)
+            if token_ids != self._prefix.token_ids:
+                self._prefix = replace(self._prefix, token_ids=token_ids, state=None)
 
     def _encode_prefix(self) -> Steps:
-        if self.prefix.state is not None:
+        if self._prefix.state is None:
+            self._prefix = self._pool.find(self._prefix)
+        if self._prefix.state is not None:
             return
         self._engine.state = self._blank
-        if self.prefix.token_ids:
-            reply = yield Pass(self.prefix.token_ids)
+        if self._prefix.token_ids:
+            reply = yield Pass(self._prefix.token_ids)
             self._n_passes += 0 if reply is None else reply.n_passes
-        self.prefix = replace(self.prefix, state=self._engine.state)
+        self._prefix = replace(self._prefix, state=self._engine.state)
+        self._pool.keep(self._prefix)
 
 
 def shared_prefix_ids(setting: Setting) -> tuple[int, ...]:

@@ -23,17 +23,17 @@ class Feed:
     """
 
     def __init__(self, setting: Setting) -> None:
-        turn, has_turns = setting.options.turn, setting.has_turns
-        self._segmenter = SourceSegmenter(turn.split, paragraphs=has_turns)
-        self._splitter: TurnSplitter | None = None
-        if has_turns:
-            self._splitter = TurnSplitter(
-                setting.source_language,
-                max_turn_words=turn.max_turn_words,
-                splitter=turn.splitter,
-            )
+        self._segmenter = SourceSegmenter(setting.options.turn.split, paragraphs=setting.has_turns)
+        self._splitter = _splitter(setting) if setting.has_turns else None
+        self._next_splitter: TurnSplitter | None = None
+        self._in_turn = False
         self.has_words = self.is_closed = False
         self._skip_words = 0
+
+    def change(self, setting: Setting) -> None:
+        """Cut turns by the rules of another source language, from the next turn on."""
+        self._next_splitter = _splitter(setting)
+        self._change_between_turns()
 
     def skip(self, n_words: int) -> None:
         """Leave out the first words that come, and the breaks between them."""
@@ -46,13 +46,13 @@ class Feed:
     def end_turn(self) -> list[Item]:
         """The word that has half arrived, and the end of the turn, if one has begun."""
         items = self._items(self._segmenter.flush())
-        return items + self._kept([] if self._splitter is None else self._splitter.end_turn())
+        return items + self._cut([] if self._splitter is None else self._splitter.end_turn())
 
     def close(self) -> list[Item]:
         """What is left, and the end of the last turn."""
         self.is_closed = True
         items = self._items(self._segmenter.finish())
-        return items + self._kept([] if self._splitter is None else self._splitter.finish())
+        return items + self._cut([] if self._splitter is None else self._splitter.finish())
 
     def _items(self, words: Sequence[str]) -> list[Item]:
         self.has_words = self.has_words or bool(words)
@@ -64,8 +64,18 @@ class Feed:
             if word == PARAGRAPH and not cut:
                 # The turn has ended already; the paragraph ends only now.
                 cut = [TurnBreak("blank_line")]
-            items += self._kept(cut)
+            items += self._cut(cut)
         return items
+
+    def _cut(self, items: Sequence[Item]) -> list[Item]:
+        if items:
+            self._in_turn = isinstance(items[-1], str)
+            self._change_between_turns()
+        return self._kept(items)
+
+    def _change_between_turns(self) -> None:
+        if self._next_splitter is not None and not self._in_turn:
+            self._splitter, self._next_splitter = self._next_splitter, None
 
     def _kept(self, items: Sequence[Item]) -> list[Item]:
         for at, item in enumerate(items):
@@ -73,3 +83,10 @@ class Feed:
                 return list(items[at:])
             self._skip_words -= isinstance(item, str)
         return []
+
+
+def _splitter(setting: Setting) -> TurnSplitter:
+    turn = setting.options.turn
+    return TurnSplitter(
+        setting.source_language, max_turn_words=turn.max_turn_words, splitter=turn.splitter
+    )

@@ -1,8 +1,8 @@
 """The journal of a stream: text as it arrived and turns as they ended, in lines of JSON (SPEC 8).
 
-A line is written before what it says has an effect. So after the process is killed at any moment,
-the text of the journal fed again gives the same turns, of which the journal holds all but the one
-that was under way.
+Each line is written before what it records takes effect. So after the process is killed at any
+moment, the text of the journal fed again gives the same turns, of which the journal holds all but
+the one that was under way.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,8 @@ class Entry:
         text: a piece of source that arrived.
         mark: ``"end_turn"`` or ``"close"``, if the caller said so.
         turn: a turn that ended.
+        target_speech: words of speech written up to its end, as in "31/4"; the limit of words goes
+            by them, and the texts do not tell where words were cut.
         update: options that changed, as plain values.
         from_turn: the first turn that they hold for.
     """
@@ -42,6 +45,7 @@ class Entry:
     text: str = ""
     mark: str = ""
     turn: TurnEnd | None = None
+    target_speech: Fraction = Fraction(0)
     update: Mapping[str, Any] = field(default_factory=dict)
     from_turn: int = 0
 
@@ -97,9 +101,9 @@ class Journal:
         """Note options that are about to change."""
         self._append({"update": dict(options), "from_turn": from_turn})
 
-    def add_turn(self, end: TurnEnd) -> None:
+    def add_turn(self, end: TurnEnd, target_speech: Fraction) -> None:
         """Note a turn that has ended, on the disk itself: a power cut does not undo it."""
-        self._append({"turn": asdict(end)})
+        self._append({"turn": asdict(end), "target_speech": str(target_speech)})
         with _explained(self.path):
             os.fsync(self._file.fileno())
 
@@ -136,7 +140,7 @@ class Journal:
             if whole == size:
                 return size
             if start and not whole > start:
-                raise JournalError(f"the journal {self.path} is not one: it has no lines.")
+                raise JournalError(f"{self.path} is not a journal: it has no line breaks.")
             os.ftruncate(self._file.fileno(), whole)
         warnings.warn(
             f"the last line of the journal {self.path} was cut off in writing; its {size - whole} "
@@ -174,10 +178,13 @@ def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry]:
             if number == 1:
                 continue
             try:
-                is_turn = "turn" in record
-                yield Entry(turn=_turn_end(record["turn"])) if is_turn else Entry(**record)
-            except (TypeError, KeyError) as error:
+                if "turn" in record:
+                    record["turn"] = _turn_end(record["turn"])
+                    record["target_speech"] = Fraction(record["target_speech"])
+                entry = Entry(**record)
+            except (TypeError, KeyError, ValueError) as error:
                 raise _damaged(path, number, error) from error
+            yield entry
 
 
 def read_turns(path: str | os.PathLike[str]) -> Iterator[TurnEnd]:

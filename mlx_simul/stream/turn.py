@@ -175,8 +175,16 @@ class TurnMaker:
         Raises:
             InvalidOptionError: if its policy needs what the model cannot show.
         """
-        self._needs: MetNeeds = meet_needs(setting.policy, self.engine, self._tokenizer)
+        self._needs: MetNeeds = self.meet(setting)
         self.setting = setting
+
+    def meet(self, setting: Setting) -> MetNeeds:
+        """What the policy of a setting needs; the turn under way goes on as it is.
+
+        Raises:
+            InvalidOptionError: if the model cannot show it.
+        """
+        return meet_needs(setting.policy, self.engine, self._tokenizer)
 
     def begin(self, max_words: int | None = None) -> SimulLoop:
         """The loop of a fresh turn.

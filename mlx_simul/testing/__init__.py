@@ -16,7 +16,7 @@ or a policy::
     def test_my_policy(law):
         law(MyPolicy()).require()
 
-An architecture that fuses keeps one more, for :class:`mlx_simul.BatchedSessions`:
+An architecture that fuses keeps one more, for :class:`mlx_simul.Sessions`:
 ``shared_passes_equal_ones_alone(my_tiny_model()).require()``.
 
 A model that streams by re-encoding keeps ``LAWS_OF_MODE["reencode"]``, tried with

@@ -14,9 +14,10 @@ from repository import ROOT
 from tiny_configs import CONFIGS, NOT_COMPARED
 from tiny_models import first_of, tiny_model
 
-from mlx_simul import InvalidOptionError, UnknownArchitectureError, archs
+from mlx_simul import archs
 from mlx_simul.archs.base import Architecture
 from mlx_simul.cache.positions import rotate
+from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
 from mlx_simul.testing import LAWS_OF_MODE, TOLERANCES, relative_error
 
 MINE = Architecture("mine")

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 from tiny_models import first_of, tiny_model
 
-from mlx_simul import InvalidOptionError, SimulWarning, StreamingConfig, archs
+from mlx_simul import SimulWarning, archs
+from mlx_simul.archs.streaming_config import StreamingConfig
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.training.options import LayoutOptions
 from mlx_simul.training.prepare import layout_config
 

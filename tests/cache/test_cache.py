@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.nn import RoPE
 
-from mlx_simul import CacheStateError, DualStreamingCache, InvalidOptionError
+from mlx_simul.cache import DualStreamingCache
+from mlx_simul.errors import CacheStateError, InvalidOptionError
 
 B, K, D, DV = 2, 3, 4, 6
 

@@ -10,10 +10,12 @@ from tiny_configs import full_config
 from tiny_models import MAIN, first_of, fresh_model, tiny_model
 from without_metal import replace_kernels
 
-from mlx_simul import DualStreamingCache, FixedStart, FollowStart, InvalidOptionError, archs
+from mlx_simul import archs
 from mlx_simul.archs.base import KVBits
-from mlx_simul.cache import LayerCache, QuantizedLayerCache
+from mlx_simul.cache import DualStreamingCache, LayerCache, QuantizedLayerCache
+from mlx_simul.cache.positions import FixedStart, FollowStart
 from mlx_simul.engine import StreamingEngine, make_engine
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.testing import LAWS, engine_with, relative_error
 
 WIDE = {"head_dim": 32, "hidden_size": 128}

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 from mlx_lm.models.rope_utils import initialize_rope
 
-from mlx_simul import DualStreamingCache, FixedStart, FollowStart, InvalidOptionError, StayStart
-from mlx_simul.cache.positions import make_target_start, rotate, rotates_exactly
+from mlx_simul.cache import DualStreamingCache
+from mlx_simul.cache.positions import (
+    FixedStart,
+    FollowStart,
+    StayStart,
+    make_target_start,
+    rotate,
+    rotates_exactly,
+)
+from mlx_simul.errors import InvalidOptionError
 
 D, TRAINED = 16, 512
 

@@ -13,7 +13,8 @@ from repository import ROOT
 from tiny_checkpoints import everything_in, golden_folder, write_tiny
 
 from mlx_simul.checkpoints import checkpoint
-from mlx_simul.checkpoints.convert import Quantization, add_arguments, convert, locate, run
+from mlx_simul.checkpoints.convert import Quantization, convert, locate
+from mlx_simul.console.convert import add_arguments, run
 from mlx_simul.errors import ConversionError, InvalidOptionError
 
 

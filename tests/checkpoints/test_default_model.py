@@ -14,9 +14,9 @@ import pytest
 from repository import ROOT
 
 import mlx_simul
-from mlx_simul import InvalidOptionError
 from mlx_simul.checkpoints.loading import DEFAULT_MODEL
 from mlx_simul.console import cli
+from mlx_simul.errors import InvalidOptionError
 
 MAX_WHEEL_BYTES = 10_000_000
 MAX_LOAD_S = 2

@@ -24,7 +24,7 @@ from mlx_simul.checkpoints.convert import Quantization, convert
 from mlx_simul.checkpoints.gguf import GGUFFile
 from mlx_simul.checkpoints.gguf_blocks import BITS, GROUP_SIZE, to_affine
 from mlx_simul.checkpoints.loading import load_folder
-from mlx_simul.checkpoints.validate import run
+from mlx_simul.console.validate import run
 from mlx_simul.errors import ConversionError, InvalidOptionError
 
 KINDS = sorted(BITS)

@@ -19,11 +19,12 @@ from tiny_models import first_of, fresh_model
 from transformers import AutoTokenizer
 
 import mlx_simul
-from mlx_simul import ConversionError, ModelLoadError, UnknownArchitectureError, archs
+from mlx_simul import archs
 from mlx_simul.archs import rewrites
 from mlx_simul.archs.hf_config import overrides_for_mlx_lm
 from mlx_simul.checkpoints import loading
 from mlx_simul.checkpoints.convert import convert
+from mlx_simul.errors import ConversionError, ModelLoadError, UnknownArchitectureError
 from mlx_simul.testing import LAWS
 
 

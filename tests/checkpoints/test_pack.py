@@ -10,13 +10,14 @@ from mlx.utils import tree_flatten
 from tiny_chat import write_chat_folder
 
 import mlx_simul
-from mlx_simul import ConversionError, InvalidOptionError, ModelLoadError, SimulError
+from mlx_simul import SimulError
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.archs.trained import told
 from mlx_simul.checkpoints import loading
 from mlx_simul.checkpoints.pack import pack
 from mlx_simul.console import cli
 from mlx_simul.console.live import EXIT_INCOMPLETE
+from mlx_simul.errors import ConversionError, InvalidOptionError, ModelLoadError
 
 LANGUAGES = ("English", "French")
 IDS = mx.array([[5, 6, 7, 8]])

@@ -14,9 +14,9 @@ from mlx_lm.utils import dequantize_model, quantize_model
 from tiny_checkpoints import golden_config, golden_folder
 
 import mlx_simul
-from mlx_simul import ModelLoadError
 from mlx_simul.checkpoints.loading import load_folder, put_on
 from mlx_simul.console.live import EXIT_INCOMPLETE
+from mlx_simul.errors import ModelLoadError
 from mlx_simul.testing import LAWS
 
 WIDTH, RANK = 64, 4

@@ -11,11 +11,11 @@ from tiny_checkpoints import golden_folder
 from transformers import AutoTokenizer
 
 import mlx_simul
-from mlx_simul import ModelLoadError
 from mlx_simul.checkpoints import tokenizer_files
 from mlx_simul.checkpoints.convert import convert
 from mlx_simul.checkpoints.validate import validate
-from mlx_simul.errors import ConversionError, PromptError
+from mlx_simul.errors import ConversionError, ModelLoadError, PromptError
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -75,7 +75,7 @@ def test_a_template_is_found_used_and_kept(folder: Path, tmp_path: Path, place: 
     for path in (folder, convert(folder, tmp_path / "target")):
         _, tokenizer = mlx_simul.load(path)
         assert turn(tokenizer) == wanted
-        prompt = mlx_simul.StreamingDataPreparator(tokenizer, instruction="Translate")
+        prompt = StreamingDataPreparator(tokenizer, instruction="Translate")
         assert prompt.header_text.endswith("assistant\n")
     # What is written needs nothing of ours to be found.
     assert turn(AutoTokenizer.from_pretrained(tmp_path / "target")) == wanted
@@ -107,7 +107,7 @@ def test_several_templates_without_a_default_are_not_silently_none(folder: Path)
     write_json(folder / "chat_template.json", chat_template={"a": TEMPLATE, "b": OTHER})
     _, tokenizer = mlx_simul.load(folder)
     with pytest.raises(PromptError, match="default"):
-        mlx_simul.StreamingDataPreparator(tokenizer, instruction="Translate")
+        StreamingDataPreparator(tokenizer, instruction="Translate")
 
 
 BROKEN = {

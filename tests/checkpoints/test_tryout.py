@@ -13,7 +13,8 @@ from tiny_checkpoints import golden_folder
 from tiny_configs.base import TINY
 
 import mlx_simul
-from mlx_simul import UnknownArchitectureError, ValidationError, archs
+from mlx_simul import archs
+from mlx_simul.errors import ModelLoadError, UnknownArchitectureError, ValidationError
 
 
 class SeesTheFuture(llama.Model):
@@ -98,7 +99,7 @@ def test_a_stranger_that_stumbles_over_our_caches_is_encoded_again(folder_of):
 
 
 def test_of_a_registered_type_nothing_is_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_simul.checkpoints.loading.try_out", lambda model: pytest.fail("tried"))
+    monkeypatch.setattr("mlx_simul.checkpoints.tryout.try_out", lambda model: pytest.fail("tried"))
     folder = golden_folder(tmp_path / "known", "qwen2")
     model, _ = mlx_simul.load(folder, allow_unverified=True)
     assert archs.of(model) is archs.find("qwen2")
@@ -108,7 +109,7 @@ def test_a_type_that_mlx_lm_does_not_know_either_is_refused(tmp_path):
     folder = golden_folder(tmp_path / "unheard", "qwen2")
     config = json.loads((folder / "config.json").read_text()) | {"model_type": "unheard_of"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(mlx_simul.ModelLoadError, match="unheard_of"):
+    with pytest.raises(ModelLoadError, match="unheard_of"):
         mlx_simul.load(folder, allow_unverified=True)
 
 
@@ -116,5 +117,5 @@ def test_a_module_that_ends_the_process_only_ends_the_loading(tmp_path):
     folder = golden_folder(tmp_path / "olmo", "qwen2")
     config = json.loads((folder / "config.json").read_text()) | {"model_type": "olmo"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(mlx_simul.ModelLoadError, match="cannot be imported here"):
+    with pytest.raises(ModelLoadError, match="cannot be imported here"):
         mlx_simul.load(folder, allow_unverified=True)

@@ -24,7 +24,8 @@ from mlx_simul.checkpoints import loading
 from mlx_simul.checkpoints import parameters as parameters_of
 from mlx_simul.checkpoints import validate as module
 from mlx_simul.checkpoints.loading import load_folder
-from mlx_simul.checkpoints.validate import run, validate
+from mlx_simul.checkpoints.validate import validate
+from mlx_simul.console.validate import run
 from mlx_simul.errors import ValidationError
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

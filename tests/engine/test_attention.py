@@ -7,10 +7,11 @@ import pytest
 from mlx_lm.models.base import scaled_dot_product_attention
 from tiny_models import MAIN, first_of, tiny_model
 
-from mlx_simul import InvalidOptionError, archs
+from mlx_simul import archs
 from mlx_simul.engine import attention as attending
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.attention import Recording, Watched, watchable_layers, watched
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.loop.requests import Pass, Wanted
 
 TYPES = (*MAIN, "gpt_oss", "gpt2", "gpt_neox", "cohere2", "lfm2")

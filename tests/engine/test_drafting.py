@@ -13,11 +13,12 @@ from streams import TEXT, run
 from tiny_models import first_of, tiny_model
 from tiny_tokenizers import sentencepiece_bpe
 
-from mlx_simul import InvalidOptionError, SimulSession, SimulWarning, WaitK, archs
+from mlx_simul import SimulSession, SimulWarning, WaitK, archs
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.engine import StreamingEngine, make_engine
 from mlx_simul.engine.base import Engine
 from mlx_simul.engine.drafting import ModelDrafter, make_drafter
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.loop.drafters import NGramDrafter
 from mlx_simul.loop.requests import Pass
 from mlx_simul.policies import Action, LocalAgreement, Policy, WholeSource

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlx_simul import FixedStart, InvalidOptionError
+from mlx_simul.cache.positions import FixedStart
 from mlx_simul.engine import Engine, StreamingEngine
 from mlx_simul.engine.batch import Batch
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.loop.requests import Pass, Reply
 
 

@@ -12,10 +12,12 @@ from streams import TEXT, reads, run, writes
 from tiny_models import first_of, tiny_model
 
 import mlx_simul
-from mlx_simul import InvalidOptionError, WaitK, archs
+from mlx_simul import WaitK, archs
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.tape import Tape
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 HYBRID = first_of("lfm2", vocab_size=1024)
 WIDE = first_of("qwen2", head_dim=32, hidden_size=128)
@@ -40,7 +42,7 @@ def test_with_the_whole_source_a_session_writes_what_mlx_lm_writes_offline(
     variation, mode, tokenizer
 ):
     model = tiny_model(variation)
-    source = mlx_simul.StreamingDataPreparator(tokenizer, instruction="x").tokenize(TEXT)
+    source = StreamingDataPreparator(tokenizer, instruction="x").tokenize(TEXT)
     prompt = [token for segment in source.segments for token in segment] + list(source.header)
     start = {"target_start": len(prompt) - len(source.header)} if mode == "group" else {}
     streamed = tokens_of(

@@ -14,10 +14,10 @@ import pytest
 from mlx_lm.utils import load_model
 from tiny_checkpoints import golden_folder, golden_weights
 
-from mlx_simul import ModelLoadError, load
+from mlx_simul import load
 from mlx_simul.checkpoints.convert import convert
 from mlx_simul.checkpoints.validate import validate
-from mlx_simul.errors import ConversionError
+from mlx_simul.errors import ConversionError, ModelLoadError
 
 Q_PROJ, NORM = "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"
 EMBEDDING = "model.embed_tokens.weight"

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from streams import TEXT, run
 from tiny_models import first_of, tiny_model
 
-from mlx_simul import InvalidOptionError, SessionClosedError, SimulSession, WaitK, archs
+from mlx_simul import SimulSession, WaitK, archs
+from mlx_simul.errors import InvalidOptionError, SessionClosedError
 
 GROUPS = first_of("qwen2", vocab_size=1024)
 HYBRID = first_of("lfm2", vocab_size=1024)

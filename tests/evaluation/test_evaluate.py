@@ -30,6 +30,7 @@ from mlx_simul.evaluation.translate import Translator, live_chunks
 from mlx_simul.evaluation.work import _in_processes
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import name_in, parse_policy
+from mlx_simul.text.segmenter import SourceSegmenter
 
 SOURCES = ["one two three.", "four 5.5 six", "seven", "eight nine ten eleven"]
 END = "end_of_turn"
@@ -70,7 +71,7 @@ def test_chunks_bring_the_source_word_by_word(parts):
     text = "".join(parts)
     chunks = live_chunks(text)
     assert "".join(chunks) == " ".join(text.split())
-    segmenter = mlx_simul.SourceSegmenter()
+    segmenter = SourceSegmenter()
     words = [*segmenter.feed(text), *segmenter.finish()]
     assert [chunk.strip() for chunk in chunks] == [word.strip() for word in words]
 

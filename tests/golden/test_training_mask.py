@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from golden_cases import GOLDEN_MODELS, golden_cases
 
-import mlx_simul
+from mlx_simul.compat import create_streaming_attention_mask
+from mlx_simul.errors import InvalidOptionError
 
 CASES = [
     pytest.param(case, id=f"{name}-{i}")
@@ -19,7 +20,7 @@ def mask_of(case, extra_words=0, padding=0):
     target = [len(segment) for segment in case["target_segments"]]
     waits = [min(case["wait_k"] + j + extra_words, len(source)) for j in range(len(target))]
     total = sum(source) + sum(target) + padding
-    return np.array(mlx_simul.create_streaming_attention_mask(total, source, target, waits))
+    return np.array(create_streaming_attention_mask(total, source, target, waits))
 
 
 def visible(case):
@@ -50,9 +51,9 @@ def test_padding_sees_nothing_and_is_not_seen():
     ids=["too short", "one count missing"],
 )
 def test_segments_that_do_not_fit_are_refused(total, source, target, waits):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="target"):
-        mlx_simul.create_streaming_attention_mask(total, source, target, waits)
+    with pytest.raises(InvalidOptionError, match="target"):
+        create_streaming_attention_mask(total, source, target, waits)
 
 
 def test_mask_is_boolean():
-    assert mlx_simul.create_streaming_attention_mask(2, [1], [1], [1]).dtype == mx.bool_
+    assert create_streaming_attention_mask(2, [1], [1], [1]).dtype == mx.bool_

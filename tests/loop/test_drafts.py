@@ -11,12 +11,12 @@ from mlx_lm.sample_utils import make_sampler
 from streams import TEXT, run, writes
 from tiny_models import first_of, make_engine_without_drafts, tiny_model
 
-import mlx_simul
-from mlx_simul import FixedStart, SimulSession, WaitK, archs
+from mlx_simul import SimulSession, WaitK, archs
 from mlx_simul.archs.base import let_fuse
 from mlx_simul.archs.surgery import Surgery, copy_of
-from mlx_simul.cache.positions import FusedRope
+from mlx_simul.cache.positions import FixedStart, FusedRope
 from mlx_simul.engine import StreamingEngine, make_engine
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.loop.requests import Pass
 
 GROUPS = first_of("qwen2", vocab_size=1024)
@@ -172,7 +172,7 @@ def test_a_rope_that_can_fuse_does_as_before_with_plain_offsets():
 
 
 def test_a_rope_that_is_a_function_cannot_be_taught():
-    with pytest.raises(mlx_simul.InvalidOptionError, match="fuses=True"):
+    with pytest.raises(InvalidOptionError, match="fuses=True"):
         model = copy_of(tiny_model(GROUPS))
         let_fuse(Surgery(model), model, [lambda keys, offset: keys])
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from streams import TEXT, run, writes
 from tiny_models import first_of, make_engine_without_drafts, tiny_model
 
-from mlx_simul import InvalidOptionError, SessionClosedError, SimulSession, WaitK, Write, archs
+from mlx_simul import SimulSession, WaitK, Write, archs
 from mlx_simul.archs.streaming_config import StreamingConfig
+from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.policies import (
     AlignAtt,
     Confidence,

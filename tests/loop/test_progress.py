@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_simul import Action, InvalidOptionError, StreamingState, WaitK, calculate_wait_words
+from mlx_simul import Action, WaitK
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.loop.progress import StreamingState
+from mlx_simul.policies import calculate_wait_words
 
 segments = st.lists(st.integers(1, 5), min_size=3, max_size=30)
 

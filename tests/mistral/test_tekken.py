@@ -18,6 +18,7 @@ from mlx_simul.checkpoints.convert import convert
 from mlx_simul.checkpoints.validate import WORD_TEXTS, validate
 from mlx_simul.console.cli import main
 from mlx_simul.console.live import EXIT_INCOMPLETE
+from mlx_simul.text.prompts import StreamingDataPreparator
 
 pytestmark = pytest.mark.mistral
 
@@ -92,7 +93,7 @@ def test_a_turn_is_that_of_mistral_common(loaded: Any, reference: Any, with_syst
 
 
 def test_it_streams(loaded: Any):
-    prompt = mlx_simul.StreamingDataPreparator(loaded[1], target_language="French")
+    prompt = StreamingDataPreparator(loaded[1], target_language="French")
     assert prompt.prefix_text.startswith("<s>") and "[INST]" in prompt.prefix_text
     assert prompt.header_text == "[/INST]"
     events = mlx_simul.stream_generate(*loaded, "One two.", target_language="French", max_tokens=3)

@@ -18,11 +18,11 @@ from tiny_checkpoints import GOLDEN
 from tiny_configs import CONFIGS, NOT_COMPARED, TRANSFORMERS, WEIGHTS, full_config
 from without_metal import replace_kernels
 
-from mlx_simul import InvalidOptionError, prepare
+from mlx_simul import prepare
 from mlx_simul.checkpoints import checkpoint
 from mlx_simul.checkpoints.convert import convert
 from mlx_simul.checkpoints.loading import load_folder, stock_classes
-from mlx_simul.errors import ConversionError
+from mlx_simul.errors import ConversionError, InvalidOptionError
 
 pytestmark = pytest.mark.parity
 

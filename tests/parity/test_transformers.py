@@ -8,6 +8,7 @@ import pytest
 from golden_cases import GOLDEN
 
 import mlx_simul
+from mlx_simul.cache.positions import FixedStart
 from mlx_simul.engine import StreamingEngine
 from mlx_simul.testing import LAWS
 
@@ -101,7 +102,7 @@ def test_batch_logits(checkpoint):
 def test_streamed_logits(checkpoint, n_source):
     folder, wanted = checkpoint
     model, _ = mlx_simul.load(folder)
-    engine = StreamingEngine(model, mlx_simul.FixedStart(n_source))
+    engine = StreamingEngine(model, FixedStart(n_source))
     for i in range(0, n_source, 3):
         engine.read(TOKENS[i : min(i + 3, n_source)])
     got = [engine.write(TOKENS[i : i + 2])[0] for i in range(n_source, len(TOKENS), 2)]

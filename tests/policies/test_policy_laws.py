@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from mlx_simul import ValidationError, WaitK
+from mlx_simul import WaitK
+from mlx_simul.errors import ValidationError
 from mlx_simul.policies import (
     Action,
     AlignAtt,

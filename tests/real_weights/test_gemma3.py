@@ -17,7 +17,7 @@ from conftest import fetch
 
 import mlx_simul
 from mlx_simul.checkpoints.gguf_split import open_gguf
-from mlx_simul.checkpoints.validate import run
+from mlx_simul.console.validate import run
 
 SOURCE = "The children are playing in the garden behind the house."
 TARGET = "Les enfants jouent dans la cour derrière la maison."

@@ -11,7 +11,7 @@ import pytest
 from golden_cases import GOLDEN
 
 import mlx_simul
-from mlx_simul.checkpoints.validate import run
+from mlx_simul.console.validate import run
 
 pytestmark = pytest.mark.real_weights
 

@@ -4,7 +4,8 @@ import pytest
 from streams import TEXT, words_of
 
 import mlx_simul
-from mlx_simul import Finished, InvalidOptionError, WaitK, Write
+from mlx_simul import Finished, WaitK, Write
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.serving.interpreter import Answer, Interpreter
 
 OPTIONS = {"max_tokens": 40, "max_tokens_per_word": 4, "max_target_source_ratio": 3.0}

@@ -11,13 +11,14 @@ from repository import ROOT
 from streams import TEXT, Stumble, run
 from tiny_models import first_of, tiny_model
 
-import mlx_simul
-from mlx_simul import BatchedSessions, Finished, FollowStart, SimulSession, WaitK, archs
+from mlx_simul import Finished, Sessions, SimulSession, WaitK, archs
 from mlx_simul.cache.layout import Layout
+from mlx_simul.cache.positions import FollowStart
 from mlx_simul.engine import drawing
 from mlx_simul.engine import runner as passes_of
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.engine.runner import Part
+from mlx_simul.errors import InvalidOptionError, SessionClosedError, SessionFailedError
 from mlx_simul.loop.drafters import NGramDrafter
 from mlx_simul.loop.requests import Pass
 from mlx_simul.policies import (
@@ -81,7 +82,7 @@ def plans(draw):
     policies = st.integers(1, 6).map(WaitK)
     options = {
         "policy": draw(policies if gpe_compat else st.one_of(policies, st.sampled_from(OTHERS))),
-        "drafter": draw(st.sampled_from([None, "ngram"])),
+        "draft": draw(st.sampled_from([None, "ngram"])),
         "target_start": draw(st.sampled_from([0, 64, "follow", FollowStart(2)])),
         "max_tokens": draw(st.integers(1, 20)),
         "max_tokens_per_word": draw(st.sampled_from([1, 3, 50])),
@@ -98,7 +99,7 @@ def sampled(options, seed):
 
 def together(model, tokenizer, plans, pauses=()):
     """Events of each plan's session; where pauses say so, no chunk arrives before a step."""
-    batch = BatchedSessions(model, tokenizer)
+    batch = Sessions(model, tokenizer)
     sessions, said, waiting = {}, {}, {}
     for turn in range(1000):
         for i, (chunks, joins_at, options, seed) in enumerate(plans):
@@ -174,9 +175,9 @@ def test_sessions_with_quantised_keys_and_values_share_passes(tokenizer):
         (c, j, {**options, "kv_bits": 8, "kv_group_size": 32}, s) for c, j, options, s in THREE
     ]
     assert together(model, tokenizer, plans) == [alone(model, tokenizer, plan) for plan in plans]
-    batch = BatchedSessions(model, tokenizer, kv_bits=8, kv_group_size=32)
+    batch = Sessions(model, tokenizer, kv_bits=8, kv_group_size=32)
     assert batch.is_shared(batch.add())
-    with pytest.raises(mlx_simul.InvalidOptionError, match="same kv_bits"):
+    with pytest.raises(InvalidOptionError, match="same kv_bits"):
         batch.add(kv_bits=4)
     assert len(batch) == 1
 
@@ -218,7 +219,7 @@ def to_the_end(batch, failing, whole):
         try:
             for session, event in batch.events():
                 said += [event] if session is whole else []
-        except mlx_simul.SessionFailedError as error:
+        except SessionFailedError as error:
             errors.append(error)
     return said, errors
 
@@ -277,7 +278,7 @@ def test_evidence_of_another_stream_writes_something_else(
 
 
 def test_a_head_that_is_not_there_fails_its_own_session_only(model, tokenizer):
-    batch = BatchedSessions(model, tokenizer, max_tokens=20)
+    batch = Sessions(model, tokenizer, max_tokens=20)
     failing = batch.add(policy=AlignAtt(1, heads=((0, 99),)))
     whole = batch.add(policy=AlignAtt(1, heads=((0, 0),)))
     said, errors = to_the_end(batch, failing, whole)
@@ -297,13 +298,13 @@ def test_what_cannot_share_passes_runs_one_by_one(tokenizer, name, options):
     options = {**options, "policy": WaitK(2), "max_tokens": 6}
     plans = [([TEXT], i, options, None) for i in range(2)]
     assert together(model, tokenizer, plans) == [alone(model, tokenizer, plan) for plan in plans]
-    batch = BatchedSessions(model, tokenizer)
+    batch = Sessions(model, tokenizer)
     assert not batch.is_shared(batch.add(**options))
 
 
 def test_one_that_is_given_much_does_not_hold_up_the_others(model, tokenizer, monkeypatch):
     calls = counted(model, monkeypatch)
-    batch = BatchedSessions(model, tokenizer, policy=WaitK(1), max_tokens=40)
+    batch = Sessions(model, tokenizer, policy=WaitK(1), max_tokens=40)
     sessions = [batch.add() for _ in range(8)]
     for session in sessions:
         session.push(TEXT)
@@ -336,7 +337,7 @@ def test_words_that_come_one_by_one_are_read_several_at_a_time(model, tokenizer)
     """What was predicted before is rolled back by a pass that only reads."""
     words = [word + " " for word in TEXT.split()]
     options = {"policy": ReadNWriteM(3, 2), "max_tokens_per_word": 2, "max_tokens": 24}
-    batch = BatchedSessions(model, tokenizer)
+    batch = Sessions(model, tokenizer)
     session, said = batch.add(**options), []
     for word in words:
         session.push(word)
@@ -350,7 +351,7 @@ def test_words_that_come_one_by_one_are_read_several_at_a_time(model, tokenizer)
 
 
 def test_a_session_can_leave_and_its_row_is_used_again(model, tokenizer):
-    batch = BatchedSessions(model, tokenizer, policy=WaitK(1), max_tokens=20)
+    batch = Sessions(model, tokenizer, policy=WaitK(1), max_tokens=20)
     leaving, staying = batch.add(), batch.add()
     said = []
     for session in (leaving, staying):
@@ -359,9 +360,9 @@ def test_a_session_can_leave_and_its_row_is_used_again(model, tokenizer):
         said += [event for session, event in batch.step() if session is staying]
     batch.remove(leaving)
     assert leaving not in batch and staying in batch
-    with pytest.raises(mlx_simul.SessionClosedError, match="left its batch"):
+    with pytest.raises(SessionClosedError, match="left its batch"):
         leaving.push("more")
-    with pytest.raises(mlx_simul.InvalidOptionError, match="not in this batch"):
+    with pytest.raises(InvalidOptionError, match="not in this batch"):
         batch.remove(leaving)
     after = batch.add()
     after.push(TEXT[5:])
@@ -377,19 +378,19 @@ def test_a_session_can_leave_and_its_row_is_used_again(model, tokenizer):
 
 @pytest.mark.parametrize("what", ["sampler", "policy"])
 def test_a_session_that_fails_takes_no_other_with_it(model, tokenizer, what):
-    batch = BatchedSessions(model, tokenizer, max_tokens=20)
+    batch = Sessions(model, tokenizer, max_tokens=20)
     failing = batch.add(**{what: Stumbling()})
     whole = batch.add(policy=WaitK(2))
     said, errors = to_the_end(batch, failing, whole)
     assert said == run(model, tokenizer, TEXT, max_tokens=20)
     assert [error.session for error in errors] == [failing]
     assert isinstance(errors[0].__cause__, Stumble)
-    with pytest.raises(mlx_simul.SessionClosedError):
+    with pytest.raises(SessionClosedError):
         list(failing.events())
 
 
 def test_a_pass_that_fails_breaks_off_those_in_it(model, tokenizer, monkeypatch):
-    batch = BatchedSessions(model, tokenizer, policy=WaitK(2), max_tokens=24)
+    batch = Sessions(model, tokenizer, policy=WaitK(2), max_tokens=24)
     sessions = [batch.add(), batch.add()]
     sessions[0].push(TEXT[:30])
     while batch.step() is not None:
@@ -403,7 +404,7 @@ def test_a_pass_that_fails_breaks_off_those_in_it(model, tokenizer, monkeypatch)
         broken.setattr(type(model), "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             batch.step()
-    with pytest.raises(mlx_simul.SessionFailedError):
+    with pytest.raises(SessionFailedError):
         batch.step()
     sessions[1].push(TEXT)
     sessions[1].close()
@@ -412,15 +413,15 @@ def test_a_pass_that_fails_breaks_off_those_in_it(model, tokenizer, monkeypatch)
 
 
 def test_options_that_are_refused_leave_nothing_behind(model, tokenizer):
-    batch = BatchedSessions(model, tokenizer)
-    with pytest.raises(mlx_simul.InvalidOptionError):
+    batch = Sessions(model, tokenizer)
+    with pytest.raises(InvalidOptionError):
         batch.add(max_tokens=0)
     assert len(batch) == 0 and batch.step() is None
     assert batch._batch._runner is None
 
 
 def test_options_of_all_are_those_of_each_that_says_nothing_else(model, tokenizer):
-    batch = BatchedSessions(model, tokenizer, max_tokens=3, policy=WaitK(1))
+    batch = Sessions(model, tokenizer, max_tokens=3, policy=WaitK(1))
     sessions = [batch.add(), batch.add(max_tokens=5)]
     for session in sessions:
         session.push(TEXT)
@@ -433,7 +434,7 @@ def test_a_row_of_processors_serves_all_sessions(model, tokenizer):
     def always_five(tokens, logits):
         return (mx.arange(logits.shape[-1]) == 5)[None].astype(mx.float32)
 
-    batch = BatchedSessions(model, tokenizer, logits_processors=iter([always_five]), max_tokens=3)
+    batch = Sessions(model, tokenizer, logits_processors=iter([always_five]), max_tokens=3)
     for session in [batch.add(), batch.add()]:
         session.push(TEXT)
         session.close()
@@ -442,18 +443,18 @@ def test_a_row_of_processors_serves_all_sessions(model, tokenizer):
 
 
 def test_a_drafter_is_not_for_all(model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="serves one session"):
-        BatchedSessions(model, tokenizer, draft=NGramDrafter())
-    batch = BatchedSessions(model, tokenizer, draft="ngram")
-    first, second = batch.add(), batch.add(draft=NGramDrafter())
-    assert first._loop.drafter is not second._loop.drafter
+    with pytest.raises(InvalidOptionError, match="serves one session"):
+        Sessions(model, tokenizer, draft=NGramDrafter())
+    batch = Sessions(model, tokenizer, draft="ngram")
+    batch.add()
+    batch.add(draft=NGramDrafter())
 
 
 def test_sessions_begin_with_a_prefix_that_was_encoded_before(model, tokenizer, monkeypatch):
     prefix = SimulSession(model, tokenizer).encode_prefix()
     calls = counted(model, monkeypatch)
-    batch = BatchedSessions(model, tokenizer, prefix=prefix, policy=WaitK(2), max_tokens=24)
-    sessions = [batch.add(), batch.add()]
+    batch = Sessions(model, tokenizer, policy=WaitK(2), max_tokens=24)
+    sessions = [batch.add(prefix=prefix), batch.add(prefix=prefix)]
     batch.step()
     assert not calls
     for session in sessions:
@@ -466,7 +467,7 @@ def test_sessions_begin_with_a_prefix_that_was_encoded_before(model, tokenizer, 
 
 
 def test_a_session_of_a_batch_can_be_run_by_itself(model, tokenizer):
-    batch = BatchedSessions(model, tokenizer, policy=WaitK(2), max_tokens=24)
+    batch = Sessions(model, tokenizer, policy=WaitK(2), max_tokens=24)
     first, second = batch.add(), batch.add()
     second.push(TEXT)
     said = first.feed(TEXT[:30])
@@ -478,7 +479,7 @@ def test_a_session_of_a_batch_can_be_run_by_itself(model, tokenizer):
 
 
 def test_memory_is_given_back_with_the_last(model, tokenizer):
-    batch = BatchedSessions(model, tokenizer, max_tokens=3)
+    batch = Sessions(model, tokenizer, max_tokens=3)
     session = batch.add()
     session.push(TEXT)
     session.close()
@@ -490,7 +491,7 @@ def test_memory_is_given_back_with_the_last(model, tokenizer):
 
 def test_what_was_saved_of_a_session_does_not_keep_the_batch(model, tokenizer):
     """A slice of a row would keep the rows of all."""
-    batch = BatchedSessions(model, tokenizer)
+    batch = Sessions(model, tokenizer)
     sessions = [batch.add() for _ in range(8)]
     prefix = sessions[0].encode_prefix()
     held = sum(x.nbytes for layer in prefix.state.layers for x in layer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,14 +12,8 @@ from streams import reads, writes
 from tiny_models import first_of, tiny_model
 
 import mlx_simul
-from mlx_simul import (
-    BatchedSessions,
-    Finished,
-    InvalidOptionError,
-    SessionClosedError,
-    SimulSession,
-    TurnEnd,
-)
+from mlx_simul import Finished, Sessions, SimulSession, TurnEnd
+from mlx_simul.errors import InvalidOptionError, SessionClosedError
 
 SENTENCES = (
     "Good morning, how are you today?",
@@ -128,7 +123,7 @@ def test_any_chunks_give_the_same_events(model, tokenizer, places, policy):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_in_a_batch_as_alone(model, tokenizer, policy):
-    batch = BatchedSessions(model, tokenizer, policy=policy, **OPTIONS)
+    batch = Sessions(model, tokenizer, policy=policy, **OPTIONS)
     texts = [TALK, " ".join(SENTENCES[::-1]), SENTENCES[1]]
     sessions = [batch.add() for _ in texts]
     said = {session: [] for session in sessions}
@@ -144,6 +139,20 @@ def test_in_a_batch_as_alone(model, tokenizer, policy):
         said[session].append(event)
     for session, text in zip(sessions, texts, strict=True):
         assert said[session] == talk(model, tokenizer, text, policy=policy)
+
+
+def test_sessions_of_a_batch_that_begin_alike_encode_their_prefix_once(model, tokenizer):
+    batch = Sessions(model, tokenizer, **OPTIONS, instruction="Say it again")
+    passes = []
+    for instruction in ("Say it again", "Say it again", "Say it thrice"):
+        session = batch.add(instruction=instruction)
+        session.push(TALK)
+        session.close()
+        events = [event for _, event in batch.events()]
+        alone = talk(model, tokenizer, instruction=instruction)
+        assert events == alone
+        passes.append(events[-1].n_passes - alone[-1].n_passes)
+    assert passes == [0, -1, 0]
 
 
 # What the events tell
@@ -193,6 +202,49 @@ def test_max_words_ends_the_stream(model, tokenizer):
     assert not events[-1].source_finished
 
 
+def test_max_words_holds_where_the_end_of_a_turn_completes_the_last_of_them(model, tokenizer):
+    def ends_soon(tokens, logits):
+        return logits if len(tokens) < 5 else mx.where(mx.arange(logits.shape[-1]) == 2, 99, logits)
+
+    options = {"policy": "whole", "logits_processors": [ends_soon]}
+    first = turns(talk(model, tokenizer, **options))[0]
+    assert first.ended_by == "sentence" and first.reason != "max_words"
+    max_words = first.target_span_words[1]
+    (end, finished) = talk(model, tokenizer, max_words=max_words, **options)[-2:]
+    assert end == first
+    assert (finished.reason, finished.source_finished) == ("max_words", False)
+    # Where no source is left, no limit has cut anything.
+    finished = talk(model, tokenizer, SENTENCES[0], max_words=max_words, **options)[-1]
+    assert (finished.reason, finished.source_finished) == (first.reason, True)
+
+
+@pytest.mark.parametrize("max_words", [1, 5])
+def test_what_is_fed_behind_max_words_changes_nothing(tmp_path, model, tokenizer, max_words):
+    session = SimulSession(
+        model, tokenizer, **OPTIONS, max_words=max_words, journal=tmp_path / "talk"
+    )
+    session.feed(TALK)
+    assert session.finished
+    before = (tmp_path / "talk").read_bytes(), len(session._turns._waiting)
+    assert session.feed(TALK) == []
+    session.end_turn()
+    session.update(history=1)
+    assert session.finish() == []
+    assert ((tmp_path / "talk").read_bytes(), len(session._turns._waiting)) == before
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 4])
+def test_what_ended_a_turn_does_not_depend_on_chunks_where_a_limit_cuts_it(
+    model, tokenizer, max_tokens
+):
+    """The limit is reached behind the last word, and its end may have come or not."""
+    source = "See it \n\nThank you very\n\nGo home now "
+    options = {"policy": "wait-k:1", "max_tokens": max_tokens}
+    whole = talk(model, tokenizer, source, **options)
+    assert talk(model, tokenizer, [*source], **options) == whole
+    assert {end.ended_by for end in turns(whole)} & {"limit", "blank_line"}
+
+
 def test_nothing_but_white_space_is_an_empty_source(model, tokenizer):
     events = talk(model, tokenizer, " \n\n \n ")
     assert [type(event) for event in events] == [Finished]
@@ -228,12 +280,28 @@ def test_update_holds_from_the_next_turn_on(model, tokenizer, chunks):
     assert session.options.policy == "whole"
 
 
+def test_another_source_language_has_other_rules_from_the_next_turn_on(model, tokenizer):
+    """In German "z.B." ends no sentence, in English "B." may."""
+    languages = {"source_language": "English", "target_language": "French"}
+    session = SimulSession(model, tokenizer, **OPTIONS, **languages)
+    events = session.feed("It is late. We")
+    session.update(source_language="German")
+    events += session.feed(" go. Ich mag Obst, z.B. Birnen. Ende.") + session.finish()
+    sources = [end.source_text for end in turns(events)]
+    assert sources == ["It is late.", "We go.", "Ich mag Obst, z.B. Birnen.", "Ende."]
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
         ({"max_tokens": 5}, "max_tokens is fixed for a session"),
         ({"policy": "wait-k:0"}, "at least 1"),
         ({"source_language": "French"}, "without a target_language"),
+        ({"policy": "wait-token:<|none|>"}, "no token '<|none|>'"),
+        ({"policy": "align-att:1"}, "does not say which"),
+        ({"policy": "align-att:1,heads=99-0"}, "layer 99"),
+        ({"pairs": [("a", "b" * 40_000)]}, "40001 characters"),
+        ({"pairs": [("a",)]}, "must be pairs"),
     ],
 )
 def test_what_cannot_change_is_refused_and_changes_nothing(model, tokenizer, changed, says):
@@ -244,6 +312,20 @@ def test_what_cannot_change_is_refused_and_changes_nothing(model, tokenizer, cha
     assert session.options == before
     events = [*session.feed(TALK), *session.finish()]
     assert events == talk(model, tokenizer)
+
+
+def test_an_observer_is_told_by_policies_with_evidence_only(model, tokenizer):
+    session, told = SimulSession(model, tokenizer, policy="wait-k:2", **OPTIONS), []
+    with pytest.raises(InvalidOptionError, match="no evidence"):
+        session.observe(told.append)
+    session.update(policy="confidence:0.5")
+    session.observe(told.append)
+    events = session.feed(SENTENCES[0] + " ")
+    with pytest.raises(InvalidOptionError, match="no evidence"):
+        session.update(policy="wait-k:2")
+    events += [*session.feed(SENTENCES[1]), *session.finish()]
+    assert events == talk(model, tokenizer, " ".join(SENTENCES[:2]), policy="confidence:0.5")
+    assert len(told) == events[-1].target_words
 
 
 def test_a_stream_without_turns_has_none_to_end_or_to_wait_for(model, tokenizer):
@@ -290,4 +372,6 @@ def test_a_prefix_serves_sessions_with_turns(model, tokenizer):
     prefix = SimulSession(model, tokenizer, **OPTIONS).encode_prefix()
     events = talk(model, tokenizer, prefix=prefix)
     assert events == talk(model, tokenizer)
+    again = SimulSession(model, tokenizer, **OPTIONS, prefix=prefix).encode_prefix()
+    assert talk(model, tokenizer, prefix=again) == events
     assert events[-1].n_passes == talk(model, tokenizer)[-1].n_passes - bool(prefix.token_ids)

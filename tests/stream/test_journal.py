@@ -18,7 +18,9 @@ from repository import ROOT
 from tiny_checkpoints import golden_folder
 
 import mlx_simul
-from mlx_simul import JournalError, SimulSession, SimulWarning, TurnEnd
+from mlx_simul import SimulSession, SimulWarning, TurnEnd
+from mlx_simul.errors import InvalidOptionError, JournalError
+from mlx_simul.session import identity_of
 from mlx_simul.stream.journal import read_turns
 
 TALK = (
@@ -90,24 +92,87 @@ def test_a_session_that_feeds_again_what_the_journal_holds_is_told_apart(
     assert target(path) != wanted
 
 
-def test_updates_hold_from_the_same_turn_on(tmp_path, model, tokenizer):
+@pytest.mark.parametrize("killed_at", [40, 75, 110])
+@pytest.mark.parametrize(
+    "changed", [{"policy": "whole", "instruction": "Again"}, {"history": 3}, {"history": 0}]
+)
+def test_updates_hold_from_the_same_turn_on(tmp_path, model, tokenizer, killed_at, changed):
     def begin(path):
         return SimulSession(model, tokenizer, journal=path, **OPTIONS)
 
-    first, rest = TALK[:40], TALK[40:]
     whole = begin(tmp_path / "whole")
-    whole.feed(first)
-    whole.update(policy="whole", instruction="Again")
-    whole.feed(rest)
+    whole.feed(TALK[:40])
+    whole.update(**changed)
+    whole.feed(TALK[40:])
     whole.finish()
     cut = begin(tmp_path / "cut")
-    cut.feed(first)
-    cut.update(policy="whole", instruction="Again")
+    cut.feed(TALK[:40])
+    cut.update(**changed)
+    cut.feed(TALK[40:killed_at])
     cut._journal.close()  # as a kill would
     resumed = begin(tmp_path / "cut")
-    assert resumed.options.policy == "whole"
-    resumed.feed(rest)
+    assert resumed.options == whole.options
+    resumed.feed(TALK[killed_at:])
     resumed.finish()
+    assert target(tmp_path / "cut") == target(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"pairs": ()},
+        {"pairs": [("No.", "Non.")], "history": 0},
+        {"examples": [("Two", "Deux")]},
+        {"instruction": None, "glossary": None},
+        {"messages": [{"role": "system", "content": "Again"}]},
+    ],
+)
+def test_an_update_comes_back_whole_whatever_was_given_before(tmp_path, model, tokenizer, changed):
+    given = {"pairs": [("Yes.", "Oui.")], "glossary": {"ticket": "billet"}, "instruction": "Say"}
+    if "messages" in changed:
+        given = {"pairs": given["pairs"]}
+
+    def begin(path):
+        return SimulSession(model, tokenizer, journal=path, **(OPTIONS | given))
+
+    for path in (tmp_path / "whole", tmp_path / "cut"):
+        session = begin(path)
+        session.feed(TALK[:40])
+        session.update(**changed)
+        if path.name == "cut":
+            session._journal.close()  # as a kill would
+            options, session = session.options, begin(path)
+            assert identity_of(session.options) == identity_of(options)
+        session.feed(TALK[40:])
+        session.finish()
+    assert target(tmp_path / "cut") == target(tmp_path / "whole")
+
+
+def test_a_policy_without_a_name_is_refused_and_the_journal_can_still_be_opened(
+    tmp_path, model, tokenizer
+):
+    class Unnamed(mlx_simul.WaitK):
+        pass
+
+    session = SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+    with pytest.raises(InvalidOptionError, match="has no name"):
+        session.update(policy=Unnamed(2))
+    session._journal.close()
+    assert SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS).resumed.turns == 0
+
+
+@pytest.mark.parametrize("max_words", [9, 14, 16, 18])
+def test_words_that_are_left_are_counted_alike(tmp_path, model, tokenizer, max_words):
+    """A cut word counts as one, and the text of a turn does not show where words were cut."""
+    options = OPTIONS | {"max_words": max_words, "max_tokens_per_word": 2, "policy": "wait-k:1"}
+    for path in (tmp_path / "whole", tmp_path / "cut"):
+        session = SimulSession(model, tokenizer, journal=path, **options)
+        session.feed(TALK[:75])
+        if path.name == "cut":
+            session._journal.close()  # as a kill would
+            session = SimulSession(model, tokenizer, journal=path, **options)
+        session.feed(TALK[75:])
+        session.finish()
     assert target(tmp_path / "cut") == target(tmp_path / "whole")
 
 
@@ -123,6 +188,7 @@ def test_a_torn_last_line_is_dropped_and_said(tmp_path, model, tokenizer, whole)
     [
         (lambda data: data.replace(b'{"text"', b'{"txet"', 1), "damaged at line 2"),
         (lambda data: data.replace(b'"turn": 0', b'"turn": "', 1), "damaged at line"),
+        (lambda data: data.replace(b'"target_speech": "', b'"target_speech": "x'), "damaged"),
         (lambda data: b"[]\n" + data, "damaged at line 1"),
         (lambda data: b'{"journal": 99}\n', "not a journal of this version"),
     ],
@@ -202,7 +268,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, model, tokenizer, who
 
 
 def test_a_journal_needs_turns_and_a_folder(tmp_path, model, tokenizer):
-    with pytest.raises(mlx_simul.InvalidOptionError, match="turns"):
+    with pytest.raises(InvalidOptionError, match="turns"):
         SimulSession(model, tokenizer, journal=tmp_path / "talk", turns=None)
     with pytest.raises(JournalError, match="No such file"):
         SimulSession(model, tokenizer, journal=tmp_path / "none" / "talk", **OPTIONS)

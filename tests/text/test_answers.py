@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlx_simul import Finished, SimulSession, Write
 from mlx_simul.errors import PromptError
-from mlx_simul.serving.sessions import BatchedSessions
+from mlx_simul.serving.sessions import Sessions
 from mlx_simul.text.prompts import StreamingDataPreparator
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -200,7 +200,7 @@ def test_a_batch_forbids_the_same_tokens_in_shared_passes(model) -> None:
     alone = written(SimulSession(model, tokenizer, **options)).token_ids
     think = tokenizer.convert_tokens_to_ids("<think>")
     forced = {**options, "logits_processors": insisting_on(tokenizer, "<think>")}
-    batch = BatchedSessions(model, tokenizer)
+    batch = Sessions(model, tokenizer)
     sessions = [batch.add(**options), batch.add(**forced)]
     assert all(map(batch.is_shared, sessions))
     for session in sessions:

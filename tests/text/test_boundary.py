@@ -7,9 +7,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mlx_simul import (
+from mlx_simul.errors import InvalidOptionError
+from mlx_simul.text.boundary import (
     EOSStoppingCriteria,
-    InvalidOptionError,
     MaxLengthStoppingCriteria,
     WordBoundaryStoppingCriteria,
 )

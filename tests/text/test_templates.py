@@ -14,8 +14,8 @@ from tiny_tokenizers import CHATML
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from mlx_simul import InvalidOptionError, SimulSession
-from mlx_simul.errors import PromptError
+from mlx_simul import SimulSession
+from mlx_simul.errors import InvalidOptionError, PromptError
 from mlx_simul.text.prompts import StreamingDataPreparator
 from mlx_simul.text.templates import render
 

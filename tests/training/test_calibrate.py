@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from tiny_chat import write_chat_folder
 
-from mlx_simul import DataError, InvalidOptionError, load
+from mlx_simul import load
 from mlx_simul.console import cli
 from mlx_simul.engine.needs import calibrated_heads
+from mlx_simul.errors import DataError, InvalidOptionError
 from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.training.calibrate import _chosen, calibrate, store
 from mlx_simul.training.word_alignment import align

@@ -1,6 +1,6 @@
-"""Families that mlx-lm 0.31, the last for Python 3.10, does not have yet.
+"""Families that mlx-lm 0.31.3, the lowest release that is allowed, does not have.
 
-They have a module of their own, so that the others can be imported with that release as well.
+They have a module of their own, so that the others can be imported with that release too.
 """
 
 from __future__ import annotations
