@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import mlx_simul
-from mlx_simul import Finished, Read, WaitK, Write
+from mlx_simul import Finished, Read, TurnEnd, WaitK, Write
 
 TEXT = "Good morning, how are you today? I would like to buy a ticket to Paris, please."
 
@@ -56,7 +56,8 @@ def words_of(events):
             delay = event.source_words_read
         elif isinstance(event, Write):
             part += event.text
-        if isinstance(event, Finished) or (isinstance(event, Write) and event.word_complete):
+        is_word = isinstance(event, Write) and event.word_complete
+        if is_word or isinstance(event, TurnEnd | Finished):
             texts[delay] = texts.get(delay, "") + part
             part = ""
     return [(word, delay) for delay, text in texts.items() for word in text.split()]

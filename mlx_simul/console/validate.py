@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from mlx_simul.checkpoints.loading import DEFAULT_MODEL
+from mlx_simul.checkpoints import loading
 from mlx_simul.checkpoints.validate import Row, validate
 from mlx_simul.console.arguments import progress_bar
 from mlx_simul.console.tables import fitting_table
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if nothing failed, else 1.
     """
-    folder = DEFAULT_MODEL if args.folder is None else expanded(args.folder)
+    folder = loading.DEFAULT_MODEL if args.folder is None else expanded(args.folder)
     with progress_bar() as progress:
         rows = list(validate(folder, progress=progress))
     _print_table(rows)

@@ -386,7 +386,7 @@ def test_a_module_that_is_not_mlx_lm_s_is_refused_and_nothing_is_changed():
 
 @pytest.mark.parametrize("model", [None, "org/model", object()])
 def test_what_is_not_a_model_is_refused(model: Any, tokenizer: Any):
-    with pytest.raises(InvalidOptionError, match=f"a model of mlx-lm is needed.*{LOAD}"):
+    with pytest.raises(InvalidOptionError, match=f"expected an mlx-lm model.*{LOAD}"):
         SimulSession(model, tokenizer)
 
 

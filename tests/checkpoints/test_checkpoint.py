@@ -212,7 +212,7 @@ FAULTS = {
     ),
     "a weight twice": (
         lambda f: save_file({"model.norm.weight": NORM}, f / "model-old.safetensors"),
-        "is both in",
+        "is in both",
     ),
     "endless layers": (
         lambda f: edit_config(f, num_hidden_layers=10**9),

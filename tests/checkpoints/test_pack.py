@@ -18,6 +18,7 @@ from mlx_simul.checkpoints.pack import pack
 from mlx_simul.console import cli
 from mlx_simul.console.live import EXIT_INCOMPLETE
 from mlx_simul.errors import ConversionError, InvalidOptionError, ModelLoadError
+from mlx_simul.options import PromptOptions
 
 LANGUAGES = ("English", "French")
 IDS = mx.array([[5, 6, 7, 8]])
@@ -135,7 +136,10 @@ def test_the_command_line_takes_it(default, capsys):
         said.append(capsys.readouterr())
     assert said[0].out.strip()
     assert len({each.out for each in said}) == 1
-    cut_off = "mlx-simul: warning: the translation was cut off by a limit, max_tokens.\n"
+    cut_off = (
+        "mlx-simul: warning: turn 0, source words 1 to 3: the translation was cut off by a limit, "
+    )
+    cut_off += "max_tokens.\n"
     assert {each.err for each in said} == {cut_off}
     assert cli.main(["translate", "--to", "German", *short]) == cli.EXIT_USAGE
     assert "target_language='German'" in capsys.readouterr().err
@@ -148,7 +152,7 @@ def test_validate_and_bench_take_it(default, monkeypatch):
         asked.append(what)
         raise SimulError("seen")
 
-    monkeypatch.setattr("mlx_simul.checkpoints.validate.validate", note)
+    monkeypatch.setattr("mlx_simul.console.validate.validate", note)
     monkeypatch.setattr("mlx_simul.console.bench.load", note)
     for command in ("validate", "bench"):
         assert cli.main([command]) == cli.EXIT_FAILED
@@ -182,8 +186,12 @@ def test_a_session_refuses_what_such_a_model_cannot_do(default):
 
 
 def test_others_are_told_what_is_given_or_else_what_was_trained():
+    def said(trained, **options):
+        asked = told(trained, PromptOptions(**options))
+        return asked.instruction, asked.source_language, asked.target_language
+
     trained = StreamingConfig(instruction="Do it", source_language="Czech")
-    assert told(trained, None, None, None) == ("Do it", "Czech", None)
-    assert told(trained, None, None, "Thai", context="x") == (None, None, "Thai")
-    assert told(StreamingConfig(), None, None, None, glossary={"a": "b"}) == (None, None, None)
-    assert told(HELD, None, None, None, context=None, glossary={}) == (None, None, None)
+    assert said(trained) == ("Do it", "Czech", None)
+    assert said(trained, target_language="Thai", context="x") == (None, None, "Thai")
+    assert said(StreamingConfig(), glossary={"a": "b"}) == (None, None, None)
+    assert said(HELD, context=None, glossary={}) == (None, None, None)

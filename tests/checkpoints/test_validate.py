@@ -198,7 +198,7 @@ DAMAGE = {
     "corrupt header": (corrupt_header, "weight files", "damaged or cut short"),
     "lost shard": (lose_a_shard, "weight files", "lacks model-00002-of-00002.safetensors"),
     "mixed shards": (mix_up_shards, "weight files", f"says that {Q_PROJ} is in"),
-    "repeated tensor": (repeat_a_tensor, "weight files", f"{Q_PROJ} is both in"),
+    "repeated tensor": (repeat_a_tensor, "weight files", f"{Q_PROJ} is in both"),
     "index outside the folder": (
         lambda f: write_index(f, {Q_PROJ: "../model.safetensors"}),
         "weight files",

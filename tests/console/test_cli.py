@@ -298,7 +298,7 @@ def test_a_bad_glossary_is_refused_before_the_model_is_loaded(
     ("options", "says"),
     [
         (["--wait-k", "0"], "k of at least 1, got 0"),
-        (["--wait-k", "three"], "'three' is not a number of words, or whole"),
+        (["--wait-k", "three"], "'three' is neither a number of words nor 'whole'"),
         (["--max-words", "0"], "max_words must be a whole number of at least 1, got 0"),
         (["--max-tokens", "-1"], "max_tokens must be"),
         (["--max-ratio", "nan"], "max_target_source_ratio must be"),
@@ -311,7 +311,7 @@ def test_a_bad_glossary_is_refused_before_the_model_is_loaded(
             'target_start must be "auto", "follow" or a position, got \'later\'',
         ),
         (["--temp", "-1"], "expected one argument|temp must be a number from 0 to 100, got -1.0"),
-        (["--top-p", "0.9"], "give a temp above 0"),
+        (["--top-p", "0.9"], "set temp above 0"),
         (["--temp", "1", "--min-p", "2"], "min_p must be a number from 0 to 1, got 2.0"),
         (["--seed", "x"], "not a whole number"),
         (["--json", "--plain"], "not allowed with"),

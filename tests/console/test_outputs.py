@@ -147,9 +147,9 @@ def test_what_a_journal_holds_is_skipped_once(journal, size):
 @pytest.mark.parametrize(
     ("text", "closed", "says"),
     [
-        ("Good evening. Fine", False, "behind character 5 the journal holds 'mor', and it has"),
-        ("Good", False, "behind character 4 the journal holds ' mor', and it ends"),
-        (f"{HELD} more", True, "behind character 18 the journal ends, and it goes on with ' more'"),
+        ("Good evening. Fine", False, "after character 5 the journal holds 'mor', but it has"),
+        ("Good", False, "after character 4 the journal holds ' mor', but it ends"),
+        (f"{HELD} more", True, "after character 18 the journal ends, but it goes on with ' more'"),
     ],
 )
 def test_another_text_is_refused_by_name(journal, text, closed, says):

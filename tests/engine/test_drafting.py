@@ -186,8 +186,8 @@ def test_what_cannot_draft_is_refused(model, tokenizer):
         ({"draft": (plain, other)}, "another tokenizer than the model: .* is token"),
         ({"draft": (hybrid, tokenizer)}, "draft model is a 'lfm2'.*mode 'group'"),
         ({"draft": plain}, "as mlx_simul.load gives them"),
-        ({"drafter": "bigram"}, "'ngram' or an object with follow and guess, got 'bigram'"),
-        ({"drafter": NGramDrafter}, "an object"),
+        ({"draft": "bigram"}, "object with follow and guess, got 'bigram'"),
+        ({"draft": NGramDrafter}, "an object"),
         ({"num_draft_tokens": 0}, "at least 1, got 0"),
     ):
         with pytest.raises(InvalidOptionError, match=complaint):

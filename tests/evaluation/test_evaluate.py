@@ -403,7 +403,7 @@ def test_an_option_that_was_mistyped_does_not_bind_the_folder(options):
         evaluate(replace(options, session={"target_start": "foo"}))
     evaluate(options)
     with pytest.raises(InvalidOptionError, match="another setting of session options"):
-        evaluate(replace(options, session={"target_start": "foo"}))
+        evaluate(replace(options, session={"target_start": 8}))
 
 
 # The command

@@ -360,7 +360,7 @@ def test_a_session_can_leave_and_its_row_is_used_again(model, tokenizer):
         said += [event for session, event in batch.step() if session is staying]
     batch.remove(leaving)
     assert leaving not in batch and staying in batch
-    with pytest.raises(SessionClosedError, match="left its batch"):
+    with pytest.raises(SessionClosedError, match="leaving its batch"):
         leaving.push("more")
     with pytest.raises(InvalidOptionError, match="not in this batch"):
         batch.remove(leaving)

@@ -93,7 +93,7 @@ def test_a_thought_that_a_template_only_opens_is_closed(opener: str, header: str
 )
 def test_a_thought_that_cannot_be_closed_is_refused(opener: str) -> None:
     tokenizer = with_template(CHATML.replace("assistant\n", f"assistant\n{opener}"))
-    with pytest.raises(PromptError, match="opens a thought") as caught:
+    with pytest.raises(PromptError, match="starts a thinking block") as caught:
         StreamingDataPreparator(tokenizer, instruction="Translate.")
     assert opener in str(caught.value) and 'frame="few-shot"' in str(caught.value)
 

@@ -187,7 +187,7 @@ def test_another_text_is_refused(capsys, folder, whole, tmp_path, more):
     options = [*SHORT, "--journal", str(tmp_path / "journal")]
     code, out, err = run(capsys, *arguments(folder, *source, *options))
     assert (code, out) == (cli.EXIT_USAGE, "")
-    assert "the journal holds 'ix seven eight nine. Ten!', and it has 'ex seven" in err
+    assert "the journal holds 'ix seven eight nine. Ten!', but it has 'ex seven" in err
 
 
 def test_standard_input_is_the_continuation(capsys, folder, whole, tmp_path, monkeypatch):
