@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date as Date
 from os import PathLike
 from typing import Any
 
@@ -115,7 +117,7 @@ class SimulSession:
         if journal is not None:
             self._chain("journal=")
             identity = {"model": fingerprint(self._model), "options": identity_of(self._options)}
-            opened = Journal(journal, identity)
+            opened = Journal(journal, identity, self._date or Date.today())
             try:
                 self._resumed = self._resume(opened)
             except BaseException:
@@ -364,6 +366,12 @@ class SimulSession:
     def _resume(self, journal: Journal) -> Resumed:
         """Feed what a journal holds, and skip the turns that it holds too."""
         chain, n_turns, n_chars = self._chain("journal="), 0, 0
+        if journal.date != self._date:
+            # A stream keeps the day on which it began.
+            self._date = journal.date
+            chain.change(
+                make_setting(self._model, self._tokenizer, self._options, date=self._date), 0
+            )
         for end in read_turns(journal.path):
             self._feed.skip(end.source_span_words[1])
         for entry in journal.entries():
@@ -447,7 +455,9 @@ def identity_of(options: SessionOptions) -> dict[str, Any]:
         spelled = spec_of(policy)
     except InvalidOptionError:
         spelled = repr(policy)
-    plain = as_table(SessionOptions.of(options, policy=spelled, draft=None))
+    table = as_table(SessionOptions.of(options, policy=spelled, draft=None))
+    # A day, or where the target starts, may be an object.
+    plain = json.loads(json.dumps(table, default=repr))
     pairs = {
         name: [list(pair) for pair in value]
         for name, value in (
