@@ -268,7 +268,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _turn_end(record: Mapping[str, Any]) -> TurnEnd:
     values: dict[str, Any] = {item.name: record[item.name] for item in fields(TurnEnd)}
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    lists: dict[str, Any] = {
+        name: tuple(value) for name, value in values.items() if isinstance(value, list)
+    }
     return TurnEnd(**(values | lists))
 
 
