@@ -55,13 +55,14 @@ class SimulSession:
         options: all options, whole.
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
-        prefix: from :meth:`encode_prefix` of a session that began alike, not to be encoded again.
-        pool: prefixes that other sessions encoded, for those with turns.
-        journal: a file that text is noted in as it arrives, and turns as they end. A session on a
-            file that has some goes on with the turn that was under way (:attr:`resumed`): it takes
-            the text from where the file ends, and what it writes equals what an undisturbed session
-            would have written, unless tokens are sampled.
-        make_engine: makes what runs the passes, of the options that concern it.
+        prefix: from :meth:`encode_prefix` of a session with the same beginning, so that this one
+            need not encode it.
+        pool: prefixes that other sessions have encoded, used by a session with turns.
+        journal: a file that records text as it arrives, and turns as they end. A session opened
+            on a file that already has some resumes the turn that was under way (:attr:`resumed`):
+            feed the text from where the file ends, and what it writes equals what an undisturbed
+            session would have written, unless tokens are sampled.
+        make_engine: builds the engine that runs the passes, from the options that concern it.
         **flat: options by their names (:class:`~mlx_simul.SessionOptions`), in place of those in
             ``options``: ``SimulSession(model, tokenizer, target_language="French")``.
 
@@ -127,12 +128,12 @@ class SimulSession:
 
     @property
     def finished(self) -> bool:
-        """The last event has been given; what is fed now changes nothing."""
+        """The last event has been given; text fed from now on changes nothing."""
         return self._is_finished
 
     @property
     def options(self) -> SessionOptions:
-        """All options, those included that changed while the stream was live."""
+        """All options, including those that changed while the stream was live."""
         return self._options
 
     @property
@@ -190,7 +191,7 @@ class SimulSession:
     def end_turn(self) -> None:
         """Say that a turn ends here, without running: after a pause in speech, or on a key.
 
-        A word that has half arrived is whole. Where no turn has begun, nothing happens.
+        A half-arrived word counts as whole. If no turn has begun, nothing happens.
 
         Raises:
             InvalidOptionError: if the stream has no turns.
@@ -226,7 +227,7 @@ class SimulSession:
             else:
                 yield step
 
-    # What may be asked for on the way
+    # While the stream is live
 
     def update(self, **flat: Unpack[OptionKeywords]) -> None:
         """Change options while the stream is live; they hold from the next turn on (SPEC 8).
@@ -257,10 +258,10 @@ class SimulSession:
         self._options = options
 
     def observe(self, observer: Callable[[ProposedWord], None]) -> None:
-        """Have a function told of each word as it is written, with the evidence for it.
+        """Call a function with each word as it is written, and the evidence for it.
 
         Args:
-            observer: gets what a policy that judges is shown, in what measure it needs it.
+            observer: is given what a policy that judges is shown, as far as the policy asks for it.
 
         Raises:
             InvalidOptionError: if this session's policy judges nothing.
@@ -288,7 +289,7 @@ class SimulSession:
             pass
         return self._turns.encoded_prefix()
 
-    # For those who run the passes of many sessions
+    # For callers that run the passes of many sessions together
 
     def advance(self) -> Event | Pass | None:
         """Go on to the next event, or to the next pass that has to be run.
@@ -323,14 +324,14 @@ class SimulSession:
         return step
 
     def answer(self, reply: Reply | Pass) -> None:
-        """Give what a pass gave, or what is left of it to run."""
+        """Hand in the reply to a pass, or the part of the pass that is still to be run."""
         if isinstance(reply, Pass):
             self._asked = reply
         else:
             self._asked, self._reply = None, reply
 
     def break_off(self) -> None:
-        """Let nothing more be done here."""
+        """Refuse all further work in this session."""
         self._is_broken = True
 
     @contextmanager

@@ -1,6 +1,6 @@
 """The journal of a stream: text as it arrived and turns as they ended, in lines of JSON (SPEC 8).
 
-A line is written before what it says has an effect. So after the process is killed at any moment,
+Each line is written before it takes effect. So after the process is killed at any moment,
 the text of the journal fed again gives the same turns, of which the journal holds all but the one
 that was under way.
 """
@@ -31,7 +31,7 @@ MAX_LINE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Entry:
-    """A line behind the first.
+    """A line after the first.
 
     Attributes:
         text: a piece of source that arrived.
@@ -90,7 +90,7 @@ class Journal:
             raise
 
     def entries(self) -> Iterator[Entry]:
-        """All lines behind the first, from the beginning.
+        """All lines after the first, in order.
 
         Raises:
             JournalError: if one is damaged.
@@ -186,7 +186,7 @@ class Journal:
 
 
 def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry]:
-    """The lines of a journal behind its first; it may belong to a session that is live.
+    """The lines of a journal after its first; it may belong to a session that is live.
 
     Raises:
         JournalError: if it cannot be read, or is damaged.
@@ -219,7 +219,7 @@ def read_turns(path: str | os.PathLike[str]) -> Iterator[TurnEnd]:
 def fingerprint(model: Any) -> str:
     """A short hash of a model's type, its parameters' names, shapes and types, and some numbers.
 
-    It tells models apart that were trained apart, and reads next to none of their weights.
+    It distinguishes models that were trained separately, and reads almost none of their weights.
     """
     import mlx.core as mx
     from mlx.utils import tree_flatten
