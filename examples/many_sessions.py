@@ -7,7 +7,7 @@ This needs a chat model that takes instructions; the packaged model knows only t
 
 import argparse
 
-from mlx_simul import Finished, Sessions, WaitK, load
+from mlx_simul import Sessions, TurnEnd, WaitK, load
 from mlx_simul.errors import InvalidOptionError
 
 # The text arrives in pieces. On a server, each session would have its own text.
@@ -36,8 +36,8 @@ for piece in [*PIECES, None]:
             session.push(piece)
     print(f"\n{piece or 'the end'}")
     for session, event in batch.events():
-        if isinstance(event, Finished):
-            print(f"  {sessions[session]}: {event.target_text.strip()} ({event.n_passes} passes)")
+        if isinstance(event, TurnEnd):
+            print(f"  {sessions[session]}: {event.source_text} -> {event.target_text}")
         elif event.text or event.source:
             said = event.text or event.source
             print(f"  {sessions[session]:8} {type(event).__name__:5} {said!r}")

@@ -10,6 +10,7 @@ The tree of classes::
     ├── DataError (ValueError)      training data that cannot be used
     ├── PromptError (ValueError)    a template that cannot carry the source
     ├── InvalidOptionError (ValueError)     an option outside its range
+    ├── JournalError                a journal that cannot be written, or belongs to another stream
     ├── SessionClosedError (RuntimeError)   fed after it was finished
     ├── SessionFailedError (RuntimeError)   one of many broke off
     └── CacheStateError (RuntimeError)      a cache used out of turn

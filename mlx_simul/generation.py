@@ -29,9 +29,9 @@ def generate(
     prefix: EncodedPrefix | None = None,
     **flat: Unpack[OptionKeywords],
 ) -> str:
-    """Answer to a whole source, as a stream would have.
+    """Translate a whole source: the text that streaming it would give.
 
-    Warns, with a :class:`~mlx_simul.SimulWarning`, if a limit cut the answer off, or if it ended
+    Warns, with a :class:`~mlx_simul.SimulWarning`, if a limit cut the target off, or if it ended
     long before the source did.
 
     Args:
@@ -65,7 +65,7 @@ def stream_generate(
     prefix: EncodedPrefix | None = None,
     **flat: Unpack[OptionKeywords],
 ) -> Iterator[Event]:
-    """Answer while the source is still arriving.
+    """Translate while the source is still arriving.
 
     The texts of the events are the translation: ``for event in stream_generate(...):
     print(event.text, end="")``.
@@ -80,7 +80,8 @@ def stream_generate(
         **flat: likewise.
 
     Returns:
-        An iterator over Read, Write and TurnEnd, and last Finished; it runs as far as it is asked.
+        An iterator over Read, Write and TurnEnd, and last Finished; it runs only as events are
+        asked for.
 
     Raises:
         InvalidOptionError: at once if the source is of another kind; for a chunk that is not a

@@ -1,4 +1,4 @@
-"""The options of a session, each said once: here.
+"""The options of a session, each defined once, here; ``OptionKeywords`` repeats their names.
 
 The library takes them whole (:class:`SessionOptions`) or flat, as keywords. The command line, TOML
 and JSON derive from the fields, and help from the docstrings (:mod:`mlx_simul.machine.fields`).
@@ -51,7 +51,7 @@ def _python_only(default: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What to do, and what the model should know.
+    """Task: what to do, and what the model should know.
 
     Attributes:
         source_language: the language of the source, as in English.
@@ -125,16 +125,19 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class TurnOptions:
-    """Where a stream is cut into turns (SPEC section 8).
+    """Turns: a source sentence and its translation each.
+
+    SPEC section 8.
 
     Attributes:
-        turns: "sentence" gives each source sentence a turn, and so a stream may last for hours;
+        turns: "sentence" makes each source sentence a turn, so a stream may last for hours;
             "none" reads the whole source as one turn (for a summary, say); "auto" is "sentence"
             where the task is translation.
-        history: how many finished pairs stand before a turn, as earlier turns of the chat.
-        max_turn_words: source words after which a turn is cut even within a sentence.
+        history: how many finished turns the model sees before each turn.
+        max_turn_words: source words after which a turn is cut, even within a sentence.
         splitter: cuts a text into its sentences, instead of the rules of the source language.
-        split: cuts a run of a script without spaces into words; grapheme clusters by default.
+        split: cuts text in a script without spaces into words; by default each grapheme cluster is
+            one.
     """
 
     turns: Turns | None = "auto"
@@ -154,15 +157,15 @@ class TurnOptions:
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """Where the target is cut off.
+    """Limits: where the target is cut off.
 
     Attributes:
         max_words: target words after which the stream ends. This and the ratio count words of
-            speech, which are as long in any script.
+            speech, which are about equally long in any script.
         max_tokens: target tokens after which a turn ends.
         max_tokens_per_word: target tokens after which a word is cut.
         max_target_source_ratio: target words per source word read, at most; a source of one or two
-            words counts as three. "none" is no limit; "auto" is 3, and no limit with gpe_compat.
+            words counts as three. "none" sets no limit; "auto" is 3, or no limit with gpe_compat.
     """
 
     max_words: int | None = _option(None, metavar="N")
@@ -186,23 +189,23 @@ class LimitOptions:
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a token is chosen, and by how many passes.
+    """Decoding: how a token is chosen, and in how many passes.
 
     Attributes:
         temp: the temperature; 0 takes the likeliest token.
-        top_p: sample among the likeliest tokens that have this probability together.
-        min_p: sample among tokens that are this likely, relative to the likeliest.
+        top_p: sample only among the likeliest tokens whose probabilities add up to this.
+        min_p: sample only among tokens at least this likely, relative to the likeliest one.
         repetition_penalty: divides the logits of tokens written lately.
-        repetition_context_size: how many tokens back that looks.
-        sampler: mlx-lm's (mlx_lm.sample_utils.make_sampler), instead of temp, top_p and min_p.
-        logits_processors: mlx-lm's; they see target tokens only.
-        early_eos: when the model ends its turn while source is left, read on or stop.
+        repetition_context_size: how many tokens back the repetition penalty looks.
+        sampler: a sampler of mlx-lm's, as make_sampler gives, instead of temp, top_p and min_p.
+        logits_processors: logits processors of mlx-lm's; they see target tokens only.
+        early_eos: what to do when the model ends its turn before the source has ended.
         gpe_compat: write token for token what EIT-NLP/StreamingLLM writes (SPEC section 4). It has
             rules of its own for words and the end of a turn, and no ratio limit.
         draft: guess several tokens ahead, to be verified in one pass; the tokens stay the same.
             "ngram" looks them up in the text so far; a smaller model with the same tokenizer
             guesses better.
-        num_draft_tokens: guesses a pass, at most.
+        num_draft_tokens: the most guesses in one pass.
     """
 
     temp: float = _option(0.0, metavar="T")
@@ -235,7 +238,7 @@ class DecodingOptions:
                 )
         if self.temp == 0 and (self.top_p is not None or self.min_p is not None):
             raise InvalidOptionError(
-                "top_p and min_p choose among samples; give a temp above 0 too."
+                "top_p and min_p only affect sampling; set temp above 0 as well."
             )
         if self.sampler is not None and self.temp:
             raise InvalidOptionError(f"temp={self.temp} and a sampler: give one of them.")
@@ -260,16 +263,16 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class PlacementOptions:
-    """Where tokens stand, and how they are stored.
+    """Memory: where tokens stand, and how they are stored.
 
     Attributes:
         mode: "group" keeps source and target apart (SPEC section 1), "reencode" runs the target
-            again after each read, "interleaved" takes tokens in order of arrival; "auto" is as the
-            checkpoint was trained, else as the architecture can best.
+            again after each read, "interleaved" takes tokens in order of arrival; "auto" is the
+            mode that the checkpoint was trained in, else the best that its architecture supports.
         target_start: where target positions start: a position, or "follow" (just behind the
             source); "auto" is as the checkpoint was trained, else "follow".
-        kv_bits: store keys and values in so many bits, in mode "group".
-        kv_group_size: numbers that share a scale, with kv_bits.
+        kv_bits: bits in which each key and value is stored, in mode "group".
+        kv_group_size: with kv_bits, how many numbers share one scale.
     """
 
     mode: Mode = "auto"
@@ -278,6 +281,15 @@ class PlacementOptions:
     )
     kv_bits: int | None = _option(None, metavar="N")
     kv_group_size: int = _option(64, metavar="N")
+
+    def __post_init__(self) -> None:
+        start = self.target_start
+        if isinstance(start, str) and start not in ("auto", "follow"):
+            raise InvalidOptionError(
+                f'target_start must be "auto", "follow" or a position, got {start!r}.'
+            )
+        if isinstance(start, int):
+            require_count("target_start", start, least=0)
 
 
 @dataclass(frozen=True)

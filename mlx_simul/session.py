@@ -261,7 +261,7 @@ class SimulSession:
         """Call a function with each word as it is written, and the evidence for it.
 
         Args:
-            observer: is given what a policy that judges is shown, as far as the policy asks for it.
+            observer: called with each word and as much of its evidence as the policy needs.
 
         Raises:
             InvalidOptionError: if this session's policy judges nothing.
@@ -270,8 +270,8 @@ class SimulSession:
         """
         if not self.has_turns and (self._asked is not None or self._engine.target_tokens):
             raise SessionClosedError(
-                "this session's target has begun, and there is no evidence of what is predicted "
-                "already; observe a new one, before feeding."
+                "what this session has already predicted cannot be observed; call observe() on a "
+                "new session, before feeding it."
             )
         self._turns.observe(observer)
 
@@ -283,7 +283,8 @@ class SimulSession:
         """
         if self._feed.is_closed or self._feed.has_words:
             raise SessionClosedError(
-                "this session has source already; take the prefix from a new one, before feeding."
+                "this session has already been fed; call encode_prefix() on a new one, before "
+                "feeding it."
             )
         for _ in self.events():
             pass
@@ -331,7 +332,7 @@ class SimulSession:
             self._asked, self._reply = None, reply
 
     def break_off(self) -> None:
-        """Refuse all further work in this session."""
+        """Mark the session as broken: what would run it raises SessionClosedError from now on."""
         self._is_broken = True
 
     @contextmanager
@@ -339,8 +340,8 @@ class SimulSession:
         """After an error the loop and the cache may disagree, so nothing more is done with them."""
         if self._is_broken:
             raise SessionClosedError(
-                "an error broke this session off, or it left its batch, and what it holds is no "
-                "longer whole; begin a new SimulSession."
+                "this session was cut short, by an error or by leaving its batch, and cannot go "
+                "on; begin a new SimulSession."
             )
         try:
             yield
@@ -366,7 +367,7 @@ class SimulSession:
 
     def _resume(self, journal: Journal) -> Resumed:
         """Feed what a journal holds, and skip the turns that it holds too."""
-        chain, n_turns, n_chars = self._chain("journal="), 0, 0
+        chain, n_turns, n_chars, time_ms = self._chain("journal="), 0, 0, 0.0
         if journal.date != self._date:
             # A stream keeps the day on which it began.
             self._date = journal.date
@@ -374,7 +375,10 @@ class SimulSession:
                 make_setting(self._model, self._tokenizer, self._options, date=self._date), 0
             )
         for end in read_turns(journal.path):
+            time_ms = end.time_ms
             self._feed.skip(end.source_span_words[1])
+        # Times go on too, so that subtitles stay in order. The time between two lives is left out.
+        self._began_s -= time_ms / 1000
         for entry in journal.entries():
             if entry.turn is not None:
                 chain.resume(entry.turn, entry.target_speech)

@@ -8,7 +8,7 @@ import pytest
 from repository import ROOT
 from tiny_chat import write_chat_folder
 
-from mlx_simul.loop.loop import Limits
+from mlx_simul.loop.limits import Limits
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 OPTIONS = {"async_captions": ["--pace", "0"]}
@@ -17,7 +17,7 @@ SAYS = {
     "glossary": "with context and glossary: ",
     "live_chunks": "'is leaves at ' ",
     "live_summary": "\n",
-    "many_sessions": "  German: ",
+    "many_sessions": "  German: Good morning. -> ",
     "own_policy": " [bridge]",
 }
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 def test_example(path, folder, monkeypatch, capsys):
     # Random weights never end a turn, and know no short words.
     monkeypatch.setattr(
-        "mlx_simul.session.Limits", lambda words, tokens, ratio: Limits(words, 20, ratio)
+        "mlx_simul.stream.turn.Limits", lambda words, tokens, ratio: Limits(words, 20, ratio)
     )
     options = ["--model", str(folder), *OPTIONS.get(path.stem, [])]
     monkeypatch.setattr(sys, "argv", [str(path), *options])
@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_told_the_languages_is_refused_in_one_line(
 def test_the_others_take_the_packaged_one(folder, monkeypatch, capsys):
     monkeypatch.setattr("mlx_simul.checkpoints.loading.DEFAULT_MODEL", folder)
     monkeypatch.setattr(
-        "mlx_simul.session.Limits", lambda words, tokens, ratio: Limits(words, 20, ratio)
+        "mlx_simul.stream.turn.Limits", lambda words, tokens, ratio: Limits(words, 20, ratio)
     )
     monkeypatch.setattr(sys, "argv", ["live_chunks.py"])
     runpy.run_path(str(EXAMPLES[0].parent / "live_chunks.py"), run_name="__main__")

@@ -398,7 +398,7 @@ def test_a_file_cannot_say_what_only_python_can(name):
         ({"frame": "Chat"}, "frame must be 'auto' or 'chat' or 'few-shot', got 'Chat'"),
         ({"limits": 3}, "limits must be a table of options, got 3"),
         ({"temp": 101}, "temp must be a number from 0 to 100, got 101"),
-        ({"top_p": 0.5}, "give a temp above 0 too"),
+        ({"top_p": 0.5}, "set temp above 0 as well"),
         ({"max_target_source_ratio": 0.0}, "must be a positive number, got 0.0"),
         ({"date": "yesterday"}, "date must be a day as in '2026-07-30', got 'yesterday'"),
         ({"turns": "word"}, "turns must be"),

@@ -204,7 +204,7 @@ class Architecture:
             return
         because = f": {self.not_in_groups_because}" if mode == "group" else ""
         raise InvalidOptionError(
-            f"mode={mode!r} is not to be had for model_type {self.model_type!r}{because}; it "
+            f"mode={mode!r} is not available for model_type {self.model_type!r}{because}; it "
             f"streams in {', '.join(map(repr, self.modes))}, and 'auto' takes the first."
         )
 

@@ -158,7 +158,7 @@ def adopt(model: Any, tokenizer: Any) -> nn.Module:
 def _require_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidOptionError(
-            f"a model of mlx-lm is needed, got a {type(model).__module__}.{type(model).__name__}. "
+            f"expected an mlx-lm model, got {type(model).__module__}.{type(model).__name__}. "
             f"{_LOAD_IT}, and pass both in this order."
         )
 

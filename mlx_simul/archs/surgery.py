@@ -128,8 +128,9 @@ class Repair:
             in more formats, or parameters that mlx-lm's model has no place for.
         lost_because: why a model that mlx-lm loaded cannot be put right any more, if it cannot.
         ignores: entries of config.json that mlx-lm's arguments would take for another family's.
-        needed_in: the newest release of mlx-lm that is known to need it. A test says when a newer
-            one does without.
+        needed_in: the newest release of mlx-lm that is known to need it, which a test proves. The
+            repair may go when the lowest release that pyproject.toml allows does without; the same
+            test says when a newer one does.
         reported: an issue or pull request of mlx-lm about it, if there is one.
     """
 

@@ -1,5 +1,7 @@
 """Two position counters over one RoPE: where the target starts, and moving it.
 
+Each token's own position is computed in :mod:`mlx_simul.cache.layout`.
+
 Shape legend: B batch, K kv heads, T target tokens, D head dim.
 """
 

@@ -99,8 +99,8 @@ def read_headers(folder: Path, files: Iterable[Path]) -> dict[str, StoredTensor]
         for name in found:
             if name in stored:
                 raise ValidationError(
-                    f"{name} is both in {stored[name].file.name} and in {path.name}, so it is "
-                    "chance which one is used. Remove the file that does not belong here."
+                    f"{name} is in both {stored[name].file.name} and {path.name}, so which one is "
+                    "used is a matter of chance. Remove the file that does not belong here."
                 )
         stored |= found
     for name, file in _index(folder).items():
@@ -151,9 +151,9 @@ def check_values(stored: dict[str, StoredTensor], progress: Progress) -> int:
         if mx.issubdtype(values.dtype, mx.floating) and not mx.isfinite(values).all().item():
             n_bad = (~mx.isfinite(values)).sum().item()
             raise ValidationError(
-                f"{name} in {tensor.file.name} holds {n_bad:,} values that are NaN or infinite, so "
-                "every prediction would be. Fetch the file again; if the model was converted to "
-                "float16, convert it to bfloat16 or float32 instead."
+                f"{name} in {tensor.file.name} holds {n_bad:,} values that are NaN or infinite, "
+                "and every prediction would be NaN or infinite too. Fetch the file again; if the "
+                "model was converted to float16, convert it to bfloat16 or float32 instead."
             )
     return n_values
 

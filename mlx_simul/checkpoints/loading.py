@@ -83,8 +83,8 @@ def load(
         dequantize: turn quantised weights into float32, which a CPU multiplies several times
             faster and which takes 4 (of 8 bits) to 8 (of 4) times the memory. By default only of
             the model that comes with the package, on a CPU.
-        allow_unverified: of a type that is not registered here but known to mlx-lm, try the laws
-            on the weights (hundreds of short passes), and load it if they hold.
+        allow_unverified: if mlx-lm knows the model type but it is not registered here, try the
+            laws on the weights (hundreds of short passes) and load the model if they hold.
 
     Returns:
         The model and mlx-lm's tokenizer wrapper, as ``mlx_lm.load`` does.

@@ -1,1 +1,1 @@
-"""The command line's translate: a source as it arrives, and what is shown of it."""
+"""The command line: one module for each subcommand, and what they share."""

@@ -19,6 +19,7 @@ from mlx_simul.evaluation.batch_speed import BatchBench, throughput
 from mlx_simul.evaluation.speed import (
     CORRECTING,
     INSTRUCTION,
+    TINY_LAYERS,
     Bench,
     drafting,
     growth,
@@ -33,6 +34,8 @@ SPEED_COLUMNS = {
     "wait_k": "wait-k",
     "passes_per_token": "passes a token",
     "plain_passes_per_token": "plain loop",
+    "cpu_ms_per_token": "CPU ms a token",
+    "offline_cpu_ms_per_token": "offline",
     "tokens_per_s": "tokens/s",
     "times_offline": "x offline",
     "times_plain": "x plain loop",
@@ -80,20 +83,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", help="folder or repository id (default: the packaged model)"
     )
-    parser.add_argument("--wait-k", type=int, nargs="*", default=[1, 3, 5, 7], metavar="K")
-    parser.add_argument("--tokens", type=int, default=96, help="that each stream writes")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of all three in turn")
     parser.add_argument(
-        "--words", type=int, nargs="*", default=[10, 100, 1000, 4000], help="lengths of session"
+        "--wait-k",
+        type=int,
+        nargs="*",
+        default=[1, 3, 5, 7],
+        metavar="K",
+        help="source words behind",
     )
-    parser.add_argument("--steps", type=int, default=20, help="passes timed at each length")
-    parser.add_argument("--draft", metavar="ngram|FOLDER", help="measure this instead")
+    parser.add_argument(
+        "--tokens", type=int, default=96, metavar="N", help="target tokens of each stream"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="how often to measure everything"
+    )
+    parser.add_argument(
+        "--words",
+        type=int,
+        nargs="*",
+        default=[10, 100, 1000, 4000],
+        metavar="N",
+        help="source words of the sessions to measure",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="passes timed at each length"
+    )
+    parser.add_argument("--draft", metavar="ngram|FOLDER", help="measure drafts instead")
     add_option(parser, DecodingOptions, "num_draft_tokens")
     parser.add_argument(
-        "--batch", type=_sizes, default=[1, 2, 4, 8, 16], metavar="N,...", help="sessions at once"
+        "--batch",
+        type=_sizes,
+        default=[1, 2, 4, 8, 16],
+        metavar="N,...",
+        help="how many sessions to run at once",
     )
     parser.add_argument("--no-tiny", action="store_true", help="leave the tiny model out")
-    parser.add_argument("--json", type=expanded, help="write all figures here too")
+    parser.add_argument(
+        "--json", type=expanded, metavar="FILE", help="write all figures to this file, too"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = load(args.model)
     models = {args.model or "the packaged model": model}
     if not args.no_tiny:
-        models["two tiny layers"] = tiny_like(tokenizer)
+        models[f"{TINY_LAYERS} tiny layers"] = tiny_like(tokenizer)
     report: dict[str, Any] = {"setting": _setting(), "models": {}}
     console = Console(highlight=False)
     if args.draft:
@@ -141,8 +168,8 @@ def _drafting(
     model: Any, tokenizer: Any, args: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
     options = {
-        "draft": "ngram" if args.draft == "ngram" else load(args.draft),
         **chosen(args, DecodingOptions),
+        "draft": "ngram" if args.draft == "ngram" else load(args.draft),
     }
     report = {}
     Bench(model, tokenizer, 4).ours(3, **options)  # whatever is compiled or loaded at first

@@ -26,8 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", type=expanded, help="folder of the model; its config.json is changed"
     )
     parser.add_argument("--data", required=True, metavar="FILE", help="pairs: .tsv or .jsonl")
-    parser.add_argument("--heads", type=int, default=DEFAULT_HEADS, metavar="N", help="at most")
-    parser.add_argument("--pairs", type=int, default=DEFAULT_PAIRS, metavar="N", help="to run on")
+    parser.add_argument(
+        "--heads", type=int, default=DEFAULT_HEADS, metavar="N", help="heads to keep, at most"
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=DEFAULT_PAIRS, metavar="N", help="pairs to run on"
+    )
     add_languages(parser)
     parser.add_argument("--dry-run", action="store_true", help="show the heads, store nothing")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -31,8 +32,9 @@ exit codes:
   0    done
   {EXIT_FAILED}    something failed
   {EXIT_USAGE}    wrong usage
-  {EXIT_INCOMPLETE}    translate, demo, inspect: the translation is incomplete; a limit cut it off,
-       the model ended it long before the source did, or source was left unread
+  {EXIT_INCOMPLETE}    translate, demo, inspect: the translation is incomplete; a limit cut a
+       sentence off, the model ended it long before the source did, or source
+       was left unread
   {EXIT_INTERRUPTED}  Ctrl-C
   {EXIT_CLOSED_PIPE}  the reader of the output has gone
 """
@@ -41,10 +43,10 @@ exit codes:
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
     "demo": "watch somebody speak and the translation follow",
-    "inspect": "draw how one sentence is read and written, and what is looked at",
+    "inspect": "draw how a text is read and written, and where attention falls",
     "train": "train a model for streaming, from a checkpoint or from nothing",
     "evaluate": "measure quality and latency on a test set, over a grid of policies",
-    "models": "list what streams",
+    "models": "list the types of models that stream",
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
     "calibrate": "find the attention heads that follow the source, for policies such as align-att",
@@ -91,14 +93,16 @@ def _run(argv: Sequence[str]) -> int:
         prog="mlx-simul",
         description="Simultaneous translation with large language models on MLX.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_RawHelp,
     )
     parser.add_argument(
         "--version", action=_Version, help="show versions and the BLAS in use, and exit"
     )
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
     for name, summary in _COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=_sentence(summary))
+        command = commands.add_parser(
+            name, help=summary, description=_sentence(summary), formatter_class=_Help
+        )
         if name in argv:
             home = import_module(f"mlx_simul.console.{name.replace('-', '_')}")
             home.add_arguments(command)
@@ -112,6 +116,17 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(escaped(message))
+
+
+class _Help(argparse.HelpFormatter):
+    """Breaks no line within a name such as ``align-att``."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
+class _RawHelp(argparse.RawDescriptionHelpFormatter, _Help):
+    """Likewise, and leaves the table of exit codes as it is."""
 
 
 class _Version(argparse.Action):

@@ -7,19 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from mlx_simul.console.arguments import utf8
-from mlx_simul.console.live import View, exit_code, run_session
+from mlx_simul.console.live import INCOMPLETE, View, exit_code, run_session
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.console.translate import is_terminal
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.latency import length_adaptive_average_lagging
-from mlx_simul.events import Event, Finished, Read, TurnEnd, Write
+from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.machine.terminal import emit, harmless, say
-
-if TYPE_CHECKING:
-    pass
 
 PASSAGE = (
     "Can I ask you a question? I have never been to Paris. My brother lives there with his wife "
@@ -120,7 +116,7 @@ class Recorder:
         """Source text has arrived, or has come to its end (``None``)."""
         self._view.arrived(text)
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event | Tail) -> None:
         """The session said this."""
         if isinstance(event, Write):
             self._word += event.text
@@ -130,6 +126,7 @@ class Recorder:
                 self._word = ""
         elif isinstance(event, TurnEnd | Finished):
             self.delays += event.delays
+            self._word = ""  # a limit may have cut one
         if isinstance(event, Finished):
             self.finished = event
         self._view.show(event)
@@ -165,7 +162,7 @@ class Staircase:
     def arrived(self, text: str | None) -> None:
         """Shows nothing."""
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event | Tail) -> None:
         """A read ends the line before it; what is written goes on with its own."""
         if isinstance(event, Read):
             self._end_row()
@@ -222,8 +219,15 @@ def lag(recorder: Recorder, speech: Speech) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.usage = "%(prog)s [TEXT] [options]"
+    parser.epilog = INCOMPLETE
     parser.add_argument(
-        "text", nargs="?", type=utf8, default=PASSAGE, help="what is said (default: some sentences)"
+        "text",
+        nargs="?",
+        type=utf8,
+        default=PASSAGE,
+        metavar="TEXT",
+        help="what is said; by default some sentences",
     )
     parser.add_argument(
         "--pace",

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mlx_simul.console.panels import Progress, render
-from mlx_simul.events import Event
+from mlx_simul.events import Event, Tail
 
 _PROMPT = "> "
 _HINT = "Enter sends a line, Ctrl-D ends"
@@ -55,7 +55,7 @@ class Display:
         self.progress.arrive(text)
         self._draw()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event | Tail) -> None:
         """Show an event."""
         self.progress.update(event)
         self._draw()

@@ -14,7 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mlx_simul.console.fields import add_options, chosen
 from mlx_simul.console.options import FILE_READERS
 from mlx_simul.console.tables import fitting_table
-from mlx_simul.evaluation.columns import OTHER_COLUMNS, Columns, main_columns
+from mlx_simul.evaluation.columns import (
+    OTHER_COLUMNS,
+    OTHER_TALK_COLUMNS,
+    Columns,
+    main_columns,
+    talk_columns,
+)
 from mlx_simul.evaluation.options import DEFAULT_POLICIES, EvaluationOptions
 from mlx_simul.machine.terminal import emit, emit_json, harmless
 from mlx_simul.options import SessionOptions
@@ -44,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
         The exit code: 0.
     """
     options = options_from(args)
-    if not options.quality:
+    if not (options.quality or options.has_talks):
         options = replace(options, plot=False)  # there is no quality to draw over latency
     # MLX is only imported once the options are known to be right.
-    from mlx_simul.evaluation.run import RESULTS, evaluate
+    from mlx_simul.evaluation.run import evaluate, results_name
 
     with TranslationBar(Console(stderr=True)) as report:
         results = evaluate(options, report)
@@ -59,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     for table in tables(results, console):
         console.print(table)
-    emit(f"{options.folder}: {RESULTS}, and logs of each policy\n")
+    emit(f"{options.folder}: {results_name(options)}, and logs of each policy\n")
     return 0
 
 
@@ -81,26 +87,38 @@ def options_from(args: argparse.Namespace) -> EvaluationOptions:
 
 
 def tables(results: Mapping[str, Any], console: Console) -> list[RenderableType]:
-    """A row for each policy: how late and how good; then the other scores. In source words."""
-    title = f"{results['model']}: {results['corpus']['n_sources']} sources"
-    rows = results["policies"]
+    """A row for each policy: how late and how good; then the other scores.
+
+    Latency is in source words, and that of talks in seconds.
+    """
+    corpus, rows = results["corpus"], results["policies"]
+    if "n_talks" in corpus:
+        n_talks, n_sentences = corpus["n_talks"], corpus["n_sentences"]
+        title = f"{n_talks} talks, {n_sentences} sentences, {corpus['minutes']:.0f} minutes"
+        main, other = talk_columns(results), OTHER_TALK_COLUMNS
+    else:
+        title = f"{corpus['n_sources']} sources"
+        main, other = main_columns(results), OTHER_COLUMNS
     return [
-        _table(console, title, main_columns(results), rows),
-        _table(console, "", OTHER_COLUMNS, rows),
+        _table(console, f"{results['model']}: {title}", main, rows),
+        _table(console, "", other, rows),
     ]
 
 
 def unfinished(results: Mapping[str, Any]) -> list[str]:
-    """A sentence for each policy under which translations were cut off or dried up."""
+    """A sentence for each policy under which translations were cut off, dried up or got lost."""
+    what = "turns" if "n_talks" in results["corpus"] else "translations"
     said: list[str] = []
     for spec, row in results["policies"].items():
         ends = {reason: n for reason, n in row["ends"].items() if reason != "end_of_turn"}
         if ends:
             reasons = ", ".join(f"{reason} {n}" for reason, n in ends.items())
             said.append(
-                f"{spec}: {sum(ends.values())} of {sum(row['ends'].values())} translations did not "
+                f"{spec}: {sum(ends.values())} of {sum(row['ends'].values())} {what} did not "
                 f"end by themselves: {reasons}."
             )
+        if n_lost := row.get("n_lost"):
+            said.append(f"{spec}: {n_lost} of {row['n_sentences']} sentences have no translation.")
     return said
 
 

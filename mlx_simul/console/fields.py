@@ -8,6 +8,7 @@ from dataclasses import MISSING, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from mlx_simul.console.arguments import utf8
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.machine.fields import (
     NONE,
     described,
@@ -105,6 +106,7 @@ def add_option(
 def _value_arguments(hint: Any, read: Callable[[str], Any] | None) -> dict[str, Any]:
     """How argparse is to read a value of a type."""
     if read is not None:
+        read = _explaining(read)
         return {"type": _or_none(read) if type(None) in parts_of(hint) else read}
     if get_origin(hint) is tuple:
         return {"nargs": "+", **_value_arguments(get_args(hint)[0], None)}
@@ -120,6 +122,18 @@ def _value_arguments(hint: Any, read: Callable[[str], Any] | None) -> dict[str, 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: None if text == NONE else read(text)
+
+
+def _explaining(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Have argparse say what the reader of a value says of one that it refuses."""
+
+    def explained(text: str) -> Any:
+        try:
+            return read(text)
+        except InvalidOptionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return explained
 
 
 def _reader(hint: Any) -> Callable[[str], Any]:

@@ -1,4 +1,4 @@
-"""``mlx-simul inspect``: one sentence as a staircase of reads and writes, as text or a picture."""
+"""``mlx-simul inspect``: a text as a staircase of reads and writes, as text or a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_simul.console.arguments import require_writable, utf8
-from mlx_simul.console.live import exit_code
+from mlx_simul.console.live import INCOMPLETE, exit_code
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.evaluation.pictures import picture, require_matplotlib, save
@@ -28,20 +28,27 @@ _READ, _UNREAD = "█", "·"
 
 @dataclass(frozen=True)
 class Staircase:
-    """How one sentence was read and written.
+    """How a text was read and written.
 
     Attributes:
         source: its words.
         target: the words written.
         delays: for each target word, the source words read when it was written.
-        attention: for each target word, the share of attention on each source word read; empty if
-            none was shown.
+        firsts: for each target word, the first source word of its turn: it was written without
+            those before; all 0 by default.
+        attention: for each target word, the share of attention on each source word of its turn that
+            was read; empty if none was shown.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
     delays: tuple[int, ...]
+    firsts: tuple[int, ...] = ()
     attention: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.firsts:
+            object.__setattr__(self, "firsts", (0,) * len(self.delays))
 
 
 def staircase(events: Iterable[Event], attention: Sequence[Sequence[float]] = ()) -> Staircase:
@@ -51,8 +58,8 @@ def staircase(events: Iterable[Event], attention: Sequence[Sequence[float]] = ()
         events: all of them.
         attention: of each word written, if it was observed.
     """
-    source, target, word = [], [], ""
-    delays: list[int] = []
+    source, target, delays, firsts = [], [], [], []
+    words, word = [], ""
     for event in events:
         match event:
             case Read(source=text) if text:
@@ -60,44 +67,50 @@ def staircase(events: Iterable[Event], attention: Sequence[Sequence[float]] = ()
             case Write(text=text):
                 word += text
                 if event.word_complete:
-                    target.append(word.strip())
+                    words.append(word.strip())
                     word = ""
             case TurnEnd() | Finished():
+                if word.strip():  # cut by a limit
+                    words.append(word.strip())
+                first = event.source_span_words[0] if isinstance(event, TurnEnd) else 0
+                target += words[: len(event.delays)]
                 delays += event.delays
-    if word.strip():  # cut by a limit
-        target.append(word.strip())
-    shown = tuple(map(tuple, attention))
-    return Staircase(
-        tuple(source), tuple(target[: len(delays)]), tuple(delays), shown[: len(delays)]
-    )
+                firsts += [first] * len(event.delays)
+                words, word = [], ""
+    shown = tuple(map(tuple, attention))[: len(delays)]
+    return Staircase(tuple(source), tuple(target), tuple(delays), tuple(firsts), shown)
 
 
 def as_text(stairs: Staircase) -> str:
-    """A line per target word: how much of the source was read, and where attention fell."""
+    """A line per target word: how much of its turn was read, and where attention fell."""
     width = max(map(len, (*stairs.target, "")), default=0)
     cells = [max(len(word), 1) for word in stairs.source]
     head = " ".join(map(str.ljust, stairs.source, cells))
     lines = [f"{'':{width}}  {head}  delay"]
-    for i, (word, delay) in enumerate(zip(stairs.target, stairs.delays, strict=True)):
+    rows = zip(stairs.target, stairs.delays, stairs.firsts, strict=True)
+    for i, (word, delay, first) in enumerate(rows):
         shares = stairs.attention[i] if stairs.attention else ()
-        row = " ".join(
-            _cell(j, delay, shares).center(cell, _UNREAD if j >= delay else " ")
-            if shares
-            else (_READ if j < delay else _UNREAD) * cell
-            for j, cell in enumerate(cells)
-        )
+        row = " ".join(_cell(j - first, delay - first, shares, cells[j]) for j in range(len(cells)))
         lines.append(f"{word:{width}}  {row}  {delay:5d}")
     if stairs.delays:
-        mean = sum(stairs.delays) / len(stairs.delays)
-        lines.append(f"{'':{width}}  on average {mean:.1f} words read when one was written")
+        mean = (sum(stairs.delays) - sum(stairs.firsts)) / len(stairs.delays)
+        per_turn = " of its sentence" if any(stairs.firsts) else ""
+        lines.append(
+            f"{'':{width}}  on average {mean:.1f} words{per_turn} read when one was written"
+        )
     return "".join(f"{harmless(line)}\n" for line in lines)
 
 
-def _cell(j: int, delay: int, shares: Sequence[float]) -> str:
-    if j >= delay or j >= len(shares):
-        return _UNREAD
+def _cell(j: int, n_read: int, shares: Sequence[float], columns: int) -> str:
+    """What stands below source word j of a turn of which some words were read."""
+    if not 0 <= j < n_read:
+        return (" " if j < 0 else _UNREAD) * columns
+    if not shares:
+        return _READ * columns
+    if j >= len(shares):
+        return _UNREAD.center(columns)
     level = 2 * shares[j] / (sum(shares) or 1) * (len(_SHADES) - 1)
-    return _SHADES[min(round(level), len(_SHADES) - 1)]
+    return _SHADES[min(round(level), len(_SHADES) - 1)].center(columns)
 
 
 def require_drawable(path: Path) -> None:
@@ -132,17 +145,23 @@ def draw(stairs: Staircase, path: Path) -> None:
         axes.set_xticks(columns, [*map(harmless, stairs.source)], rotation=60, ha="right")
         axes.set_yticks(rows, [*map(harmless, stairs.target)])
         if stairs.attention:
-            shares = [[*row, *[0.0] * (n_source - len(row))] for row in stairs.attention]
+            shares = [
+                [*[0.0] * first, *row, *[0.0] * (n_source - first - len(row))]
+                for first, row in zip(stairs.firsts, stairs.attention, strict=True)
+            ]
             mesh = axes.pcolormesh(shares, cmap="Blues", vmin=0)
             figure.colorbar(mesh, ax=axes, label="attention")
         else:
-            axes.barh(rows, stairs.delays, height=1, color="lightsteelblue")
+            widths = [
+                delay - first for delay, first in zip(stairs.delays, stairs.firsts, strict=True)
+            ]
+            axes.barh(rows, widths, left=stairs.firsts, height=1, color="lightsteelblue")
         axes.stairs(
             stairs.delays,
             range(n_target + 1),
             orientation="horizontal",
             color="black",
-            baseline=None,
+            baseline=list(stairs.firsts),
         )
         axes.set_title("source words read when each target word was written")
         save(figure, path)
@@ -150,18 +169,20 @@ def draw(stairs: Staircase, path: Path) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("text", type=utf8, help="the source")
+    parser.usage = "%(prog)s TEXT [options]"
+    parser.epilog = INCOMPLETE
+    parser.add_argument("text", type=utf8, metavar="TEXT", help="the source")
     parser.add_argument(
         "--attention",
         action="store_true",
-        help="show it though the policy goes without (of the heads that calibrate found)",
+        help="show the attention of the heads that `mlx-simul calibrate` found",
     )
     parser.add_argument("--picture", type=expanded, metavar="FILE", help="draw it: .png or .svg")
     add_session_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Translate one sentence and show how; return the exit code.
+    """Translate a text and show how; return the exit code.
 
     Raises:
         SimulError: for options, models or texts that will not do.

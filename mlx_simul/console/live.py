@@ -9,12 +9,13 @@ import codecs
 import os
 import select
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlx_simul.errors import SimulError, SimulWarning
-from mlx_simul.events import Event, Finished, Read, TurnEnd, Write
+from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.loop.endings import remark
 from mlx_simul.machine.terminal import emit, emit_json, say
 
@@ -28,6 +29,13 @@ MAX_AHEAD_CHARS = 16_384
 
 EXIT_INCOMPLETE = 3
 """Exit code of a command whose translation was cut off, dried up, or left source unread."""
+
+INCOMPLETE = (
+    f"The exit code is {EXIT_INCOMPLETE} if the translation is incomplete: a limit cut a sentence "
+    "off, the model ended it long before the source did, or source was left unread. Standard error "
+    "names each such sentence."
+)
+"""For the help of such commands."""
 
 
 class View(Protocol):
@@ -46,8 +54,8 @@ class View(Protocol):
         """Source text has arrived, or has come to its end (``None``)."""
         ...
 
-    def show(self, event: Event) -> None:
-        """The session said this."""
+    def show(self, event: Event | Tail) -> None:
+        """The session said this, or a recogniser that it may still change this."""
         ...
 
     def note(self, remark: str) -> None:
@@ -67,14 +75,14 @@ class WholeText:
     """A source that is there from the start.
 
     Args:
-        text: all of it.
+        *pieces: all of it.
     """
 
-    def __init__(self, text: str) -> None:
-        self._pieces = iter([text])
+    def __init__(self, *pieces: str) -> None:
+        self._pieces = iter(pieces)
 
     def read(self, *, wait: bool = True) -> str | None:
-        """The text, then ``None``."""
+        """Each piece, then ``None``."""
         return next(self._pieces, None)
 
 
@@ -129,6 +137,7 @@ class TextView:
 
     def __init__(self) -> None:
         self._has_begun = False
+        self._has_ended_line = False
 
     def __enter__(self) -> TextView:
         return self
@@ -139,24 +148,36 @@ class TextView:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None or not issubclass(kind, BrokenPipeError):
+        if not self._has_ended_line and (kind is None or not issubclass(kind, BrokenPipeError)):
             emit("\n")
 
     def arrived(self, text: str | None) -> None:
         """Shows nothing."""
 
-    def show(self, event: Event) -> None:
-        """Writes what became stable."""
+    def show(self, event: Event | Tail) -> None:
+        """Writes what became stable, and ends a line with a paragraph: programs read lines."""
         text = event.text if self._has_begun else event.text.lstrip()
-        self._has_begun = self._has_begun or bool(text)
-        emit(text)
+        if text:
+            # The next paragraph begins with the two line breaks between them.
+            emit(text.removeprefix("\n") if self._has_ended_line else text)
+            self._has_begun, self._has_ended_line = True, False
+        ends = isinstance(event, TurnEnd) and event.ended_by == "blank_line"
+        if ends and self._has_begun and not self._has_ended_line:
+            emit("\n")
+            self._has_ended_line = True
 
     def note(self, remark: str) -> None:
         """Goes to standard error."""
         say(f"warning: {remark}")
 
 
-_TYPES = {Read: "read", Write: "write", TurnEnd: "turn_end", Finished: "finished"}
+_TYPES = {
+    Read: "read",
+    Write: "write",
+    Tail: "tail",
+    TurnEnd: "turn_end",
+    Finished: "finished",
+}
 
 
 class JsonView(TextView):
@@ -170,12 +191,17 @@ class JsonView(TextView):
     ) -> None:
         """Leaves nothing behind the last line."""
 
-    def show(self, event: Event) -> None:
-        """Writes the event; the last one says whether the translation is complete."""
-        fields = {"type": _TYPES[type(event)], **asdict(event)}
-        if isinstance(event, TurnEnd | Finished):
-            fields["complete"] = event.is_complete
-        emit_json(fields)
+    def show(self, event: Event | Tail) -> None:
+        """Writes the event."""
+        emit_json(fields_of(event))
+
+
+def fields_of(event: Event | Tail) -> dict[str, Any]:
+    """An event as plain values; a turn and the last event say whether they are complete."""
+    fields = {"type": _TYPES[type(event)], **asdict(event)}
+    if isinstance(event, TurnEnd | Finished):
+        fields["complete"] = event.is_complete
+    return fields
 
 
 def warn_of_bad_bytes(data: bytes) -> None:
@@ -193,16 +219,22 @@ def exit_code(finished: Finished | None) -> int:
     return 0 if finished is not None and finished.is_complete else EXIT_INCOMPLETE
 
 
-def run_session(session: SimulSession, source: Source, view: View) -> Finished | None:
+def run_session(
+    session: SimulSession,
+    source: Source,
+    view: View,
+    on_turn: Callable[[TurnEnd], None] = lambda _: None,
+) -> Finished | None:
     """Run a session on a source to the end, whichever comes first.
 
     All MLX work happens on the calling thread. Between events it takes in what has arrived, up to
     ``MAX_AHEAD_CHARS``, so that a view can show what waits.
 
     Args:
-        session: fresh; it is fed and closed.
+        session: fresh, or resumed from a journal; it is fed and closed.
         source: where its text comes from.
         view: told of all that happens, and of an end that leaves something out.
+        on_turn: called with each turn, before the view is told.
 
     Returns:
         The session's last event.
@@ -220,10 +252,11 @@ def run_session(session: SimulSession, source: Source, view: View) -> Finished |
             ahead_chars += len(text)
         view.arrived(text)
 
-    while not session.finished:
-        ahead_chars = 0  # the session has read all it was given, but for half a word
-        take(source.read())
+    while True:
+        # What a journal held comes first. A new session encodes what stands before the source.
         for event in session.events():
+            if isinstance(event, TurnEnd):
+                on_turn(event)
             view.show(event)
             if isinstance(event, Read):
                 ahead_chars -= len(event.source)
@@ -235,4 +268,7 @@ def run_session(session: SimulSession, source: Source, view: View) -> Finished |
                 text = source.read(wait=False)
                 if text != "":
                     take(text)
-    return finished
+        if session.finished:
+            return finished
+        ahead_chars = 0  # the session has read all it was given, but for half a word
+        take(source.read())

@@ -36,7 +36,7 @@ def add_model_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--allow-unverified",
         action="store_true",
-        help="of a type that `mlx-simul models` does not list, try the laws on the weights first",
+        help="load a type that `mlx-simul models` does not list if it keeps the laws of streaming",
     )
 
 
@@ -47,9 +47,11 @@ def add_session_arguments(parser: argparse.ArgumentParser, skip: Collection[str]
         parser: to extend.
         skip: options that the command does not have.
     """
+    # That of argparse names thirty options.
+    parser.usage = parser.usage or "%(prog)s [options]"
     add_model_arguments(parser)
     parser.add_argument(
-        "--config", type=expanded, metavar="FILE", help="a TOML file of the options below"
+        "--config", type=expanded, metavar="FILE", help="a TOML file with the options below"
     )
     if "policy" not in skip:
         when = parser.add_mutually_exclusive_group()
@@ -73,7 +75,7 @@ def add_session_arguments(parser: argparse.ArgumentParser, skip: Collection[str]
         skip={"policy", *skip},
         types={**FILE_READERS, "draft": str},
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of what a temperature draws")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="of the random draws, with --temp")
 
 
 def session_options(args: argparse.Namespace) -> SessionOptions:
@@ -146,20 +148,20 @@ def session_maker(args: argparse.Namespace, options: SessionOptions) -> Callable
 
 def _text_or_file(text: str) -> str:
     """A text, or the text of a file that is named behind an @."""
-    return _read_option_file("--context", text[1:]) if text.startswith("@") else utf8(text)
+    return _read_option_file(text[1:]) if text.startswith("@") else utf8(text)
 
 
 def _read_glossary(path: str) -> dict[str, str]:
     """A glossary from a file: lines 'source<TAB>target', or a .json object."""
-    text = _read_option_file("--glossary", path)
+    text = _read_option_file(path)
     if path.endswith(".json"):
         try:
             terms = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InvalidOptionError(f"--glossary {path} is not JSON: {error}.") from error
+            raise InvalidOptionError(f"{path} is not JSON: {error}.") from error
         if not isinstance(terms, dict) or not all(isinstance(t, str) for t in terms.values()):
             raise InvalidOptionError(
-                f"--glossary {path}: the JSON must be one object of strings, source term to target."
+                f"{path}: the JSON must be one object of strings, source term to target."
             )
         return terms
     terms = {}
@@ -169,23 +171,22 @@ def _read_glossary(path: str) -> dict[str, str]:
         source, tab, target = line.partition("\t")
         if not (tab and source.strip() and target.strip()) or "\t" in target:
             raise InvalidOptionError(
-                f"--glossary {path}, line {number}: {line!r} is not a source term, one tab, and "
-                "its target."
+                f"{path}, line {number}: {line!r} is not a source term, one tab, and its target."
             )
         terms[source.strip()] = target.strip()
     return terms
 
 
-def _read_option_file(option: str, path: str) -> str:
+def _read_option_file(path: str) -> str:
     try:
         with open(expanded(path), "rb") as file:
             data = file.read(MAX_OPTION_FILE_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise InvalidOptionError(f"{option} {path}: {error}.") from error
+        raise InvalidOptionError(f"{path}: {error}.") from error
     if len(data) > MAX_OPTION_FILE_BYTES:
         raise InvalidOptionError(
-            f"{option} {path} has more than {MAX_OPTION_FILE_BYTES} bytes; a prompt takes far less."
+            f"{path} has more than {MAX_OPTION_FILE_BYTES} bytes; a prompt takes far less."
         )
     return text
 
@@ -197,7 +198,9 @@ def _wait_k(text: str) -> str:
     try:
         return f"wait-k:{int(text)}"
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of words, or whole") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of words nor 'whole'"
+        ) from error
 
 
 def _seed(text: str) -> int:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mlx_simul.events import Event, Finished, Read, Write
+from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.machine.terminal import harmless
 from mlx_simul.text.segmenter import SourceSegmenter
 
 MIN_SIDE_BY_SIDE_COLUMNS = 48
 """In a narrower terminal the target stands below the source."""
+
+KEPT_CHARS = 16_384
+"""Of each text, the end that is kept: a talk of hours takes no more memory and time than this."""
+
+KEPT_NOTES = 8
 
 # Room behind the panels for the "^C" that a terminal echoes: without it the cursor would be on
 # another line than rich's Live believes.
@@ -25,8 +32,9 @@ class Progress:
     """How far a session has got, as text and as counts of words.
 
     Attributes:
-        read_text: the source that was read.
+        read_text: the source that was read; its last ``KEPT_CHARS``, as of the target.
         unread_text: the source that has arrived and was not read, a half word at its end included.
+        tail_text: what a recogniser may still change, behind the unread source.
         target_text: the target.
         words_read: source words read.
         words_waiting: whole source words that have arrived and were not read.
@@ -34,12 +42,13 @@ class Progress:
         last_delay_words: source words read when the last target word was written.
         source_ended: no more source will come.
         finished: the session's last event.
-        notes: remarks, such as warnings.
+        notes: remarks, such as warnings; the last ``KEPT_NOTES``.
     """
 
     def __init__(self) -> None:
         self.read_text = ""
         self.unread_text = ""
+        self.tail_text = ""
         self.target_text = ""
         self.words_read = 0
         self.words_waiting = 0
@@ -47,7 +56,7 @@ class Progress:
         self.last_delay_words = 0
         self.source_ended = False
         self.finished: Finished | None = None
-        self.notes: list[str] = []
+        self.notes: deque[str] = deque(maxlen=KEPT_NOTES)
         self._segmenter = SourceSegmenter()
 
     def arrive(self, text: str | None) -> None:
@@ -59,15 +68,20 @@ class Progress:
             self.source_ended = True
             self.words_waiting += len(self._segmenter.finish())
 
-    def update(self, event: Event) -> None:
+    def update(self, event: Event | Tail) -> None:
         """Take note of an event."""
         if isinstance(event, Read):
             self._read(event)
+        elif isinstance(event, Tail):
+            self.tail_text = event.unstable
         elif isinstance(event, Write):
-            self.target_text += event.text
+            self.target_text = _joined(self.target_text, event.text)
             self.words_written = event.target_words_generated
             if event.word_complete:
                 self.last_delay_words = event.source_words_read
+        elif isinstance(event, TurnEnd):
+            self.read_text = _ended(self.read_text)
+            self.target_text = _ended(self.target_text)
         elif isinstance(event, Finished):
             self.finished = event
 
@@ -75,12 +89,29 @@ class Progress:
         self.words_read = event.source_words_read
         if not event.source:
             return
-        self.read_text += event.source
-        self.words_waiting -= 1
-        # Before a word stands nothing that shows; half a character arrives as another one.
-        word = event.source.strip()
-        unread = self.unread_text.lstrip()
-        self.unread_text = unread[max(unread.find(word), 0) + len(word) :]
+        self.read_text = _joined(self.read_text, event.source)
+        self.words_waiting = max(self.words_waiting - 1, 0)
+        word, unread = event.source.strip(), self.unread_text.lstrip()
+        # What stands before a word shows nothing. Of a word that a journal held, only the end has
+        # arrived here, or nothing.
+        if (at := unread.find(word)) >= 0:
+            self.unread_text = unread[at + len(word) :]
+        else:
+            ends = (word[i:] for i in range(1, len(word) + 1))
+            self.unread_text = unread[len(next(filter(unread.startswith, ends))) :]
+
+
+def _joined(text: str, piece: str) -> str:
+    """The end of a text and what is added to it, behind a mark if a beginning is dropped."""
+    if text.endswith("\n"):
+        piece = piece.lstrip(" ").removeprefix("\n")  # a paragraph begins with two line breaks
+    text += piece
+    return text if len(text) <= KEPT_CHARS else f"… {text[-KEPT_CHARS // 2 :].lstrip()}"
+
+
+def _ended(text: str) -> str:
+    """A text behind which the next turn has a line to itself."""
+    return text if not text or text.endswith("\n") else f"{text}\n"
 
 
 def render(
@@ -136,14 +167,21 @@ def render(
 
 def _source_text(progress: Progress, columns: int, rows: int | None) -> Text:
     unread = " ".join(progress.unread_text.split())
+    unstable = " ".join(progress.tail_text.split())
     if rows is not None:
         # Otherwise what waits would push what is being read off the screen.
         room = max(rows * columns // 3, columns)
         unread = unread if len(unread) <= room else f"{unread[:room]} …"
-    text = Text(harmless(_tail(progress.read_text, columns, rows)))
+        unstable = unstable if len(unstable) <= room else f"{unstable[:room]} …"
+    read = _tail(progress.read_text, columns, rows)
+    text = Text(harmless(read if unread or unstable else read.rstrip("\n")))
     if unread:
-        joint = " " if progress.read_text and progress.unread_text[:1].isspace() else ""
+        is_apart = read and not read.endswith("\n") and progress.unread_text[:1].isspace()
+        joint = " " if is_apart else ""
         text.append(harmless(joint + unread), style="dim")
+    if unstable:
+        joint = "" if not text or text.plain.endswith("\n") else " "
+        text.append(harmless(joint + unstable), style="dim italic")
     return text
 
 

@@ -10,10 +10,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
+from mlx_simul.console.arguments import require_writable
 from mlx_simul.console.live import (
+    INCOMPLETE,
     JsonView,
     LiveText,
     Source,
@@ -25,21 +28,58 @@ from mlx_simul.console.live import (
     warn_of_bad_bytes,
 )
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
+from mlx_simul.console.outputs import ENDINGS, OutputFile, require_outputs
+from mlx_simul.console.resuming import behind_journal
+from mlx_simul.console.subtitles import Side
 from mlx_simul.errors import InvalidOptionError, SimulError
+from mlx_simul.events import TurnEnd
 from mlx_simul.machine.files import expanded
+from mlx_simul.machine.terminal import say
+from mlx_simul.options import SessionOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mlx_simul.session import SimulSession
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("text", nargs="?", help="the source; default: standard input, as it comes")
-    parser.add_argument("--file", metavar="F", help="read the source from a file or named pipe")
+    parser.usage = "%(prog)s [TEXT] [options]"
+    parser.epilog = f"A blank line in the source ends a sentence and a paragraph. {INCOMPLETE}"
+    parser.add_argument(
+        "text",
+        nargs="?",
+        metavar="TEXT",
+        help="the source; by default standard input, as it arrives",
+    )
+    parser.add_argument("--file", metavar="FILE", help="read the source from a file or named pipe")
+    output = parser.add_argument_group("output")
+    shown = output.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print one event a line")
+    shown.add_argument("--plain", action="store_true", help="print text only, on a terminal too")
+    output.add_argument(
+        "--output",
+        type=expanded,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"write each sentence to a file as it ends, too: {', '.join(ENDINGS)}; repeatable",
+    )
+    output.add_argument(
+        "--output-text",
+        choices=get_args(Side),
+        default="target",
+        help="what .srt, .vtt and .txt files hold (default: target)",
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace existing output files")
+    output.add_argument(
+        "--journal",
+        type=expanded,
+        metavar="FILE",
+        help="note the progress in a file; given again, go on where it ends, outputs included",
+    )
     add_session_arguments(parser)
-    output = parser.add_argument_group("output").add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="one event a line")
-    output.add_argument("--plain", action="store_true", help="text only, on a terminal too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,13 +91,83 @@ def run(args: argparse.Namespace) -> int:
         BrokenPipeError: whoever read the output has gone.
     """
     options = session_options(args)
-    with _opened(args) as source:
+    _require_files(args, options)
+    with ExitStack() as open_files:
+        source = open_files.enter_context(_opened(args))
         if sys.stdout is None:
             raise SimulError("standard output is closed; there is nowhere to write to.")
-        session = session_maker(args, options)()
+        session = session_maker(args, options)(journal=args.journal)
+        source = _resumed(args, session, source)
+        outputs = [*_outputs(args, session, open_files)]
+
+        def on_turn(end: TurnEnd) -> None:
+            for output in outputs:
+                output.add(end)
+
         with _view(args, session.languages) as view, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: view.note(str(message))
-            return exit_code(run_session(session, source, view))
+            return exit_code(run_session(session, source, view, on_turn))
+
+
+def _require_files(args: argparse.Namespace, options: SessionOptions) -> None:
+    """Pass if all files can be written, as far as can be known before a model is loaded."""
+    given = {"--output": args.output, "--journal": args.journal}
+    for name in (name for name, value in given.items() if value):
+        if options.turn.turns is None:
+            raise _needs_turns(name)
+    inputs: list[Path] = [] if args.file is None else [expanded(args.file)]
+    if args.journal is not None:
+        require_writable(args.journal)
+        if args.journal.resolve() in [path.resolve() for path in inputs]:
+            raise InvalidOptionError(f"--journal {args.journal} is the source too.")
+        inputs.append(args.journal)
+    has_journal = args.journal is not None and _has_content(args.journal)
+    require_outputs(args.output, inputs, may_exist=args.overwrite or has_journal)
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _needs_turns(name: str) -> InvalidOptionError:
+    return InvalidOptionError(
+        f"{name} is written turn by turn, and this stream has no turns; give --turns sentence."
+    )
+
+
+def _resumed(args: argparse.Namespace, session: SimulSession, source: Source) -> Source:
+    """The source behind what a journal holds; says how much that is."""
+    resumed = session.resumed
+    if resumed is None or not (resumed.source_chars or resumed.source_closed):
+        return source
+    say(
+        f"resuming {args.journal}: {resumed.turns} turns and {resumed.source_chars} characters of "
+        "source are there."
+    )
+    if args.text is not None or args.file is not None:
+        return behind_journal(source, args.journal, resumed)
+    if resumed.source_closed:
+        say("warning: the source in the journal has ended, so standard input is not read.")
+        return WholeText()
+    return source
+
+
+def _outputs(
+    args: argparse.Namespace, session: SimulSession, open_files: ExitStack
+) -> Iterator[OutputFile]:
+    """The output files, with the turns that a journal holds."""
+    if args.output and not session.has_turns:
+        raise _needs_turns("--output")
+    for path in args.output:
+        output = OutputFile(path, args.output_text, overwrite=args.overwrite)
+        open_files.enter_context(closing(output))
+        if session.resumed is not None:
+            from mlx_simul.stream.journal import read_turns
+
+            for end in read_turns(args.journal):
+                output.add(end)
+            output.require_end()
+        yield output
 
 
 @contextmanager

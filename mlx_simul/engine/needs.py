@@ -52,9 +52,9 @@ def calibrated_heads(model: Any) -> tuple[Head, ...]:
     stored = archs.streaming_config(model).alignment_heads
     if stored is None:
         raise InvalidOptionError(
-            "this policy follows attention heads, and the checkpoint does not say which: run "
-            "`mlx-simul calibrate` on it once, or name them, as in align-att:1,heads=3-1+4-0 "
-            "(layer-head, from 0)."
+            "--attention and policies such as align-att follow attention heads, and the checkpoint "
+            "does not say which: run `mlx-simul calibrate` on it once, or name them, as in "
+            "align-att:1,heads=3-1+4-0 (layer-head, from 0)."
         )
     return stored
 

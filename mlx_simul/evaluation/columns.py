@@ -17,10 +17,30 @@ def main_columns(results: Figures) -> Columns:
         "LAAL": _latency("laal"),
         "with computing": lambda row: number((row["latency_ca"] or {}).get("laal")),
     }
-    if not all("bleu" in row for row in results["policies"].values()):
-        return latency
+    return latency | _quality_columns(results)
+
+
+def talk_columns(results: Figures) -> Columns:
+    """Of talks: how late, in seconds, how good, and how many sentences were lost."""
     return {
-        **latency,
+        "LongYAAL": _seconds("latency", "yaal"),
+        "LongYAAL with computing": _seconds("latency_ca", "yaal"),
+        "StreamLAAL": _seconds("latency", "laal"),
+        "StreamLAAL with computing": _seconds("latency_ca", "laal"),
+        **_quality_columns(results),
+        "lost": lambda row: str(row["n_lost"]),
+    }
+
+
+def number(value: float | None, n_digits: int = 2) -> str:
+    """A figure, or nothing where there is none."""
+    return "" if value is None else f"{value:.{n_digits}f}"
+
+
+def _quality_columns(results: Figures) -> Columns:
+    if not all("bleu" in row for row in results["policies"].values()):
+        return {}
+    return {
         "BLEU": lambda row: _with_ci(row["bleu"]),
         "p": lambda row: number(row["bleu"].get("p"), 3),
         "chrF": lambda row: _with_ci(row["chrf"]),
@@ -28,9 +48,19 @@ def main_columns(results: Figures) -> Columns:
     }
 
 
-def number(value: float | None, n_digits: int = 2) -> str:
-    """A figure, or nothing where there is none."""
-    return "" if value is None else f"{value:.{n_digits}f}"
+def _seconds(kind: str, name: str) -> Callable[[Figures], str]:
+    def cell(row: Figures) -> str:
+        ms = (row[kind] or {}).get(name)
+        return number(None if ms is None else ms / 1000)
+
+    return cell
+
+
+def _drift(name: str, scale: float = 1) -> Callable[[Figures], str]:
+    def cell(row: Figures) -> str:
+        return f"{row['drift']['drift'][name] / scale:+.2f}" if row["drift"] else ""
+
+    return cell
 
 
 def _latency(name: str) -> Callable[[Figures], str]:
@@ -50,3 +80,16 @@ OTHER_COLUMNS: Columns = {
     "ended": lambda row: f"{row['ended']:.1%}",
 }
 """The other latencies, what a word and a token cost, and how many translations ended."""
+
+OTHER_TALK_COLUMNS: Columns = {
+    "drift in words": _drift("words"),
+    "in seconds": _drift("ms", 1000),
+    "with computing": _drift("ca_ms", 1000),
+    "erasure": lambda row: f"{row['erasure']['share']:.1%}",
+    "turns": lambda row: str(row["n_turns"]),
+    "ended": lambda row: f"{row['ends'].get('end_of_turn', 0) / max(1, row['n_turns']):.1%}",
+    "empty": lambda row: str(row["n_empty"]),
+    "unplaced": lambda row: str(row["n_unplaced"]),
+}
+"""Of talks: from the first ten minutes to the last; taken back; turns that the model ended;
+sentences to which nothing was aligned, and units that were aligned to nothing."""

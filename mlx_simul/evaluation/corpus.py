@@ -91,8 +91,8 @@ def _all_lines(path: Path) -> list[str]:
     for number, line in text_lines(path):
         if number != len(lines) + 1:
             raise DataError(
-                f"{path}, line {len(lines) + 1} is empty; then nobody knows which line translates "
-                "which. Put a sentence there, or take the line out of all files."
+                f"{path}, line {len(lines) + 1} is empty, so lines of the files can no longer be "
+                "matched. Put a sentence there, or take the line out of all files."
             )
         lines.append(line)
     return lines

@@ -13,10 +13,9 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date as Date
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from mlx_simul.errors import DataError, InvalidOptionError
-from mlx_simul.evaluation.record import Record
 from mlx_simul.machine.files import read_object, write_whole
 
 # Not in a file's name, or not at its beginning.
@@ -26,12 +25,35 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9.,=+_-]|^\.")
 _PARTS = {".json", ".safetensors", ".jinja", ".model", ".txt"}
 
 
-class ResultFolder:
+class _Line(Protocol):
+    """A record that is a line."""
+
+    @property
+    def index(self) -> int:
+        """Of its source in the test set, from 0."""
+        ...
+
+    def to_json(self) -> str:
+        """The line."""
+        ...
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """The record of a line."""
+        ...
+
+
+AnyRecord = TypeVar("AnyRecord", bound=_Line)
+"""Of a translation, or of a talk."""
+
+
+class ResultFolder(Generic[AnyRecord]):
     """The folder of one evaluation.
 
     Args:
         path: made if it is not there.
         setting: all that decides what a translation is, its policy excepted; as JSON has it.
+        kind: the class of its records.
         date: what chat templates take for today, as in "2026-07-30"; by default the day on which
             the folder's first translation was made.
 
@@ -43,8 +65,14 @@ class ResultFolder:
             written.
     """
 
-    def __init__(self, path: Path, setting: Mapping[str, Any], date: str | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        setting: Mapping[str, Any],
+        kind: type[AnyRecord],
+        date: str | None = None,
+    ) -> None:
+        self.path, self._kind = path, kind
         if path.exists() and not path.is_dir():
             raise InvalidOptionError(f"{path} is a file; name a folder for the results.")
         told = json.loads(json.dumps(setting))
@@ -78,7 +106,7 @@ class ResultFolder:
         """Where the files of a policy are."""
         return self.path / _UNSAFE.sub("_", spec)
 
-    def records(self, spec: str) -> dict[int, Record]:
+    def records(self, spec: str) -> dict[int, AnyRecord]:
         """What is recorded of a policy, by index of the source.
 
         A last line that was cut off in writing is taken out.
@@ -93,16 +121,21 @@ class ResultFolder:
         whole = held[: held.rfind(b"\n") + 1]
         if len(whole) < len(held):
             os.truncate(path, len(whole))
-        found: dict[int, Record] = {}
+        found: dict[int, AnyRecord] = {}
         for number, line in enumerate(whole.decode("utf-8").splitlines(), 1):
             try:
-                record = Record.from_json(line)
+                record = self._kind.from_json(line)
             except DataError as error:
                 raise DataError(f"{path}, line {number}: {error}") from error
             found.setdefault(record.index, record)
         return found
 
-    def append(self, spec: str, record: Record) -> None:
+    def in_order(self, spec: str, n_sources: int) -> list[AnyRecord]:
+        """The records of a policy, of all sources in their order."""
+        held = self.records(spec)
+        return [held[index] for index in range(n_sources)]
+
+    def append(self, spec: str, record: AnyRecord) -> None:
         """Add a record of a policy."""
         path = self._log(spec)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,11 +41,13 @@ class EvaluationOptions:
         source_key: where a JSON record holds the source.
         target_key: where it holds the translation, or a list of them.
         split: which part of a Hugging Face dataset.
-        n_sources: the first so many sources only.
+        talks: the test set is talks, each heard as one stream; a blank line ends a talk.
+        sentences_per_talk: cut the test set into talks of so many sentences instead.
+        n_sources: the first so many sources only; of talks, the first so many talks.
         unit: what target text is counted in for latency; "auto" is characters where most of what
             the references say is in scripts without spaces, else words.
         word_ms: milliseconds from one source word of speech to the next, for computation-aware
-            scores.
+            scores, and for all scores of talks without times.
         clock: what times are taken by: the wall, or the work of the process, which others on the
             machine do not slow down.
         bleu_tokenizer: sacrebleu's; "auto" is "13a" where words are counted, "zh" for Chinese, else
@@ -71,6 +73,8 @@ class EvaluationOptions:
     source_key: str = "source"
     target_key: str = "target"
     split: str = "test"
+    talks: bool = False
+    sentences_per_talk: int | None = _cli(None, metavar="N")
     n_sources: int | None = _cli(None, "--sources", "N")
     unit: Unit | Literal["auto"] = "auto"
     word_ms: float = _cli(400.0, metavar="MS")
@@ -110,16 +114,13 @@ class EvaluationOptions:
                 raise InvalidOptionError(
                     f"{name} must be at least {least}, got {getattr(self, name)}."
                 )
-        if self.n_sources is not None and self.n_sources < 1:
-            raise InvalidOptionError(f"n_sources must be at least 1, got {self.n_sources}.")
+        for name in ("n_sources", "sentences_per_talk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"{name} must be at least 1, got {value}.")
         if not 0 < self.word_ms < math.inf:
             raise InvalidOptionError(
                 f"word_ms must be a number above 0, got {self.word_ms}; 400 is a calm speaker."
-            )
-        if self.session.get("drafter") not in (None, "ngram"):
-            raise InvalidOptionError(
-                f"the drafter must be 'ngram', got {self.session['drafter']!r}: an evaluation "
-                "makes one for each session."
             )
 
     def suited_to(self, references: Sequence[str]) -> EvaluationOptions:
@@ -129,6 +130,11 @@ class EvaluationOptions:
         if tokenizer == AUTO:
             tokenizer = bleu_tokenizer_of(references)
         return replace(self, unit=unit, bleu_tokenizer=tokenizer)
+
+    @property
+    def has_talks(self) -> bool:
+        """Whether sources are talks."""
+        return self.talks or self.sentences_per_talk is not None
 
     @property
     def known_unit(self) -> Unit:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlx_simul.errors import DataError, InvalidOptionError
+from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.machine.extras import require
 
 METRICS = ("bleu", "chrf")
@@ -141,6 +142,42 @@ def paired_bootstrap(
                 float(values.score), float(values.mean), float(values.ci), p
             )
     return found, {m: str(signatures[by_metric[m]]) for m in METRICS}
+
+
+def quality_figures(
+    options: EvaluationOptions,
+    texts: Mapping[str, Sequence[str]],
+    references: Sequence[Sequence[str]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What an evaluation says of the quality of each policy.
+
+    Args:
+        options: of the evaluation.
+        texts: for each policy a translation of each source or sentence.
+        references: of each of these.
+
+    Returns:
+        For each policy ``bleu``, ``chrf`` and ``length_ratio``; and the signature of each metric,
+        if confidence was asked for. Empty if quality was not.
+    """
+    figures: dict[str, dict[str, Any]] = {spec: {} for spec in texts}
+    if not options.quality:
+        return figures, {}
+    for spec, hypotheses in texts.items():
+        scores = text_quality(hypotheses, references, options.bleu_tokenizer)
+        figures[spec] |= {
+            "bleu": {"score": scores.bleu},
+            "chrf": {"score": scores.chrf},
+            "length_ratio": scores.length_ratio,
+        }
+    if not options.n_bootstrap:
+        return figures, {}
+    found, signatures = paired_bootstrap(
+        texts, options.baseline_policy, references, options.bleu_tokenizer, options.n_bootstrap
+    )
+    for spec, by_metric in found.items():
+        figures[spec] |= {metric: asdict(each) for metric, each in by_metric.items()}
+    return figures, signatures
 
 
 def _metrics(tokenizer: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
@@ -68,7 +69,9 @@ def talk_figures(talks: Sequence[RealignedTalk]) -> dict[str, Any]:
         in the second (``None`` if nothing was written); ``drift``, as :func:`drift` gives it;
         ``erasure``: ``n_units`` that changed after they had been shown, and their share of all
         units; ``n_talks``, ``n_sentences``, ``n_empty`` sentences without translation, ``n_units``,
-        and ``n_unplaced`` units in none of the sentences.
+        and ``n_unplaced`` units in none of the sentences; ``n_lost`` sentences of which no word is
+        in a turn that has a translation; ``n_turns``, and ``ends``, how many of them ended for
+        which reason; ``seconds`` of work, up to the last change.
     """
     sentences = [sentence for talk in talks for sentence in talk.sentences]
     n_units = sum(talk.n_units for talk in talks)
@@ -84,6 +87,12 @@ def talk_figures(talks: Sequence[RealignedTalk]) -> dict[str, Any]:
         "n_empty": sum(not sentence.prediction for sentence in sentences),
         "n_units": n_units,
         "n_unplaced": sum(talk.n_unplaced for talk in talks),
+        "n_lost": sum(len(talk.record.lost_sentences()) for talk in talks),
+        "n_turns": sum(len(talk.record.ends) for talk in talks),
+        "ends": dict(
+            Counter(end.reason for talk in talks for end in talk.record.ends).most_common()
+        ),
+        "seconds": sum(talk.record.work_ms for talk in talks) / 1000,
     }
 
 

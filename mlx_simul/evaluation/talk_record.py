@@ -35,6 +35,21 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class End:
+    """How the target of a turn ended, or that of a whole talk in a stream without turns.
+
+    Attributes:
+        source_words: words of the talk up to its end.
+        target_words: that were written for it, as the session counts them.
+        reason: why it ended, as in :class:`mlx_simul.events.Finished`.
+    """
+
+    source_words: int
+    target_words: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class TalkRecord:
     """One talk, translated under one policy.
 
@@ -47,6 +62,7 @@ class TalkRecord:
         talk: what was said, when, and its references.
         shown: every change of the target, in order.
         fed_ms: for each source word, when it was fed, on the clock of ``shown``.
+        ends: of the turns, in order.
 
     Raises:
         DataError: if the words fed are not those of the talk, more is taken back than is shown,
@@ -57,6 +73,7 @@ class TalkRecord:
     talk: Talk
     shown: tuple[Shown, ...]
     fed_ms: tuple[float, ...]
+    ends: tuple[End, ...] = ()
 
     def __post_init__(self) -> None:
         n_words = len(self.talk.said_ms)
@@ -72,6 +89,9 @@ class TalkRecord:
             raise DataError(
                 f"talk {self.index} has {n_words} words, and {steps[-1][0]} are said to be read."
             )
+        ends = [end.source_words for end in self.ends]
+        if any(b < a for a, b in pairwise([0, *ends, n_words])):
+            raise DataError(f"talk {self.index} has {n_words} words, and turns end at {ends}.")
         n_shown = 0
         for each in self.shown:
             if not 0 <= each.n_erased <= n_shown:
@@ -94,6 +114,11 @@ class TalkRecord:
             changes.append(Shown(*change))
         return tuple(changes)
 
+    @property
+    def work_ms(self) -> float:
+        """How long the work on the talk took, up to the last word fed and the last change."""
+        return max(self.fed_ms[-1], *(each.time_ms for each in self.shown[-1:]), 0.0)
+
     def units(self, unit: Unit) -> Units:
         """The target at the end, in units: source words read when each was shown, and when."""
         display: list[tuple[str, int, float]] = []
@@ -114,6 +139,21 @@ class TalkRecord:
             display += each.text
         return n_units
 
+    def lost_sentences(self) -> list[int]:
+        """Sentences, counted from 0, of which no word is in a turn that has a translation."""
+        lost: list[int] = []
+        first, spans, before = 0, [], 0
+        for end in self.ends:
+            if end.target_words:
+                spans.append((before, end.source_words))
+            before = end.source_words
+        for number, sentence in enumerate(self.talk.sentences):
+            behind = first + len(sentence.said_ms)
+            if not any(begin < behind and first < end for begin, end in spans):
+                lost.append(number)
+            first = behind
+        return lost
+
     def delays_ms(self, source_words: Iterable[int]) -> list[float]:
         """For each number of source words read, when the last of them had been said."""
         said_ms = (0.0, *self.talk.said_ms)
@@ -130,6 +170,7 @@ class TalkRecord:
             "sentences": [asdict(sentence) for sentence in self.talk.sentences],
             "shown": [astuple(each) for each in self.shown],
             "fed_ms": self.fed_ms,
+            "ends": [astuple(each) for each in self.ends],
         }
         return json.dumps(held, ensure_ascii=False)
 
@@ -144,7 +185,8 @@ class TalkRecord:
             held: dict[str, Any] = json.loads(line)
             talk = Talk(tuple(map(_sentence, held["sentences"])))
             shown = tuple(map(_shown, held["shown"]))
-            return cls(int(held["index"]), talk, shown, tuple(map(float, held["fed_ms"])))
+            fed_ms = tuple(map(float, held["fed_ms"]))
+            return cls(int(held["index"]), talk, shown, fed_ms, tuple(map(_end, held["ends"])))
         except DataError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -156,10 +198,12 @@ class Display:
 
     Attributes:
         shown: every change so far.
+        ends: of the turns so far.
     """
 
     def __init__(self) -> None:
         self.shown: list[Shown] = []
+        self.ends: list[End] = []
         self._turn = ""  # what is on display of the turn under way
 
     def see(self, event: Event, time_ms: float) -> None:
@@ -175,8 +219,12 @@ class Display:
         if isinstance(event, Write):
             self._show(Shown(event.text, event.source_words_read, time_ms))
         elif isinstance(event, TurnEnd):
-            self._settle(event.target_text, event.source_span_words[1], time_ms)
+            (_, source_words), (first, end) = event.source_span_words, event.target_span_words
+            self.ends.append(End(source_words, end - first, event.reason))
+            self._settle(event.target_text, source_words, time_ms)
         elif isinstance(event, Finished):
+            if not event.turns:
+                self.ends.append(End(event.source_words, event.target_words, event.reason))
             self._settle(event.target_text, event.source_words, time_ms)
 
     def _show(self, change: Shown) -> None:
@@ -203,6 +251,11 @@ def _sentence(held: Mapping[str, Any]) -> Sentence:
 def _shown(row: Sequence[Any]) -> Shown:
     text, source_words, time_ms, n_erased = row
     return Shown(_text(text), int(source_words), float(time_ms), int(n_erased))
+
+
+def _end(row: Sequence[Any]) -> End:
+    source_words, target_words, reason = row
+    return End(int(source_words), int(target_words), _text(reason))
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import zip_longest
 from math import ceil
 from typing import Any
@@ -29,8 +29,8 @@ TOKENS_PER_WORD = 48
 each may be a token."""
 
 
-class Translator:
-    """Translates sources, each in a session of its own, and records how it went.
+class Player:
+    """Feeds sources to sessions, each in a session of its own.
 
     A word is fed once all that could be done with the words before it is done, so no time is spent
     waiting. What stands before every source alike is encoded once.
@@ -39,8 +39,7 @@ class Translator:
         model: from :func:`mlx_simul.load`, in evaluation mode.
         tokenizer: likewise.
         options: of the sessions. ``policy`` is given with each source, and ``max_tokens`` grows
-            with the words of speech in it unless it is set.
-        unit: what latency is counted in.
+            with the words of speech in it, or in a turn of it, unless it is set.
         clock: the wall's, or the work of the process, which others on the machine do not slow down.
 
     Raises:
@@ -53,17 +52,85 @@ class Translator:
         model: nn.Module,
         tokenizer: Any,
         options: SessionOptions | None = None,
-        unit: Unit = "word",
         clock: Clock = "wall",
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._unit: Unit = unit
         self._now_s = CLOCKS[clock]
         self._options = options or SessionOptions()
         self._has_token_limit = (
             self._options.limits.max_tokens != SessionOptions().limits.max_tokens
         )
-        self._prefix = SimulSession(model, tokenizer, self._options).encode_prefix()
+        first = SimulSession(model, tokenizer, self._options)
+        self._has_turns, self._prefix = first.has_turns, first.encode_prefix()
+
+    def play(
+        self, source: str, policy: Policy, see: Callable[[Event, float], None]
+    ) -> tuple[tuple[float, ...], float]:
+        """Feed a source.
+
+        Args:
+            source: the whole text.
+            policy: when to read and when to write.
+            see: given each event, and the milliseconds since the beginning.
+
+        Returns:
+            When each word was fed, and when the stream ended, in milliseconds likewise.
+
+        Raises:
+            InvalidOptionError: if there are no words in the source.
+        """
+        chunks = live_chunks(source, self._options)
+        if not chunks:
+            raise InvalidOptionError(f"a source holds no words: {source!r}.")
+        session = self._session(ceil(speech(source)), policy)
+        fed_ms: list[float] = []
+        began_s = self._now_s()
+        for number, chunk in enumerate(chunks, 1):
+            fed_ms.append(self._since_ms(began_s))
+            session.push(chunk)
+            if number == len(chunks):
+                session.close()
+            for event in session.events():
+                see(event, self._since_ms(began_s))
+        return tuple(fed_ms), self._since_ms(began_s)
+
+    def _session(self, n_words: int, policy: Policy) -> SimulSession:
+        options = SessionOptions.of(self._options, policy=policy)
+        if self._has_turns:
+            n_words = min(n_words, options.turn.max_turn_words)
+        if not self._has_token_limit:
+            options = SessionOptions.of(options, max_tokens=64 + TOKENS_PER_WORD * n_words)
+        return SimulSession(self._model, self._tokenizer, options, prefix=self._prefix)
+
+    def _since_ms(self, began_s: float) -> float:
+        return round((self._now_s() - began_s) * 1000, 3)
+
+
+class Translator:
+    """Translates sources, each in a session of its own, and records how it went.
+
+    Args:
+        model: as for :class:`Player`.
+        tokenizer: likewise.
+        options: likewise.
+        unit: what latency is counted in.
+        clock: as for :class:`Player`.
+
+    Raises:
+        InvalidOptionError: as :class:`Player`.
+        PromptError: likewise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        options: SessionOptions | None = None,
+        unit: Unit = "word",
+        clock: Clock = "wall",
+    ) -> None:
+        self._player = Player(model, tokenizer, options, clock)
+        self._unit: Unit = unit
 
     def __call__(self, index: int, source: str, policy: Policy) -> Record:
         """Translate one source.
@@ -76,45 +143,30 @@ class Translator:
         Raises:
             InvalidOptionError: if there are no words in the source.
         """
-        chunks = live_chunks(source, self._options)
-        if not chunks:
-            raise InvalidOptionError(f"source {index} holds no words: {source!r}.")
-        session = self._session(ceil(speech(source)), policy)
         pieces: list[tuple[str, int, float]] = []
-        fed_ms: list[float] = []
-        finished: Finished | None = None
-        began_s = self._now_s()
+        ends: list[Finished] = []
 
-        def now_ms() -> float:
-            return (self._now_s() - began_s) * 1000
-
-        for event in _live(session, chunks, fed_ms, now_ms):
+        def see(event: Event, time_ms: float) -> None:
             if isinstance(event, Write):
-                pieces.append((event.text, event.source_words_read, now_ms()))
+                pieces.append((event.text, event.source_words_read, time_ms))
             elif isinstance(event, Finished):
-                finished = event
-        total_ms = now_ms()
-        if finished is None:
-            raise InvalidOptionError(f"the session of source {index} did not finish.")
+                ends.append(event)
+
+        fed_ms, total_ms = self._player.play(source, policy, see)
         units = target_units(pieces, self._unit)
+        (finished,) = ends
         return Record(
             index=index,
             prediction=" ".join("".join(text for text, _, _ in pieces).split()),
-            source_words=len(chunks),
+            source_words=len(fed_ms),
             delays=units.delays,
-            times_ms=_rounded(units.times_ms),
-            fed_ms=_rounded(fed_ms),
-            total_ms=round(total_ms, 3),
+            times_ms=units.times_ms,
+            fed_ms=fed_ms,
+            total_ms=total_ms,
             n_tokens=len(pieces),
             n_passes=finished.n_passes,
             reason=finished.reason,
         )
-
-    def _session(self, n_words: int, policy: Policy) -> SimulSession:
-        options = SessionOptions.of(self._options, policy=policy)
-        if not self._has_token_limit:
-            options = SessionOptions.of(options, max_tokens=64 + TOKENS_PER_WORD * n_words)
-        return SimulSession(self._model, self._tokenizer, options, prefix=self._prefix)
 
 
 def live_chunks(source: str, options: SessionOptions | None = None) -> list[str]:
@@ -127,19 +179,3 @@ def live_chunks(source: str, options: SessionOptions | None = None) -> list[str]
         each + (" " if after.startswith(" ") else "")
         for each, after in zip_longest(text, words[1:], fillvalue="")
     ]
-
-
-def _live(
-    session: SimulSession, chunks: list[str], fed_ms: list[float], now_ms: Callable[[], float]
-) -> Iterator[Event]:
-    """Events of a session that is fed chunk by chunk; notes when each was."""
-    for number, chunk in enumerate(chunks, 1):
-        fed_ms.append(now_ms())
-        session.push(chunk)
-        if number == len(chunks):
-            session.close()
-        yield from session.events()
-
-
-def _rounded(times_ms: tuple[float, ...] | list[float]) -> tuple[float, ...]:
-    return tuple(round(each, 3) for each in times_ms)

@@ -92,6 +92,7 @@ class SimulLoop:
         num_draft_tokens: with a drafter, how many drafts go along with a pass at most.
     """
 
+    # Whether predictions that a read outdates go along with the next pass as drafts.
     _keeps_drafts = True
 
     def __init__(

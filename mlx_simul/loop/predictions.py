@@ -58,6 +58,7 @@ class Predictions:
         target: the tokens written; passes refer to them.
         end_of_turn_ids: tokens that end the turn, wait tokens among them.
         wanted: the evidence to ask for, until the source is wholly read.
+        keeps_drafts: whether predictions that are outdated become drafts.
         others: as :class:`~mlx_simul.loop.loop.SimulLoop`.
 
     Attributes:
@@ -123,7 +124,7 @@ class Predictions:
         """Let nothing stand any longer.
 
         What was predicted from less source is a good guess at what will be predicted from more, so
-        all of it becomes drafts, up to an end-of-turn.
+        all of it becomes drafts, up to an end-of-turn, if drafts are kept.
         """
         if not self._standing:
             return

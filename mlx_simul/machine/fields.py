@@ -23,6 +23,7 @@ NONE = "none"
 """Stands for ``None`` in a file or on a command line."""
 
 _Options = TypeVar("_Options")
+_ROLE = re.compile(r":\w+:`~?([^`]*)`")  # as in :mod:`mlx_simul.options`
 _ENTRY = re.compile(r"^ {4,8}(\w+): ", re.MULTILINE)
 
 
@@ -126,9 +127,13 @@ def help_of(kind: type) -> dict[str, str]:
     starts = list(_ENTRY.finditer(entries))
     ends = [match.start() for match in starts[1:]] + [len(entries)]
     return {
-        match[1]: " ".join(entries[match.end() : end].split()).rstrip(".")
+        match[1]: _without_markup(" ".join(entries[match.end() : end].split()).rstrip("."))
         for match, end in zip(starts, ends, strict=True)
     }
+
+
+def _without_markup(text: str) -> str:
+    return _ROLE.sub(r"\1", text).replace("``", "")
 
 
 def summary_of(kind: type) -> str:

@@ -1,8 +1,8 @@
 """The journal of a stream: text as it arrived and turns as they ended, in lines of JSON (SPEC 8).
 
-Each line is written before it takes effect. So after the process is killed at any moment,
-the text of the journal fed again gives the same turns, of which the journal holds all but the one
-that was under way.
+Each line is written before what it records takes effect. So after the process is killed at any
+moment, the text of the journal fed again gives the same turns, of which the journal holds all but
+the one that was under way.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Journal:
             if whole == size:
                 return size
             if start and not whole > start:
-                raise JournalError(f"the journal {self.path} is not one: it has no lines.")
+                raise JournalError(f"{self.path} is not a journal: it has no line breaks.")
             os.ftruncate(self._file.fileno(), whole)
         warnings.warn(
             f"the last line of the journal {self.path} was cut off in writing; its {size - whole} "

@@ -120,8 +120,8 @@ def opened_for_text(asked: str, frame: AnswerFrame) -> str:
             break
     if found := _OPEN_THOUGHT.search(opened):
         raise PromptError(
-            f"the chat template opens a thought ({found.group().strip()!r}), and how its family "
-            f"closes it is not known here, so thoughts would be given out as the translation; "
+            f"the chat template starts a thinking block ({found.group().strip()!r}), and mlx_simul "
+            "does not know how to end it, so the model's thinking would appear in the translation; "
             f"{WAY_OUT}."
         )
     return opened

@@ -108,8 +108,8 @@ def check_texts(texts: Iterable[object]) -> None:
             )
         if _SURROGATE.search(text):
             raise PromptError(
-                f"a prompt text holds half a character (a lone surrogate): {text[:80]!r}; decode "
-                'it with errors="replace".'
+                f"a prompt text contains a lone surrogate (half a character): {text[:80]!r}; "
+                'decode it with errors="replace".'
             )
         size += len(text)
     if size > MAX_PROMPT_CHARS:
@@ -273,8 +273,7 @@ def _around(sentinel: str, text: str) -> tuple[str, str]:
         names = {_GUIDE: "the instruction", _SOURCE: "the user's text"}
         what = names.get(sentinel, "an earlier turn")
         raise PromptError(
-            f"the chat template shows {what} {len(parts) - 1} times where it must do so once; "
-            f"{WAY_OUT}."
+            f"the chat template shows {what} {len(parts) - 1} times instead of once; {WAY_OUT}."
         )
     return parts[0], parts[1]
 

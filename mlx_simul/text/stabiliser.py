@@ -1,12 +1,12 @@
-"""A recogniser's hypotheses in; words that stay out (SPEC 9).
+"""A recogniser's hypotheses in; words that are final out (SPEC 9).
 
-Of a hypothesis only those words are given that ``agree`` successive ones have in common
+Only those words of a hypothesis are given that ``agree`` successive ones have in common
 (LocalAgreement-n: Liu et al. 2020, "Low-Latency Sequence-to-Sequence Speech Recognition and
 Translation by Partial Hypothesis Selection"), or that the recogniser itself calls final. What was
 given stays. Where a later hypothesis contradicts it, the two are aligned by the fewest words that
 one would insert, delete or replace to make one of the other, and the stream goes on behind that.
-To count words would give one twice as soon as the recogniser inserts another before it; the longest
-common blocks (difflib) would lose words wherever one happens to come again later.
+Merely counting words would give one twice as soon as the recogniser inserts another before it; the
+longest common blocks (difflib) would lose words wherever one happens to come again later.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def test_a_stranger_that_stumbles_over_our_caches_is_encoded_again(folder_of):
 
 
 def test_of_a_registered_type_nothing_is_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_simul.checkpoints.loading.try_out", lambda model: pytest.fail("tried"))
+    monkeypatch.setattr("mlx_simul.checkpoints.tryout.try_out", lambda model: pytest.fail("tried"))
     folder = golden_folder(tmp_path / "known", "qwen2")
     model, _ = mlx_simul.load(folder, allow_unverified=True)
     assert archs.of(model) is archs.find("qwen2")

@@ -138,10 +138,13 @@ def run(capsys, *args):
 
 def test_where_there_is_no_terminal_it_prints_lines(capsys, folder, monkeypatch):
     monkeypatch.setattr(loading, "DEFAULT_MODEL", folder)
-    code, out, err = run(capsys, "--pace", "0", "--wait-k", "2", "one two three four")
+    code, out, err = run(
+        capsys, "--to", "French", "--pace", "0", "--wait-k", "2", "one two three four"
+    )
     *stairs, last = out.splitlines()
     # Random weights end nothing by themselves.
-    limit = "the translation was cut off by a limit, max_target_source_ratio."
+    limit = "turn 0, source words 1 to 4: the translation was cut off by a limit, "
+    limit += "max_target_source_ratio."
     assert (code, err) == (cli.EXIT_INCOMPLETE, f"mlx-simul: warning: {limit}\n")
     firsts = [line.split()[0] for line in stairs]
     assert firsts[:4] == ["one", "two", "three", "four"]

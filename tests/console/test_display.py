@@ -7,12 +7,13 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_turns import turn
 from rich.cells import cell_len
 from rich.console import Console
 
 from mlx_simul.console.display import Display, TypedDisplay
-from mlx_simul.console.panels import MIN_SIDE_BY_SIDE_COLUMNS, Progress, render
-from mlx_simul.events import Finished, Read, Write
+from mlx_simul.console.panels import KEPT_CHARS, MIN_SIDE_BY_SIDE_COLUMNS, Progress, render
+from mlx_simul.events import Finished, Read, Tail, Write
 from mlx_simul.text.segmenter import SourceSegmenter
 
 words = st.lists(
@@ -220,3 +221,65 @@ def test_the_line_being_typed_is_not_redrawn():
     # The line being typed is the last but one of the ten, and the cursor stays above it.
     assert drawn.count("\n") == 8
     assert "\x1b[J" not in drawn
+
+
+def test_a_tail_that_may_change_is_shown_beside_the_source():
+    progress = progress_of(["one", "two"], [], n_read=1)
+    for unstable in ("three fo", "three four\x1b[2J"):
+        progress.update(Tail(unstable))
+    out = "\n".join(shown(progress, terminal()))
+    assert "one two three four\ufffd[2J" in out
+    assert "2 read" not in out  # it is no part of the source
+    styled = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
+    styled.print(render(progress, styled))
+    assert re.search(r"\x1b\[2;3m *three four", styled.file.getvalue())
+    progress.update(Tail(""))
+    assert "three" not in "\n".join(shown(progress, terminal()))
+
+
+def test_each_turn_has_a_line_to_itself():
+    progress = Progress()
+    for text in ("One.", " Two.", " Three."):
+        progress.update(Read(text, 1, 1))
+        progress.update(Write(0, "\n\nTrois." if text == " Three." else text, True, 1, 1))
+        progress.update(turn(["x"]))
+        progress.update(turn([]))  # one without a target
+    assert progress.read_text == "One.\nTwo.\nThree.\n"
+    assert progress.target_text == "One.\nTwo.\n\nTrois.\n"
+    lines = shown(progress, terminal())
+    assert [line.split("│")[1].strip() for line in lines[1:-1]] == ["One.", "Two.", "Three.", ""]
+    progress.arrive(" Fo")
+    progress.update(Tail("ur"))
+    assert "│ Fo ur " in "\n".join(shown(progress, terminal()))
+
+
+def test_a_long_talk_holds_no_more_than_its_end():
+    def length(progress):
+        notes = sum(map(len, progress.notes))
+        return len(progress.read_text + progress.unread_text + progress.target_text) + notes
+
+    progress, lengths = Progress(), []
+    for n in range(1, 12_001):
+        progress.arrive(f"word{n} ")
+        progress.update(Read(f" word{n}", 1, n))
+        progress.update(Write(0, f" mot{n}", True, n, n))
+        progress.notes.append(f"note {n}")
+        lengths.append(length(progress))
+    assert KEPT_CHARS < max(lengths) <= 2 * (KEPT_CHARS + 20) + 100
+    texts = sides(shown(progress, terminal()))
+    # What is left out is marked, and what is kept is the end, in order.
+    for text, word in zip(texts, ("word", "mot"), strict=True):
+        assert text.startswith("…")
+        numbers = [*map(int, text[1:].split(word)[1:])]
+        assert numbers == [*range(numbers[0], 12_001)]
+    assert len(shown(progress, terminal(), max_rows=20)) >= 20
+
+
+def test_words_from_a_journal_are_read_though_they_never_arrived():
+    progress = Progress()
+    progress.arrive("ning, how are")
+    for n, word in enumerate(["Good", " morning,", " how"]):
+        progress.update(Read(word, 1, n + 1))
+        assert progress.words_waiting >= 0
+    assert progress.read_text == "Good morning, how"
+    assert progress.unread_text.strip() == "are"

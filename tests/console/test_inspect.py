@@ -1,6 +1,9 @@
 """One sentence as a staircase."""
 
+from dataclasses import replace
+
 import pytest
+from made_turns import turn
 from tiny_chat import write_chat_folder
 
 from mlx_simul.console import cli
@@ -18,7 +21,22 @@ EVENTS = [
     Write(3, " chats", True, 2, 2),
     Finished("end_of_turn", (1, 2, 3), " les chats", (2, 2), 2),
 ]
-STAIRS = Staircase(("the", "cat"), ("les", "chats"), (2, 2), ((0.4, 0.1), (0.0, 0.3)))
+ATTENTION = ((0.4, 0.1), (0.0, 0.3))
+STAIRS = Staircase(("the", "cat"), ("les", "chats"), (2, 2), attention=ATTENTION)
+
+TURNS = [
+    Read("A", 1, 1),
+    Read(" cat.", 1, 2),
+    Write(1, "Un", True, 2, 1),
+    Write(2, " ch", False, 2, 1),  # a limit cuts this word
+    replace(turn(["Un"], ["A", "cat."]), delays=(2,)),
+    Read(" It", 1, 3),
+    Read(" sleeps.", 1, 4),
+    Write(3, " Il", True, 3, 2),
+    Write(4, " dort.", True, 4, 3),
+    replace(turn(["Il", "dort."], ["It", "sleeps."]), source_span_words=(2, 4), delays=(3, 4)),
+    Finished("max_tokens", (), "", (), 4, 3, 2),
+]
 
 
 def test_a_staircase_is_what_the_events_say():
@@ -39,6 +57,24 @@ def test_it_reads_on_a_terminal():
     assert chats.index("█") == head.index("cat") + 1
 
 
+def test_a_word_was_written_without_the_turns_before_its_own():
+    attention = ((0.5, 0.5), (1.0,), (0.0, 1.0))
+    stairs = staircase(TURNS, attention)
+    assert stairs.target == ("Un", "Il", "dort.")
+    assert (stairs.delays, stairs.firsts) == ((2, 3, 4), (0, 2, 2))
+    assert as_text(staircase(TURNS)).splitlines() == [
+        "       A cat. It sleeps.  delay",
+        "Un     █ ████ ·· ·······      2",
+        "Il            ██ ·······      3",
+        "dort.         ██ ███████      4",
+        "       on average 1.7 words of its sentence read when one was written",
+    ]
+    head, _, il, dort, _ = as_text(stairs).splitlines()
+    assert head.index("It") <= il.index("█") <= head.index("It") + 1
+    assert head.index("sleeps.") < dort.index("█") < head.index("  delay")
+    assert not il[: head.index("It")].removeprefix("Il").strip()
+
+
 def test_nothing_written_is_shown_too():
     assert as_text(Staircase(("a",), (), ())) == "  a  delay\n"
 
@@ -49,6 +85,8 @@ def test_nothing_written_is_shown_too():
     [
         STAIRS,
         Staircase(("a", "b"), ("c",), (1,)),
+        staircase(TURNS),
+        staircase(TURNS, ((0.5, 0.5), (1.0,), (0.0, 1.0))),
         Staircase((r"$\x$", "猫"), ("$_$", "日"), (1, 2)),  # no formula, and not in the font
     ],
 )

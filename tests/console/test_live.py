@@ -3,11 +3,13 @@
 import codecs
 import json
 import os
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_turns import turn
 
 from mlx_simul.console.live import (
     MAX_AHEAD_CHARS,
@@ -178,12 +180,20 @@ def test_a_view_hears_of_everything_in_order(chunks):
 
 
 def test_a_session_that_has_finished_reads_no_further():
-    session, view = Echo(), Recorder()
-    session.close()
-    chunks = Chunks(["one ", "", "", "two "])
+    class OneWord(Echo):
+        def push(self, text):
+            super().push(text)
+            self.close()
+
+    session, view = OneWord(), Recorder()
+    chunks = Chunks(["one ", "", "", "two ", "three "])
     run_session(session, chunks, view)
     assert view.texts == ["one "]
     assert chunks.read() == "two "
+    session.finished = False  # as one whose journal holds the end of its source
+    run_session(session, chunks, view)
+    assert view.texts == ["one "]
+    assert chunks.read() == "three "
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "max_target_source_ratio", "end_of_turn"])
@@ -223,6 +233,22 @@ def test_text_is_what_was_written_and_a_line_end(capsys):
     assert capsys.readouterr().out == "Good morning\n"
 
 
+def test_a_line_ends_with_its_paragraph_and_not_with_the_next(capsys):
+    end = replace(turn(["Un."]), ended_by="blank_line")
+    with TextView() as view:
+        view.show(end)  # a paragraph without a translation
+        view.show(Write(0, "Un.", True, 1, 1))
+        view.show(replace(end, ended_by="sentence"))
+        assert capsys.readouterr().out == "Un."
+        view.show(Write(0, " Deux.", True, 1, 1))
+        view.show(end)
+        assert capsys.readouterr().out == " Deux.\n"
+        view.show(Write(0, "\n\nTrois.", True, 1, 1))
+        assert capsys.readouterr().out == "\nTrois."
+        view.show(end)
+    assert capsys.readouterr().out == "\n"
+
+
 @pytest.mark.parametrize(
     ("error", "ending"), [(KeyboardInterrupt, "\n"), (SimulError, "\n"), (BrokenPipeError, "")]
 )
@@ -238,7 +264,8 @@ def test_json_has_one_event_a_line(capsys):
         run_session(Echo(), WholeText("né"), view)
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["type"] for line in lines] == ["read", "write", "finished"]
-    assert '"text": " né"' in lines[0]
+    assert '"source": " né"' in lines[0]
+    assert '"text": " né"' in lines[1]
 
 
 def test_remarks_go_to_standard_error(capsys):

@@ -25,14 +25,17 @@ from mlx_simul.evaluation.corpus import read_corpus
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
 from mlx_simul.evaluation.record import Record
-from mlx_simul.evaluation.run import _in_processes, evaluate
+from mlx_simul.evaluation.run import evaluate
 from mlx_simul.evaluation.translate import Translator, live_chunks
+from mlx_simul.evaluation.work import _in_processes
+from mlx_simul.options import SessionOptions
 from mlx_simul.policies import name_in, parse_policy
 from mlx_simul.text.segmenter import SourceSegmenter
 
 SOURCES = ["one two three.", "four 5.5 six", "seven", "eight nine ten eleven"]
 END = "end_of_turn"
 SESSION = {"max_tokens": 10, "max_tokens_per_word": 4}
+SESSION_OPTIONS = SessionOptions.of(**SESSION)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ WAYS += [
 @pytest.mark.parametrize(("source", "spec", "more"), WAYS)
 def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
     options = {**SESSION, **more}
-    record = Translator(*loaded, options)(7, source, parse_policy(spec))
+    record = Translator(*loaded, SessionOptions.of(**options))(7, source, parse_policy(spec))
     events = mlx_simul.stream_generate(*loaded, source, policy=parse_policy(spec), **options)
     *events, finished = events
     assert record.index == 7
@@ -99,7 +102,7 @@ def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
 
 @pytest.mark.parametrize("clock", ["wall", "cpu"])
 def test_time_runs_forward_in_a_record(loaded, clock):
-    translate = Translator(*loaded, SESSION, clock=clock)
+    translate = Translator(*loaded, SESSION_OPTIONS, clock=clock)
     record = translate(0, SOURCES[3], parse_policy("wait-k:1"))
     assert list(record.fed_ms) == sorted(record.fed_ms)
     assert list(record.times_ms) == sorted(record.times_ms)
@@ -120,7 +123,7 @@ def test_the_clock_of_the_cpu_does_not_wait(loaded, monkeypatch):
 
     monkeypatch.setattr(mlx_simul.SimulSession, "push", slow)
     wall, cpu = (
-        Translator(*loaded, SESSION, clock=clock)(0, SOURCES[3], parse_policy("wait-k:1"))
+        Translator(*loaded, SESSION_OPTIONS, clock=clock)(0, SOURCES[3], parse_policy("wait-k:1"))
         for clock in ("wall", "cpu")
     )
     assert wall.total_ms > 4 * 200
@@ -204,7 +207,8 @@ def test_processes_share_the_work(options, tmp_path):
 
 
 def test_a_process_that_cannot_begin_says_why(options):
-    wrong = replace(options, processes=2, quality=False, plot=False, session={"mode": "foo"})
+    options = replace(options, processes=2, quality=False, plot=False)
+    wrong = replace(options, session={"target_start": "foo"})
     with pytest.raises(InvalidOptionError, match="'foo'"):
         evaluate(wrong)
 
@@ -347,10 +351,11 @@ def test_policies_are_drawn_by_family(spec, family):
         ({"word_ms": math.inf}, "word_ms must be a number above 0, got inf"),
         ({"policies": "whole"}, "policies must be a sequence"),
         ({"references": "a.txt"}, "references must be a sequence"),
-        ({"session": {"policy": 3}}, "no such session option: policy"),
-        ({"session": {"temperature": 3}}, "no such session option: temperature"),
-        ({"session": {"sampler": "foo"}}, "no such session option: sampler"),
-        ({"session": {"drafter": "foo"}}, "drafter must be 'ngram', got 'foo'"),
+        ({"session": {"policy": 3}}, "the policy 3 is among the session's options"),
+        ({"session": {"temperature": 3}}, "unknown option 'temperature'"),
+        ({"session": {"sampler": "foo"}}, "sampler"),
+        ({"session": {"draft": "foo"}}, "draft must be"),
+        ({"sentences_per_talk": 0}, "sentences_per_talk must be at least 1"),
         ({"corpus": "nofile.tsv"}, "there is no file nofile.tsv"),
         ({"adapter": "nowhere"}, "there is no folder nowhere"),
         ({"bleu_tokenizer": "moses"}, "no tokenizer 'moses'"),
@@ -395,10 +400,10 @@ def test_what_a_tokenizer_lacks_is_told_before_anything_is_done(options, monkeyp
 def test_an_option_that_was_mistyped_does_not_bind_the_folder(options):
     options = replace(options, policies=("whole",), quality=False, plot=False, n_sources=1)
     with pytest.raises(InvalidOptionError, match="'foo'"):
-        evaluate(replace(options, session={"mode": "foo"}))
+        evaluate(replace(options, session={"target_start": "foo"}))
     evaluate(options)
     with pytest.raises(InvalidOptionError, match="another setting of session options"):
-        evaluate(replace(options, session={"mode": "foo"}))
+        evaluate(replace(options, session={"target_start": "foo"}))
 
 
 # The command
@@ -413,8 +418,8 @@ def command(options, *more):
         "--folder",
         options.folder,
     ]
-    sets = [f"--set={name}={value}" for name, value in SESSION.items()]
-    return ["evaluate", *given_options, *sets, "--bootstrap", "20", *more]
+    limits = ["--max-tokens", "10", "--max-tokens-per-word", "4"]
+    return ["evaluate", *given_options, *limits, "--bootstrap", "20", *more]
 
 
 def test_the_command_shows_a_table_and_goes_on(options, capsys):
@@ -433,7 +438,7 @@ def test_the_command_shows_a_table_and_goes_on(options, capsys):
     ("more", "says"),
     [
         (["--wait-k", "x"], "whole number k"),
-        (["--set", "mode"], "OPTION=VALUE"),
+        (["--sentences-per-talk", "0"], "at least 1, got 0"),
         (["--wait-k", ","], "no policies"),
     ],
 )
@@ -464,7 +469,7 @@ def clock(monkeypatch):
         def today(cls):
             return cls.shows
 
-    for module in ("evaluation.folder", "prompts"):
+    for module in ("evaluation.folder", "text.prompts"):
         monkeypatch.setattr(f"mlx_simul.{module}.Date", Clock)
     return Clock
 

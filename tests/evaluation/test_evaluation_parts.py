@@ -87,7 +87,7 @@ def test_an_unknown_tokenizer_is_refused_by_name():
 
 
 def test_a_line_cut_off_is_taken_out(tmp_path):
-    folder = ResultFolder(tmp_path, {"model": "a"})
+    folder = ResultFolder(tmp_path, {"model": "a"}, Record)
     record = Record(0, "a", 1, (1,), (1.0,), (0.0,), 2.0, 1, 1, "end_of_turn")
     folder.append("wait-k:1", record)
     log = tmp_path / "wait-k_1" / "records.jsonl"
@@ -101,7 +101,7 @@ def test_a_line_cut_off_is_taken_out(tmp_path):
 
 @pytest.mark.parametrize("damaged", ["{}", "[1]", "not json", "3"])
 def test_a_damaged_line_is_named(tmp_path, damaged):
-    folder = ResultFolder(tmp_path, {})
+    folder = ResultFolder(tmp_path, {}, Record)
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "records.jsonl").write_text(damaged + "\n", "utf-8")
     with pytest.raises(DataError, match="line 1: not the record"):
@@ -109,31 +109,31 @@ def test_a_damaged_line_is_named(tmp_path, damaged):
 
 
 def test_records_of_another_setting_are_not_mixed_in(tmp_path):
-    ResultFolder(tmp_path / "a", {"model": "y", "unit": "word"})  # nothing came of it
-    folder = ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
+    ResultFolder(tmp_path / "a", {"model": "y", "unit": "word"}, Record)  # nothing came of it
+    folder = ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"}, Record)
     folder.append("whole", Record(0, "", 1, (), (), (0,), 2, 0, 1, END))
-    ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"})
+    ResultFolder(tmp_path / "a", {"model": "x", "unit": "word"}, Record)
     with pytest.raises(InvalidOptionError, match=r"of unit: 'word', and now it is 'char'"):
-        ResultFolder(tmp_path / "a", {"model": "x", "unit": "char"})
+        ResultFolder(tmp_path / "a", {"model": "x", "unit": "char"}, Record)
     (tmp_path / "a" / "setting.json").write_text("[]", "utf-8")
-    with pytest.raises(InvalidOptionError, match="no settings"):
-        ResultFolder(tmp_path / "a", {})
+    with pytest.raises(InvalidOptionError, match="holds a JSON list where an object belongs"):
+        ResultFolder(tmp_path / "a", {}, Record)
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(InvalidOptionError, match="is a file"):
-        ResultFolder(tmp_path / "file", {})
+        ResultFolder(tmp_path / "file", {}, Record)
     with pytest.raises(InvalidOptionError, match="cannot be written"):
-        ResultFolder(tmp_path / "file" / "below", {})
+        ResultFolder(tmp_path / "file" / "below", {}, Record)
 
 
 @given(st.text(min_size=1))
 def test_no_policy_leaves_the_folder(tmp_path_factory, spec):
-    folder = ResultFolder(tmp_path_factory.getbasetemp() / "results", {})
+    folder = ResultFolder(tmp_path_factory.getbasetemp() / "results", {}, Record)
     assert folder.of_policy(spec).resolve().parent == folder.path.resolve()
 
 
 def test_policies_that_would_share_files_are_refused(tmp_path):
     with pytest.raises(InvalidOptionError, match="would share"):
-        ResultFolder(tmp_path, {}).require_distinct(["a/1", "a:1"])
+        ResultFolder(tmp_path, {}, Record).require_distinct(["a/1", "a:1"])
 
 
 def test_a_checkpoints_digest_sees_its_weights(tmp_path):

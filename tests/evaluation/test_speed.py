@@ -3,12 +3,21 @@
 import json
 
 import pytest
+from mlx.utils import tree_flatten
 from tiny_chat import write_chat_folder
 
 import mlx_simul
 from mlx_simul.console import cli
 from mlx_simul.evaluation.batch_speed import BatchBench, throughput
-from mlx_simul.evaluation.speed import Bench, drafting, growth, speed, tiny_like
+from mlx_simul.evaluation.speed import (
+    Bench,
+    Run,
+    cpu_ms,
+    drafting,
+    growth,
+    speed,
+    tiny_like,
+)
 
 N_TOKENS = 12
 
@@ -46,6 +55,23 @@ def test_figures_of_speed_follow_from_the_runs(bench):
     assert figures["times_offline"] == pytest.approx(
         figures["tokens_per_s"] / figures["offline_tokens_per_s"]
     )
+    assert figures["cpu_times_offline"] == pytest.approx(
+        figures["offline_cpu_ms_per_token"] / figures["cpu_ms_per_token"]
+    )
+
+
+def test_the_tiny_model_is_many_layers_of_little_arithmetic(bench):
+    tiny = tiny_like(bench.tokenizer)
+    assert len(tiny.layers) == 24
+    in_layers = sum(array.size for _, array in tree_flatten(tiny.layers))
+    assert in_layers < 1e6
+    (figures,) = speed(Bench(tiny, bench.tokenizer, 6, "one two three"), [1], n_repeats=2)
+    assert figures["cpu_ms_per_token"] > 0 and figures["offline_cpu_ms_per_token"] > 0
+
+
+def test_cpu_time_per_token_is_that_of_the_least_disturbed_run():
+    runs = [Run((1, 2), 3, 9.0, cpu_seconds, 0) for cpu_seconds in (0.5, 0.4, 0.6)]
+    assert cpu_ms(runs) == pytest.approx(200)
 
 
 def test_growth_is_measured_over_caches_that_hold_as_many_keys(bench):
@@ -77,13 +103,13 @@ def test_the_command_writes_json_and_tables(folder, tmp_path, capsys):
     small += ["--batch", "2"]
     assert cli.main(["bench", str(folder), *small, "--json", str(path)]) == 0
     report = json.loads(path.read_text("utf-8"))
-    assert set(report["models"]) == {str(folder), "two tiny layers"}
+    assert set(report["models"]) == {str(folder), "24 tiny layers"}
     assert report["setting"]["mlx"]
     for figures in report["models"].values():
         assert figures["speed"][0]["tokens"] == 6
         assert figures["growth"][0]["words"] == 3
         assert [row["sessions"] for row in figures["batch"]] == [1, 2]
-    assert "two tiny layers: as it grows" in capsys.readouterr().out
+    assert "24 tiny layers: as it grows" in capsys.readouterr().out
 
 
 def test_a_setting_out_of_range_is_refused(folder, capsys):
@@ -100,9 +126,9 @@ def test_drafts_are_measured_beside_the_same_stream_without(bench):
 
 def test_the_command_measures_drafters_instead(folder, tmp_path, capsys):
     path = tmp_path / "figures.json"
-    for drafter in (["--drafter", "ngram"], ["--draft-model", str(folder)]):
+    for draft in ("ngram", str(folder)):
         small = ["--wait-k", "2", "100", "--tokens", "6", "--repeats", "1", "--json", str(path)]
-        assert cli.main(["bench", str(folder), *small, *drafter]) == 0
+        assert cli.main(["bench", str(folder), *small, "--draft", draft]) == 0
         report = json.loads(path.read_text("utf-8"))
         assert not report["models"]
         for rows in report["drafting"].values():

@@ -66,7 +66,7 @@ class Corpus:
 
     def evaluate_ourselves(self, policy):
         """What ``mlx-simul evaluate`` records of the sources with words, and its latency."""
-        options = SessionOptions(
+        options = SessionOptions.of(
             source_language="English",
             target_language="French",
             max_tokens=24,

@@ -101,6 +101,7 @@ def test_where_nothing_is_found_the_user_is_warned_once_and_told_what_to_do():
 import warnings
 blas._candidates = lambda: iter(["libnot-there.so.0", "libm.so.6"])
 blas.platform.machine = lambda: "x86_64"
+blas.load_blas()  # as importing the package does, before MLX
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from mlx_simul.machine.arithmetic import check_arithmetic

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 from tiny_checkpoints import golden_folder
 
 import mlx_simul
@@ -76,13 +77,14 @@ def test_files_that_translate_reads(home: Path):
         "@~/context.txt",
         "--glossary",
         "~/terms.tsv",
-        "--draft-model",
+        "--draft",
         "~/model",
     ]
     run(*TRANSLATE, *options, "--file", "~/source.txt")
 
 
-def test_an_adapter(home: Path):
+def test_an_adapter(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "checkpoints")
     from test_peft_adapters import LORA, write
 
     write(home / "model", LORA)
@@ -100,9 +102,9 @@ def test_evaluate(home: Path):
     (home / "source.txt").write_text("One two.\n")
     (home / "target.txt").write_text("Un deux.\n")
     both = ["evaluate", "--model", "~/model", "--to", "French", "--wait-k", "1", "--no-plot"]
-    run(*both, "--set", "max_tokens=2", "--folder", "~/one", "--corpus", "~/pairs.jsonl")
+    run(*both, "--max-tokens", "2", "--folder", "~/one", "--corpus", "~/pairs.jsonl")
     texts = ["--corpus", "~/source.txt", "--reference", "~/target.txt"]
-    run(*both, "--set", "max_tokens=2", "--folder", "~/two", *texts)
+    run(*both, "--max-tokens", "2", "--folder", "~/two", *texts)
     assert (home / "one" / "evaluation.json").is_file() and (
         home / "two" / "evaluation.json"
     ).is_file()

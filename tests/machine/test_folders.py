@@ -11,9 +11,10 @@ import pytest
 from repository import ROOT
 from tiny_checkpoints import everything_in, golden_folder
 
-from mlx_simul.checkpoints import atomic, checkpoint
+from mlx_simul.checkpoints import checkpoint
 from mlx_simul.checkpoints.convert import Quantization, convert
 from mlx_simul.errors import ConversionError
+from mlx_simul.machine import folders
 from mlx_simul.machine.folders import replacing_folder
 
 
@@ -74,6 +75,7 @@ def test_an_interrupted_replacement_leaves_the_old_folder(
 KILLED_WHILE_WRITING = """
 import sys, time
 from pathlib import Path
+from mlx_simul.machine import folders
 from mlx_simul.machine.folders import replacing_folder
 with replacing_folder(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
@@ -117,7 +119,7 @@ def test_a_partial_folder_that_appears_between_two_steps_is_locked_again(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partial = target.with_name(".target.partial")
-    flock, calls = atomic.fcntl.flock, []
+    flock, calls = folders.fcntl.flock, []
 
     def renamed_meanwhile(lock: int, operation: int) -> None:
         flock(lock, operation)
@@ -125,7 +127,7 @@ def test_a_partial_folder_that_appears_between_two_steps_is_locked_again(
         if len(calls) == 1:
             partial.rmdir()  # as if its owner had put it in place in this very moment
 
-    monkeypatch.setattr(atomic.fcntl, "flock", renamed_meanwhile)
+    monkeypatch.setattr(folders.fcntl, "flock", renamed_meanwhile)
     with replacing_folder(target) as folder:
         (folder / "file").write_text("x")
     assert len(calls) == 2 and everything_in(target) == ["file"]

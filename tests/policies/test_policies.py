@@ -252,23 +252,30 @@ def test_drafts_change_nothing_but_the_number_of_passes(seed):
 
 
 class Noting(ScriptedStream):
-    """Minds what a pass says is written."""
+    """Minds what each pass says is written, and keeps what a pass with source says."""
+
+    said = ()
 
     def _answer(self, request):
         fed = [*self.target[: len(self.target) - request.n_rewind], *request.target_ids]
         n_header = 2
         if request.target_ids:
             assert list(request.written) == fed[n_header:]
+        if request.source_ids or request.n_rewind or request.draft_ids:
+            self.said = (*self.said, tuple(request.written))
         return super()._answer(request)
 
 
 @given(st.integers(0, 500))
 def test_what_is_said_to_be_written_is_what_the_target_holds(seed):
+    """And where source is read, nothing stands: all that is said to be written stays."""
     for policy in (WaitK(2), LocalAgreement(2), HoldN(1), Confidence(0.5), Shown(WaitK(2))):
         stream = Noting(seed, policy)
         stream.loop.add_segment([100])
         stream.feed([[i] for i in range(10, 18)], suffix=[200])
-        assert stream.finished
+        token_ids = stream.events[-1].token_ids
+        assert stream.said
+        assert all(written == token_ids[: len(written)] for written in stream.said)
 
 
 @given(st.integers(0, 500))

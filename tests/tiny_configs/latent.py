@@ -136,12 +136,11 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "glm4_moe_lite": {
-        "plain": {**_V3, "rms_norm_eps": 1e-6, "num_nextn_predict_layers": 0},
+        "plain": {**_V3, "num_nextn_predict_layers": 0},
         "no-query-latent": {
             **_V3,
             **_GROUPED,
             "q_lora_rank": None,
-            "rms_norm_eps": 1e-6,
             "num_nextn_predict_layers": 0,
         },
     },
@@ -219,10 +218,9 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         for name, beta in (("yarn", 0.1), ("cold", 0.0))
     },
     "youtu_llm": {
-        "tied": {**_MLA, "rms_norm_eps": 1e-6},
+        "tied": _MLA,
         "no-query-latent": {
             **_MLA,
-            "rms_norm_eps": 1e-6,
             "q_lora_rank": None,
             "tie_word_embeddings": False,
             "rope_scaling": YARN,

@@ -48,6 +48,13 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "sliding_window": WINDOW,
             "layer_types": [SLIDING, FULL],
         },
+        "window-off": {
+            "num_hidden_layers": 2,
+            "no_rope_layers": [1, 0],
+            "use_sliding_window": False,
+            "sliding_window": WINDOW,
+            "layer_types": [SLIDING, FULL],
+        },
     },
 }
 

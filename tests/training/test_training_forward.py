@@ -93,6 +93,7 @@ def test_a_session_made_to_write_a_target_predicts_from_the_same_logits(model, t
         target_start=START,
         logits_processors=[force],
         early_eos="stop",
+        turns=None,
     )
     session.feed(pair.source)
     finished = session.finish()[-1]

@@ -27,7 +27,6 @@ _HOMES = {
     """,
     "windows": """
         dots1 gemma2 mimo_v2_flash mistral mixtral phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe
-        smollm3
     """,
 }
 HOMES = {model_type: home for home, types in _HOMES.items() for model_type in types.split()}

@@ -145,7 +145,4 @@ REPAIRS = {
     ),
     "qwen3": Repair(f"{_NO_WINDOW}.", put_windows(by_layer_types), reads=_SWITCHED, reported=_PR),
     "qwen3_moe": Repair(f"{_NO_WINDOW}.", put_windows(if_used), reads=_SWITCHED, reported=_PR),
-    "smollm3": Repair(
-        f"{_NO_WINDOW}.", put_windows(by_layer_types), reads=_SWITCHED, ignores=_LLAMA_S
-    ),
 }

@@ -1,0 +1,163 @@
+"""Files that a translation is written to, turn by turn, while it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from mlx_simul.console.arguments import require_writable
+from mlx_simul.console.live import fields_of
+from mlx_simul.console.subtitles import VTT_HEADER, CueMaker, Side, srt, vtt
+from mlx_simul.errors import InvalidOptionError, SimulError
+from mlx_simul.events import TurnEnd
+
+Form = Callable[[TurnEnd], str]
+
+
+def _subtitles(cue_text: Callable[..., str], side: Side) -> Form:
+    maker = CueMaker(side)
+    return lambda end: "".join(map(cue_text, maker.cues(end)))
+
+
+def _line(side: Side) -> Form:
+    """A line for each turn; of both sides the source, a tab, and the target."""
+
+    def text(end: TurnEnd) -> str:
+        texts = {"source": (end.source_text,), "target": (end.target_text,)}
+        shown = texts.get(side, (end.source_text, end.target_text))
+        return "\t".join(" ".join(part.split()) for part in shown) + "\n"
+
+    return text
+
+
+def _json(side: Side) -> Form:
+    """The whole event, whatever the side."""
+    return lambda end: json.dumps(fields_of(end), ensure_ascii=False) + "\n"
+
+
+_FORMS: dict[str, Callable[[Side], Form]] = {
+    ".srt": lambda side: _subtitles(srt, side),
+    ".vtt": lambda side: _subtitles(vtt, side),
+    ".txt": _line,
+    ".jsonl": _json,
+}
+_HEADERS = {".vtt": VTT_HEADER}
+
+ENDINGS = tuple(_FORMS)
+"""Of the files that can be written."""
+
+
+class OutputFile:
+    """A file that turns are added to; what is in it is whole turns, whatever ends the process.
+
+    A file that has some of them goes on: they are added again, and what is there already is
+    compared with them and left as it is.
+
+    Args:
+        path: of one of the ``ENDINGS``.
+        side: the text to write.
+        overwrite: drop what the file holds.
+
+    Raises:
+        SimulError: if it cannot be written.
+    """
+
+    def __init__(self, path: Path, side: Side, *, overwrite: bool = False) -> None:
+        self.path = path
+        ending = path.suffix.lower()
+        self._form = _FORMS[ending](side)
+        self._end = 0
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if overwrite else 0)
+        try:
+            # Unbuffered, since what a buffer holds is lost in a kill.
+            self._file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+        except OSError as error:
+            raise self._refused(error) from error
+        try:
+            self._put(_HEADERS.get(ending, ""))
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, end: TurnEnd) -> None:
+        """Write a turn, or find that it is there.
+
+        Raises:
+            SimulError: if it cannot be written, or something else is there.
+        """
+        self._put(self._form(end))
+
+    def require_end(self) -> None:
+        """Pass if the file ends here.
+
+        Raises:
+            InvalidOptionError: if it goes on.
+        """
+        if self._file.read(1):
+            raise self._differs()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _put(self, text: str) -> None:
+        # A lone surrogate would be an error, and a file in UTF-8 cannot say it.
+        data = text.encode("utf-8", "replace")
+        try:
+            held = self._file.read(len(data))
+            if not data.startswith(held):
+                raise self._differs()
+            self._append(data[len(held) :])
+        except OSError as error:
+            raise self._refused(error) from error
+        self._end += len(data)
+
+    def _append(self, data: bytes) -> None:
+        start = self._file.tell()
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:
+            self._file.truncate(start)  # half a turn would spoil what comes behind it
+            raise
+
+    def _refused(self, error: OSError) -> SimulError:
+        return SimulError(f"the output {self.path} cannot be written: {error.strerror or error}.")
+
+    def _differs(self) -> InvalidOptionError:
+        return InvalidOptionError(
+            f"{self.path} is not the output of this journal: it differs behind byte {self._end}. "
+            "Name another file, or give --overwrite."
+        )
+
+
+def require_outputs(paths: Sequence[Path], inputs: Iterable[Path], *, may_exist: bool) -> None:
+    """Pass if all can be written, as far as can be known before.
+
+    Args:
+        paths: what is to be written.
+        inputs: files that must not be overwritten.
+        may_exist: a file that is there is no reason to refuse.
+
+    Raises:
+        InvalidOptionError: if one cannot.
+    """
+    taken = {path.resolve() for path in inputs}
+    for path in paths:
+        if path.suffix.lower() not in ENDINGS:
+            raise InvalidOptionError(
+                f"--output writes {', '.join(ENDINGS)} files, got {path.name!r}."
+            )
+        require_writable(path)
+        if path.exists() and not path.is_file():
+            raise InvalidOptionError(f"--output {path} is not a regular file; name another one.")
+        if path.exists() and not may_exist:
+            raise InvalidOptionError(
+                f"--output {path} exists; name another file, give --overwrite, or resume the "
+                "--journal that it was written with."
+            )
+        if path.resolve() in taken:
+            raise InvalidOptionError(f"--output {path}: this file is named twice.")
+        taken.add(path.resolve())

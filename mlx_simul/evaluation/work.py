@@ -1,0 +1,149 @@
+"""The translations that an evaluation lacks, made in this process or shared among several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeAlias
+
+from mlx_simul.checkpoints.loading import load
+from mlx_simul.errors import SimulError
+from mlx_simul.evaluation.folder import ResultFolder
+from mlx_simul.evaluation.options import EvaluationOptions
+from mlx_simul.evaluation.talk_translate import TalkTranslator
+from mlx_simul.evaluation.translate import Translator
+from mlx_simul.options import SessionOptions
+from mlx_simul.policies import Policy, parse_policy
+
+Task: TypeAlias = tuple[str, int, Any]
+"""A policy, the index of a source, and the source: a text or a talk."""
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told the policy, translations that are there, and those there will be."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each process that shares the work is told.
+
+    Attributes:
+        options: of the evaluation, whose unit is chosen.
+    """
+
+    options: EvaluationOptions
+
+    @property
+    def processes(self) -> int:
+        """How many share it."""
+        return self.options.processes
+
+    def translator(self) -> Callable[[int, Any, Policy], Any]:
+        """Load the model; return what makes a record of an index, a source and a policy."""
+        options = self.options
+        loaded = load(
+            options.model,
+            adapter_path=options.adapter,
+            allow_unverified=options.allow_unverified,
+        )
+        session = SessionOptions.from_plain(options.session)
+        if options.has_talks:
+            return TalkTranslator(*loaded, session, options.clock)
+        return Translator(*loaded, session, options.known_unit, options.clock)
+
+
+def translate_missing(
+    options: EvaluationOptions, sources: Sequence[Any], folder: ResultFolder, report: Progress
+) -> None:
+    """Add the records that a folder lacks, each as soon as it is made.
+
+    Args:
+        options: of the evaluation, whose unit is chosen.
+        sources: texts or talks, all of them.
+        folder: to add them to.
+        report: called after each.
+    """
+    tasks: list[Task] = []
+    for spec in options.policies:
+        held = folder.records(spec)
+        missing = (index for index in range(len(sources)) if index not in held)
+        tasks += [(spec, index, sources[index]) for index in missing]
+    n_all = len(sources) * len(options.policies)
+    n_done = n_all - len(tasks)
+    if not tasks:
+        return
+    run = _in_this_process if options.processes == 1 else _in_processes
+    for spec, record in run(Work(options), tasks):
+        folder.append(spec, record)
+        n_done += 1
+        report(spec, n_done, n_all)
+
+
+def _in_this_process(work: Work, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
+    translate = work.translator()
+    for spec, index, source in tasks:
+        yield spec, translate(index, source, parse_policy(spec))
+
+
+def _in_processes(work: Work, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
+    # Never forked: a child must not inherit threads and devices of MLX.
+    context = multiprocessing.get_context("spawn")
+    lifeline, held = context.Pipe(duplex=False)
+    with _threads_shared_by(work.processes):
+        pool = ProcessPoolExecutor(work.processes, context, _begin_worker, (lifeline,))
+        try:
+            for done in as_completed([pool.submit(_work, work, task) for task in tasks]):
+                yield done.result()
+        except BrokenProcessPool as error:
+            raise SimulError(
+                "a process that shared the work was killed, for want of memory perhaps. What it "
+                "translated is kept: give the same command again, with fewer --processes."
+            ) from error
+        finally:
+            held.close()
+            pool.shutdown(cancel_futures=True)
+            lifeline.close()
+
+
+def _begin_worker(lifeline: Connection) -> None:
+    """Let this process end when the one that began it lets go of its pipe, or ends in any way."""
+    # Ctrl-C reaches the whole group; whoever began the workers ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_it() -> None:
+        wait([lifeline])
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+
+
+# A worker's own, from its first task to its last.
+_worker: list[Callable[[int, Any, Policy], Any]] = []
+
+
+def _work(work: Work, task: Task) -> tuple[str, Any]:
+    # Not before the first task: what a task raises is told, while a worker that does not start only
+    # breaks the pool.
+    if not _worker:
+        _worker.append(work.translator())
+    spec, index, source = task
+    return spec, _worker[0](index, source, parse_policy(spec))
+
+
+@contextmanager
+def _threads_shared_by(n_processes: int) -> Iterator[None]:
+    """Processes begun here share the cores, unless the user has said how many threads to take."""
+    names = [n for n in ("MKL_NUM_THREADS", "OMP_NUM_THREADS") if n not in os.environ]
+    n_threads = max(1, (os.cpu_count() or 1) // n_processes)
+    os.environ.update(dict.fromkeys(names, str(n_threads)))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
