@@ -124,7 +124,7 @@ async def astream_generate(
 
     All MLX work of the session happens on one thread of its own, since MLX's streams are
     thread-local. The model's weights must be loaded already, as ``load`` leaves them. A pass that
-    is under way when the generator is closed or cancelled ends on that thread, unseen.
+    is under way when the generator is closed or cancelled ends there, and its result is dropped.
 
     Args:
         model: from :func:`mlx_simul.load`.

@@ -89,6 +89,10 @@ class PromptOptions:
                 raise InvalidOptionError(
                     f"date must be a day as in '2026-07-30', got {self.date!r}: {error}."
                 ) from error
+        elif self.date is not None and not isinstance(self.date, Date):
+            raise InvalidOptionError(
+                f"date must be a datetime.date or a text as in '2026-07-30', got {self.date!r}."
+            )
         if self.messages is not None:
             self._take_messages(self.messages)
 
@@ -240,9 +244,21 @@ class DecodingOptions:
             raise InvalidOptionError(f"temp={self.temp} and a sampler: give one of them.")
         require_count("repetition_context_size", self.repetition_context_size)
         require_count("num_draft_tokens", self.num_draft_tokens)
+        if self.sampler is not None and not callable(self.sampler):
+            raise InvalidOptionError(
+                "sampler must be a function, as mlx_lm.sample_utils.make_sampler gives one, got "
+                f"{self.sampler!r}."
+            )
         if self.logits_processors is not None:
             # An iterator would be used up by the first stream.
-            object.__setattr__(self, "logits_processors", tuple(self.logits_processors))
+            given: Any = self.logits_processors
+            processors = tuple(given) if isinstance(given, Iterable) else (None,)
+            if not all(map(callable, processors)):
+                raise InvalidOptionError(
+                    "logits_processors must be functions, as "
+                    f"mlx_lm.sample_utils.make_logits_processors gives them, got {given!r}."
+                )
+            object.__setattr__(self, "logits_processors", processors)
 
 
 @dataclass(frozen=True)
@@ -296,6 +312,15 @@ class SessionOptions:
     decoding: DecodingOptions = DecodingOptions()
     placement: PlacementOptions = PlacementOptions()
 
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name != "policy" and type(value) is not type(item.default):
+                raise InvalidOptionError(
+                    f"{item.name} is a group of options, {type(item.default).__name__}(...), got "
+                    f"{value!r}; its options may be given by their own names, too."
+                )
+
     @classmethod
     def of(cls, options: SessionOptions | None = None, **flat: Any) -> SessionOptions:
         """Options with some of them replaced, by their flat names.
@@ -308,7 +333,12 @@ class SessionOptions:
         Raises:
             InvalidOptionError: for an unknown name, or a value outside its range.
         """
-        made, known = options or cls(), _group_of()
+        made, known = cls() if options is None else options, _group_of()
+        if not isinstance(made, cls):
+            raise InvalidOptionError(
+                f"options must be a SessionOptions, got {made!r}; give single ones by name, as in "
+                "target_language='French'."
+            )
         if unknown := flat.keys() - known.keys() - GROUPS:
             raise InvalidOptionError(
                 f"unknown option {min(unknown)!r}; known are {', '.join(sorted(known))}."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date as Date
 from os import PathLike
 from typing import Any
 
@@ -53,13 +55,14 @@ class SimulSession:
         options: all options, whole.
         source: a source whose tokens are known; then there is nothing to feed and the prompt
             options do not apply.
-        prefix: from :meth:`encode_prefix` of a session that began alike, not to be encoded again.
-        pool: prefixes that other sessions encoded, for those with turns.
-        journal: a file that text is noted in as it arrives, and turns as they end. A session on a
-            file that has some goes on with the turn that was under way (:attr:`resumed`): it takes
-            the text from where the file ends, and what it writes equals what an undisturbed session
-            would have written, unless tokens are sampled.
-        make_engine: makes what runs the passes, of the options that concern it.
+        prefix: from :meth:`encode_prefix` of a session with the same beginning, so that this one
+            need not encode it.
+        pool: prefixes that other sessions have encoded, used by a session with turns.
+        journal: a file that records text as it arrives, and turns as they end. A session opened
+            on a file that already has some resumes the turn that was under way (:attr:`resumed`):
+            feed the text from where the file ends, and what it writes equals what an undisturbed
+            session would have written, unless tokens are sampled.
+        make_engine: builds the engine that runs the passes, from the options that concern it.
         **flat: options by their names (:class:`~mlx_simul.SessionOptions`), in place of those in
             ``options``: ``SimulSession(model, tokenizer, target_language="French")``.
 
@@ -115,7 +118,7 @@ class SimulSession:
         if journal is not None:
             self._chain("journal=")
             identity = {"model": fingerprint(self._model), "options": identity_of(self._options)}
-            opened = Journal(journal, identity)
+            opened = Journal(journal, identity, self._date or Date.today())
             try:
                 self._resumed = self._resume(opened)
             except BaseException:
@@ -125,12 +128,12 @@ class SimulSession:
 
     @property
     def finished(self) -> bool:
-        """The last event has been given; what is fed now changes nothing."""
+        """The last event has been given; text fed from now on changes nothing."""
         return self._is_finished
 
     @property
     def options(self) -> SessionOptions:
-        """All options, those included that changed while the stream was live."""
+        """All options, including those that changed while the stream was live."""
         return self._options
 
     @property
@@ -188,7 +191,7 @@ class SimulSession:
     def end_turn(self) -> None:
         """Say that a turn ends here, without running: after a pause in speech, or on a key.
 
-        A word that has half arrived is whole. Where no turn has begun, nothing happens.
+        A half-arrived word counts as whole. If no turn has begun, nothing happens.
 
         Raises:
             InvalidOptionError: if the stream has no turns.
@@ -224,7 +227,7 @@ class SimulSession:
             else:
                 yield step
 
-    # What may be asked for on the way
+    # While the stream is live
 
     def update(self, **flat: Unpack[OptionKeywords]) -> None:
         """Change options while the stream is live; they hold from the next turn on (SPEC 8).
@@ -255,7 +258,7 @@ class SimulSession:
         self._options = options
 
     def observe(self, observer: Callable[[ProposedWord], None]) -> None:
-        """Have a function told of each word as it is written, with the evidence for it.
+        """Call a function with each word as it is written, and the evidence for it.
 
         Args:
             observer: called with each word and as much of its evidence as the policy needs.
@@ -287,7 +290,7 @@ class SimulSession:
             pass
         return self._turns.encoded_prefix()
 
-    # For those who run the passes of many sessions
+    # For callers that run the passes of many sessions together
 
     def advance(self) -> Event | Pass | None:
         """Go on to the next event, or to the next pass that has to be run.
@@ -322,7 +325,7 @@ class SimulSession:
         return step
 
     def answer(self, reply: Reply | Pass) -> None:
-        """Give what a pass gave, or what is left of it to run."""
+        """Hand in the reply to a pass, or the part of the pass that is still to be run."""
         if isinstance(reply, Pass):
             self._asked = reply
         else:
@@ -365,6 +368,12 @@ class SimulSession:
     def _resume(self, journal: Journal) -> Resumed:
         """Feed what a journal holds, and skip the turns that it holds too."""
         chain, n_turns, n_chars, time_ms = self._chain("journal="), 0, 0, 0.0
+        if journal.date != self._date:
+            # A stream keeps the day on which it began.
+            self._date = journal.date
+            chain.change(
+                make_setting(self._model, self._tokenizer, self._options, date=self._date), 0
+            )
         for end in read_turns(journal.path):
             time_ms = end.time_ms
             self._feed.skip(end.source_span_words[1])
@@ -451,7 +460,9 @@ def identity_of(options: SessionOptions) -> dict[str, Any]:
         spelled = spec_of(policy)
     except InvalidOptionError:
         spelled = repr(policy)
-    plain = as_table(SessionOptions.of(options, policy=spelled, draft=None))
+    table = as_table(SessionOptions.of(options, policy=spelled, draft=None))
+    # A day, or where the target starts, may be an object.
+    plain = json.loads(json.dumps(table, default=repr))
     pairs = {
         name: [list(pair) for pair in value]
         for name, value in (

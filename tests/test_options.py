@@ -411,6 +411,23 @@ def test_a_refusal_says_what_was_seen_and_what_would_do(table, wanted):
     assert wanted in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"date": 5}, "date must be .* got 5"),
+        ({"sampler": 3}, "sampler must be a function"),
+        ({"logits_processors": 3}, "logits_processors must be functions"),
+        ({"logits_processors": [len, 3]}, "logits_processors must be functions"),
+        ({"limits": 3}, r"limits is a group of options, LimitOptions\(...\), got 3"),
+        ({"decoding": {"temp": 1}}, "decoding is a group"),
+        ({"options": {"max_words": 3}}, "options must be a SessionOptions"),
+    ],
+)
+def test_what_only_python_can_say_is_checked_at_once(given, says):
+    with pytest.raises(InvalidOptionError, match=says):
+        SessionOptions.of(**given)
+
+
 def test_only_fields_that_are_asked_for_become_arguments():
     @dataclass(frozen=True)
     class Some:

@@ -25,7 +25,7 @@ from mlx_simul.loop.requests import Pass
 class ModelDrafter:
     """Guesses what a smaller model would write at this place of this stream.
 
-    It reads the same source in the same passes, so it sees what the model sees that verifies.
+    It reads the same source in the same passes, so it sees what the verifying model sees.
     Under a sampler it throws the same dice: each guess is drawn with the random numbers of the draw
     that will verify it. That draw stays what it is, so its distribution is the sampler's, whatever
     that does; but like distributions draw like tokens from like dice, at least (1 - d) / (1 + d) of
@@ -85,7 +85,7 @@ class ModelDrafter:
         if self._sampler is not None:
             self._dice = _random_state()
             for i in range(len(request.draft_ids)):
-                # It is guessed already, but takes its throw.
+                # This token is guessed already, but its draw still uses up random numbers.
                 self._draw(rows[i : i + 1])
         self._row = rows[-1:]
 
@@ -195,14 +195,14 @@ def _require_same(given: Any, wanted: Any) -> None:
 
 
 def _random_state() -> int:
-    """MLX's, as the seed that brings it about."""
+    """MLX's random state, as the seed that reproduces it."""
     state: Any = mx.random.state
     high, low = state[0].tolist()
     return high << 32 | low
 
 
 def _fitted(row: mx.array, vocab_size: int | None) -> mx.array:
-    """Of as many tokens as the other model knows: vocabularies are padded differently."""
+    """A row cut or padded to the other model's vocabulary: both may be padded differently."""
     if vocab_size is None or row.shape[-1] == vocab_size:
         return row
     missing = vocab_size - row.shape[-1]

@@ -70,7 +70,7 @@ class PrefixPool:
         return replace(prefix, state=self._kept[key].state)
 
     def keep(self, prefix: EncodedPrefix) -> None:
-        """Keep a prefix that is encoded now, and let go of the one used least lately."""
+        """Keep a prefix that is now encoded, and drop the least recently used one."""
         self._kept[prefix.token_ids, prefix.setting] = prefix
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)

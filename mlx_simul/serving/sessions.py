@@ -101,7 +101,7 @@ class Sessions:
         Args:
             source: as for :class:`SimulSession`, whose tokens are known.
             prefix: as for :class:`SimulSession`.
-            **flat: options, before those given to all.
+            **flat: options, which take precedence over those given to all.
 
         Returns:
             The session, to be fed by ``push`` and ``close``. (Its ``feed`` and ``finish`` run it

@@ -1,4 +1,4 @@
-"""The turns of a stream in a row, or the one turn that it is (SPEC section 8)."""
+"""The turns of a stream in order, or the single turn of one without turns (SPEC section 8)."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class TurnChain:
         history = maker.setting.options.turn.history
         self._finished_pairs: deque[tuple[str, str]] = deque(maxlen=history)
 
-        # What no turn has taken, and the turn under way: its words, and how it ended.
+        # Items that no turn has taken; then the turn under way: its words, and what ended it.
         self._waiting: deque[str | TurnBreak] = deque()
         self._closed = False
         self._loop: SimulLoop | None = None
@@ -188,7 +188,7 @@ class TurnChain:
         self._changes.append((self.next_turn if from_turn is None else from_turn, setting))
 
     def resume(self, end: TurnEnd, target_speech: Fraction) -> None:
-        """Go on behind a turn that ended in an earlier life of this stream.
+        """Continue after a turn that ended before this stream was resumed.
 
         Args:
             end: of the turn.
@@ -327,7 +327,7 @@ class TurnChain:
             self._reason = end.reason
 
     def _drop_empty_turns(self) -> None:
-        """A turn that a limit cut may have left its end alone."""
+        """Drop the end of a turn whose words a limit has used up."""
         while self._waiting and isinstance(item := self._waiting[0], TurnBreak):
             self._waiting.popleft()
             self._joiner.end_turn(paragraph=item.reason == "blank_line")
@@ -379,7 +379,7 @@ def shared_prefix_ids(setting: Setting) -> tuple[int, ...]:
     own = setting.prompt_behind(()).prefix_ids
     if not setting.options.turn.history:
         return own
-    # Any pair will do: what it shares with none stands before all of them.
+    # Any pair will do: the tokens up to its own are the same before every pair.
     other = setting.prompt.behind([("a", "a")]).prefix_ids
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(own, other, strict=False))
     return tuple(token for token, _ in alike)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from datetime import date as Date
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +31,7 @@ MAX_LINE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Entry:
-    """A line behind the first.
+    """A line after the first.
 
     Attributes:
         text: a piece of source that arrived.
@@ -58,13 +59,20 @@ class Journal:
     Args:
         path: the file; it is made if there is none.
         identity: what decides the stream: a model's fingerprint and the options, as plain values.
+        date: what templates take for today, if the journal is new.
+
+    Attributes:
+        path: of the file.
+        date: what templates took for today when the stream began.
 
     Raises:
         JournalError: if the file is that of another stream or damaged, another process writes it,
             or it cannot be read or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], identity: Mapping[str, Any], date: Date
+    ) -> None:
         self.path = expanded(path)
         with _explained(self.path):
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
@@ -73,15 +81,16 @@ class Journal:
             self._lock()
             self._end = self._drop_torn_line()
             if self._end:
-                self._require(identity)
+                self.date = self._require(identity)
             else:
-                self._append({"journal": FORMAT, **identity})
+                self.date = date
+                self._append({"journal": FORMAT, "date": date.isoformat(), **identity})
         except BaseException:
             self.close()
             raise
 
     def entries(self) -> Iterator[Entry]:
-        """All lines behind the first, from the beginning.
+        """All lines after the first, in order.
 
         Raises:
             JournalError: if one is damaged.
@@ -109,6 +118,11 @@ class Journal:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = json.dumps(record).encode() + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            raise JournalError(
+                f"a line of the journal {self.path} would have {len(line)} bytes, more than "
+                f"{MAX_LINE_BYTES}; feed the text in smaller pieces."
+            )
         try:
             with _explained(self.path):
                 n_written = self._file.write(line)
@@ -150,11 +164,16 @@ class Journal:
         )
         return whole
 
-    def _require(self, identity: Mapping[str, Any]) -> None:
+    def _require(self, identity: Mapping[str, Any]) -> Date:
+        """Pass if the journal is that of such a stream; return the date when it began."""
         with self.path.open("rb") as file:
             first = _parsed(self.path, 1, next(_lines(file), b""))
         if first.pop("journal", None) != FORMAT:
             raise JournalError(f"{self.path} is not a journal of this version; name another file.")
+        try:
+            date = Date.fromisoformat(first.pop("date"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.path, 1, error) from error
         held, wanted = _flat(first), _flat(json.loads(json.dumps(identity)))
         for name in sorted(held.keys() | wanted.keys()):
             if held.get(name) != wanted.get(name):
@@ -163,10 +182,11 @@ class Journal:
                     f"and this one has {name}={wanted.get(name)!r}; give the same, or name another "
                     "file."
                 )
+        return date
 
 
 def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry]:
-    """The lines of a journal behind its first; it may belong to a session that is live.
+    """The lines of a journal after its first; it may belong to a session that is live.
 
     Raises:
         JournalError: if it cannot be read, or is damaged.
@@ -199,7 +219,7 @@ def read_turns(path: str | os.PathLike[str]) -> Iterator[TurnEnd]:
 def fingerprint(model: Any) -> str:
     """A short hash of a model's type, its parameters' names, shapes and types, and some numbers.
 
-    It tells models apart that were trained apart, and reads next to none of their weights.
+    It distinguishes models that were trained separately, and reads almost none of their weights.
     """
     import mlx.core as mx
     from mlx.utils import tree_flatten
@@ -248,7 +268,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _turn_end(record: Mapping[str, Any]) -> TurnEnd:
     values: dict[str, Any] = {item.name: record[item.name] for item in fields(TurnEnd)}
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    lists: dict[str, Any] = {
+        name: tuple(value) for name, value in values.items() if isinstance(value, list)
+    }
     return TurnEnd(**(values | lists))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date as Date
+from itertools import accumulate
 from typing import Any
 
 import mlx.nn as nn
@@ -15,12 +17,13 @@ from mlx_simul.engine import Engine
 from mlx_simul.engine.base import LogitsProcessor, Sampler
 from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.engine.needs import MetNeeds, meet_needs
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.loop.limits import Limits
 from mlx_simul.loop.loop import SimulLoop
 from mlx_simul.loop.reference import ReferenceLoop
 from mlx_simul.options import DEFAULT_MAX_RATIO, DecodingOptions, Pairs, SessionOptions
 from mlx_simul.policies import Policy, as_policy
+from mlx_simul.text import frames
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 from mlx_simul.text.detokenizer import StableDetokenizer
 from mlx_simul.text.prompts import StreamingDataPreparator, TokenizedSource
@@ -67,7 +70,21 @@ class Setting:
         n_kept, given = self.options.turn.history, tuple(self.options.prompt.pairs)
         # Without a history the pairs that were given stand before every turn.
         pairs = (*given, *history)[-n_kept:] if n_kept else given
-        return self.prompt.behind(pairs)
+        return self.prompt.behind(_that_fit(pairs) if history else pairs)
+
+
+def _that_fit(pairs: Pairs) -> Pairs:
+    """The newest pairs, as many as a prompt may hold: a long history must not end a stream."""
+    sizes = accumulate(len(source) + len(target) for source, target in reversed(pairs))
+    n_fitting = sum(size <= frames.MAX_PROMPT_CHARS for size in sizes)
+    if n_fitting < len(pairs):
+        warnings.warn(
+            f"{n_fitting} of {len(pairs)} pairs stand before this turn: a prompt holds at most "
+            f"{frames.MAX_PROMPT_CHARS} characters of them. A smaller history= avoids this.",
+            SimulWarning,
+            stacklevel=2,
+        )
+    return pairs[len(pairs) - n_fitting :]
 
 
 def make_setting(

@@ -221,7 +221,7 @@ class StreamingDataPreparator:
             PromptError: The template cannot carry earlier turns, or their texts are too long.
         """
         if any(len(pair) != 2 for pair in history):
-            raise PromptError("history must be pairs of a source and its translation.")
+            raise PromptError("pairs and history must be pairs of a source and its translation.")
         if not history:
             return self
         texts = [text for pair in history for text in pair]

@@ -12,7 +12,7 @@ from streams import reads, writes
 from tiny_models import first_of, tiny_model
 
 import mlx_simul
-from mlx_simul import Finished, Sessions, SimulSession, TurnEnd
+from mlx_simul import Finished, Sessions, SimulSession, SimulWarning, TurnEnd
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 
 SENTENCES = (
@@ -95,6 +95,19 @@ def test_history_puts_the_last_pairs_before_the_turn(model, tokenizer, history):
         assert end.token_ids == alone(model, tokenizer, SENTENCES[i], pairs=before)
     off_by_one = alone(model, tokenizer, SENTENCES[2], pairs=pairs[:1])
     assert ends[2].token_ids != off_by_one or (history == 1 and pairs[0] == pairs[1])
+
+
+def test_a_history_that_is_too_long_is_cut_to_what_a_prompt_holds_and_said(
+    model, tokenizer, monkeypatch
+):
+    monkeypatch.setattr("mlx_simul.text.frames.MAX_PROMPT_CHARS", 160)
+    with pytest.warns(SimulWarning, match="pairs stand before this turn"):
+        ends = turns(talk(model, tokenizer, history=8))
+    pairs = [(end.source_text, end.target_text) for end in ends]
+    for i, end in enumerate(ends):
+        n = next(n for n in range(i, -1, -1) if sum(map(len, sum(pairs[i - n : i], ()))) <= 160)
+        before = pairs[i - n : i]
+        assert end.token_ids == alone(model, tokenizer, SENTENCES[i], pairs=before)
 
 
 def test_given_pairs_stand_before_every_turn(model, tokenizer):

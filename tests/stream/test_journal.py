@@ -12,16 +12,20 @@ import warnings
 from pathlib import Path
 
 import pytest
+from golden_cases import GOLDEN
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from repository import ROOT
+from tiny_chat import CHAT_TEMPLATE
 from tiny_checkpoints import golden_folder
+from transformers import PreTrainedTokenizerFast
 
 import mlx_simul
 from mlx_simul import SimulSession, SimulWarning, TurnEnd
+from mlx_simul.cache.positions import FixedStart
 from mlx_simul.errors import InvalidOptionError, JournalError
 from mlx_simul.session import identity_of
-from mlx_simul.stream.journal import read_turns
+from mlx_simul.stream.journal import read_entries, read_turns
 
 TALK = (
     "Good morning, how are you today? I would like a ticket to Paris.\n\nThank you. See you "
@@ -174,6 +178,56 @@ def test_words_that_are_left_are_counted_alike(tmp_path, model, tokenizer, max_w
         session.feed(TALK[75:])
         session.finish()
     assert target(tmp_path / "cut") == target(tmp_path / "whole")
+
+
+def test_options_that_are_objects_are_compared_too(tmp_path, model, tokenizer):
+    given = OPTIONS | {"date": "2026-07-30", "target_start": FixedStart(40)}
+    for _ in range(2):
+        SimulSession(model, tokenizer, journal=tmp_path / "talk", **given)._journal.close()
+    with pytest.raises(JournalError, match="target_start"):
+        other = given | {"target_start": FixedStart(41)}
+        SimulSession(model, tokenizer, journal=tmp_path / "talk", **other)
+    with pytest.raises(JournalError, match="date"):
+        SimulSession(model, tokenizer, journal=tmp_path / "talk", **(given | {"date": None}))
+
+
+def test_a_stream_keeps_the_day_on_which_it_began(tmp_path, model):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(GOLDEN / "tokenizer.json"),
+        eos_token="<|im_end|>",
+        chat_template="Today: {{ strftime_now('%Y-%m-%d') }}" + CHAT_TEMPLATE,
+    )
+
+    def fed(path, *, day=None, kill=False):
+        session = SimulSession(model, tokenizer, journal=path, date=day, **OPTIONS)
+        session.feed(TALK[session.resumed.source_chars : 75 if kill else len(TALK)])
+        if kill:
+            session._journal.close()
+        else:
+            session.finish()
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    fed(first, kill=True)
+    head, rest = first.read_bytes().split(b"\n", 1)
+    today, day = json.loads(head)["date"], "2001-02-03"
+    # As if the journal, without a turn that has ended, were an old one.
+    lines = [line for line in rest.splitlines(True) if line.startswith(b'{"text"')]
+    first.write_bytes(head.replace(today.encode(), day.encode()) + b"\n" + b"".join(lines))
+    fed(first)
+    fed(second, day=day)
+    assert target(first) == target(second)
+    fed(tmp_path / "today")
+    assert target(first) != target(tmp_path / "today")  # negative control
+
+
+def test_a_line_that_could_not_be_read_again_is_refused(tmp_path, model, tokenizer, monkeypatch):
+    monkeypatch.setattr("mlx_simul.stream.journal.MAX_LINE_BYTES", 4000)
+    session = SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+    with pytest.raises(JournalError, match="in smaller pieces"):
+        session.feed("a" * 4000)
+    session.feed(TALK)
+    session.finish()
+    assert "".join(entry.text for entry in read_entries(tmp_path / "talk")) == TALK
 
 
 def test_a_torn_last_line_is_dropped_and_said(tmp_path, model, tokenizer, whole):
