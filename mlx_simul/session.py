@@ -414,9 +414,10 @@ class SimulSession:
         kind = type(self._engine).__name__, bits, bits and placement.kv_group_size
         if setting.has_turns:
             ids = shared_prefix_ids(setting)
+        elif setting.prompt is None:
+            ids = setting.prefix_ids
         else:
-            prompt = setting.prompt_behind(())
-            ids = setting.prefix_ids if prompt is None else prompt.prefix_ids
+            ids = setting.prompt_behind(()).prefix_ids
         return EncodedPrefix(tuple(ids), self._model, kind, None, self._date)
 
 

@@ -38,7 +38,7 @@ def page() -> str:
     alone = [item for item in fields(SessionOptions) if item.name not in GROUPS]
     parts = [HEAD, _table(SessionOptions, alone)]
     for group in groups:
-        kind = type(group.default)
+        kind: Any = type(group.default)
         parts.append(f"\n## {summary_of(kind)}: `{group.name}`\n\n{_table(kind, fields(kind))}")
     return "".join([*parts[:1], "\n", *parts[1:]])
 

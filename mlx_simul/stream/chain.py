@@ -66,7 +66,7 @@ class OneTurn:
     ) -> None:
         setting = maker.setting
         self._prefix, self._engine = prefix, maker.engine
-        self._prompt = setting.prompt_behind(())
+        self._prompt = None if setting.prompt is None else setting.prompt_behind(())
         self._loop = maker.begin(setting.options.limits.max_words)
         self._n_words = 0
         n_encoded = 0
@@ -374,10 +374,8 @@ class TurnChain:
 
 def shared_prefix_ids(setting: Setting) -> tuple[int, ...]:
     """What stands before the source of every turn alike."""
-    if setting.prompt is None:
-        return setting.prefix_ids
     own = setting.prompt_behind(()).prefix_ids
-    if not setting.options.turn.history:
+    if setting.prompt is None or not setting.options.turn.history:
         return own
     # Any pair will do: the tokens up to its own are the same before every pair.
     other = setting.prompt.behind([("a", "a")]).prefix_ids

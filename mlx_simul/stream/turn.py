@@ -63,10 +63,14 @@ class Setting:
             return may and self.target_language is not None
         return turns is not None
 
-    def prompt_behind(self, history: Pairs) -> StreamingDataPreparator | None:
-        """The prompt with the pairs of the options and of the stream before its source."""
+    def prompt_behind(self, history: Pairs) -> StreamingDataPreparator:
+        """The prompt with the pairs of the options and of the stream before its source.
+
+        Raises:
+            InvalidOptionError: if there is none, since the tokens of the source are known.
+        """
         if self.prompt is None:
-            return None
+            raise InvalidOptionError("a source whose tokens are known has its own prompt.")
         n_kept, given = self.options.turn.history, tuple(self.options.prompt.pairs)
         # Without a history the pairs that were given stand before every turn.
         pairs = (*given, *history)[-n_kept:] if n_kept else given
