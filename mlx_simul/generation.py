@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from mlx_simul.engine.prefix import EncodedPrefix
 from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.events import Event
-from mlx_simul.loop.endings import remark
+from mlx_simul.loop.remarks import remark
 from mlx_simul.options import OptionKeywords, SessionOptions
 from mlx_simul.session import SimulSession
 from mlx_simul.text.prompts import TokenizedSource

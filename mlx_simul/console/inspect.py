@@ -14,7 +14,7 @@ from mlx_simul.console.options import add_session_arguments, session_maker, sess
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.evaluation.pictures import picture, require_matplotlib, save
 from mlx_simul.events import Event, Finished, Read, TurnEnd, Write
-from mlx_simul.loop.endings import remark
+from mlx_simul.loop.remarks import remark
 from mlx_simul.machine.files import expanded
 from mlx_simul.machine.terminal import emit, harmless
 from mlx_simul.options import SessionOptions

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlx_simul.errors import SimulError, SimulWarning
 from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, Write
-from mlx_simul.loop.endings import remark
+from mlx_simul.loop.remarks import remark
 from mlx_simul.machine.terminal import emit, emit_json, say
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from mlx_simul import archs
 from mlx_simul.archs.base import max_positions_of, vocab_size_of
 from mlx_simul.archs.prepare import prepared
 from mlx_simul.engine.attention import View, recording, watched
+from mlx_simul.engine.costs import MAX_SOURCE_TOKENS_PER_PASS
 from mlx_simul.engine.drawing import Drawing, draw_all, likeliest
-from mlx_simul.engine.runner import MAX_SOURCE_TOKENS_PER_PASS
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.policies.base import Head

@@ -21,17 +21,12 @@ from mlx_simul.cache.positions import (
     all_rotate_exactly,
 )
 from mlx_simul.cache.storage import Planes
+from mlx_simul.engine import costs
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces, state_of
 from mlx_simul.engine.runner import Runner
 from mlx_simul.errors import CacheStateError, InvalidOptionError, SimulWarning
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.policies.base import Head
-
-# With more, arithmetic is what a pass costs, and a head over the source's rows is work for nobody.
-MAX_FUSED_TOKENS = 16
-
-# What is at hand in such a chunk costs less in a pass of its own than with the words one by one.
-READ_AHEAD_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -215,13 +210,13 @@ class StreamingEngine(Engine):
     @property
     def read_ahead_tokens(self) -> int:
         """Source tokens that are worth a pass before the target may see them."""
-        return READ_AHEAD_TOKENS
+        return costs.READ_AHEAD_TOKENS
 
     def reads_alone(self, source_ids: Sequence[int], n_hidden: int) -> bool:
         """Whether source tokens take a pass of their own before the target's."""
         # Before anything is cached it is not known yet whether the target can follow.
         can_fuse = self._fuses and self._n_source and not n_hidden
-        return len(source_ids) > (MAX_FUSED_TOKENS if can_fuse else 0)
+        return len(source_ids) > (costs.MAX_FUSED_TOKENS if can_fuse else 0)
 
     def prepare(
         self,

@@ -15,18 +15,13 @@ import mlx.core as mx
 from mlx_simul.archs.base import flat
 from mlx_simul.cache import Lane, Layout, PassPlan, SourceTargetCache, layout_of
 from mlx_simul.engine.attention import View, recording, watched
+from mlx_simul.engine.costs import MAX_SOURCE_TOKENS_PER_PASS, PASS_OVERHEAD_TOKENS
 from mlx_simul.engine.drawing import Drawing, Drawn, draw_all
 from mlx_simul.loop.requests import Evidence, Pass, Reply
 from mlx_simul.policies.base import Head
 
 if TYPE_CHECKING:
     from mlx_simul.engine.group import StreamingEngine
-
-# Bounds the mask of one source pass: 512 x S booleans.
-MAX_SOURCE_TOKENS_PER_PASS = 512
-
-# What a pass costs beside its tokens, in tokens: measured on a CPU, see docs/speed.md.
-PASS_OVERHEAD_TOKENS = 32
 
 
 class Runner:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_simul.events import Event, Finished, TurnEnd, Write
-from mlx_simul.loop.endings import remark
+from mlx_simul.loop.remarks import remark
 from mlx_simul.text.segmenter import require_text
 
 if TYPE_CHECKING:

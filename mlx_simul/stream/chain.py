@@ -18,7 +18,7 @@ from mlx_simul.policies import ProposedWord
 from mlx_simul.stream.turn import Setting, TurnMaker
 from mlx_simul.text.joining import Joiner
 from mlx_simul.text.prompts import TokenizedSource
-from mlx_simul.text.turns import TurnBreak
+from mlx_simul.text.turn_splitter import TurnBreak
 
 Observer = Callable[[ProposedWord], None]
 

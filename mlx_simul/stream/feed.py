@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mlx_simul.stream.turn import Setting
 from mlx_simul.text.segmenter import PARAGRAPH, SourceSegmenter
-from mlx_simul.text.turns import TurnBreak, TurnSplitter
+from mlx_simul.text.turn_splitter import TurnBreak, TurnSplitter
 
 Item = str | TurnBreak
 

@@ -15,6 +15,7 @@ from tiny_configs import CONFIGS, NOT_COMPARED
 from tiny_models import first_of, tiny_model
 
 from mlx_simul import archs
+from mlx_simul.archs import registry as home
 from mlx_simul.archs.base import Architecture
 from mlx_simul.cache.positions import rotate
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
@@ -26,7 +27,7 @@ MINE = Architecture("mine")
 @pytest.fixture
 def registry(monkeypatch):
     """A registry that a test may add to."""
-    monkeypatch.setattr(archs, "_added", {})
+    monkeypatch.setattr(home, "_added", {})
     return archs
 
 
@@ -36,11 +37,11 @@ def plug_ins(monkeypatch):
 
     def install(**targets):
         points = [EntryPoint(n, t, archs.ENTRY_POINT_GROUP) for n, t in targets.items()]
-        monkeypatch.setattr(archs, "entry_points", lambda group: points)
-        archs._plug_ins.cache_clear()
+        monkeypatch.setattr(home, "entry_points", lambda group: points)
+        home._plug_ins.cache_clear()
 
     yield install
-    archs._plug_ins.cache_clear()
+    home._plug_ins.cache_clear()
 
 
 @pytest.mark.parametrize("model_type", archs.registered_types())

@@ -21,7 +21,7 @@ from mlx_simul import archs
 from mlx_simul.console import cli
 from mlx_simul.errors import SimulError
 from mlx_simul.events import Finished, Read, TurnEnd, Write
-from mlx_simul.loop.endings import remark
+from mlx_simul.loop.remarks import remark
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import LocalAgreement, as_policy
 

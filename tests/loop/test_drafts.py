@@ -31,8 +31,8 @@ MODES = [
 
 def plain(monkeypatch):
     """Let nothing be fused and nothing be read ahead."""
-    monkeypatch.setattr("mlx_simul.engine.group.MAX_FUSED_TOKENS", 0)
-    monkeypatch.setattr("mlx_simul.engine.group.READ_AHEAD_TOKENS", 0)
+    monkeypatch.setattr("mlx_simul.engine.costs.MAX_FUSED_TOKENS", 0)
+    monkeypatch.setattr("mlx_simul.engine.costs.READ_AHEAD_TOKENS", 0)
 
 
 @pytest.mark.parametrize(("variation", "mode"), MODES)

@@ -9,7 +9,7 @@ from spelled import translate, words_of
 from mlx_simul.console.live import EXIT_INCOMPLETE, exit_code
 from mlx_simul.events import Finished
 from mlx_simul.loop.drought import Balance, Sentences
-from mlx_simul.loop.endings import remark
+from mlx_simul.loop.remarks import remark
 from mlx_simul.text.speech import speech
 
 TWO = "The train leaves at seven. My brother lives there with his wife."

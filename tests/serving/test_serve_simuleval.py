@@ -25,7 +25,7 @@ import mlx_simul
 from mlx_simul import Finished, SimulError, Write
 from mlx_simul.console import cli, serve_simuleval
 from mlx_simul.console.serve_simuleval import MAX_BODY_BYTES, MAX_SOURCE_CHARS, Server, Service
-from mlx_simul.loop.endings import remark
+from mlx_simul.loop.remarks import remark
 from mlx_simul.serving.interpreter import Interpreter
 
 LIMIT_S = 60

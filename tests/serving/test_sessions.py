@@ -136,7 +136,7 @@ def alone(model, tokenizer, plan):
 @pytest.mark.parametrize("read_ahead", [64, 6])
 def test_each_session_is_as_it_is_alone(model, tokenizer, read_ahead, plans, pauses):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("mlx_simul.engine.group.READ_AHEAD_TOKENS", read_ahead)
+        monkeypatch.setattr("mlx_simul.engine.costs.READ_AHEAD_TOKENS", read_ahead)
         got = together(model, tokenizer, plans, pauses)
         assert got == [alone(model, tokenizer, plan) for plan in plans]
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
-from mlx_simul.text import turns
+from mlx_simul.text import turn_splitter as turns
 from mlx_simul.text.segmenter import MAX_WORD_CHARS, PARAGRAPH, SourceSegmenter
 from mlx_simul.text.speech import speech
-from mlx_simul.text.turns import TurnBreak, TurnSplitter
+from mlx_simul.text.turn_splitter import TurnBreak, TurnSplitter
 
 Items = list[str | TurnBreak]
 
