@@ -4,6 +4,7 @@ import json
 import resource
 from contextlib import closing
 from dataclasses import replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,7 +116,7 @@ def test_what_cannot_be_written_is_refused(tmp_path, names, says):
 @pytest.fixture
 def journal(tmp_path):
     """A journal with some text in it."""
-    file = Journal(tmp_path / "journal", {})
+    file = Journal(tmp_path / "journal", {}, date(2026, 7, 30))
     for piece in ("Good mor", "ning.", " Fine"):
         file.add_text(piece)
     file.close()
