@@ -7,8 +7,8 @@ class Early(MLXSimulAgent):
     """Stays one word less behind than it was told."""
 
     def __init__(self, args):
-        name, k = args.wait_k.split(":")
-        args.wait_k = f"{name}:{int(k) - 1}"
+        name, k = args.policy.split(":")
+        args.policy = f"{name}:{int(k) - 1}"
         super().__init__(args)
 
 
