@@ -54,7 +54,12 @@ def test_ids_and_delays_are_those_of_the_reference(loaded, case):
 def translate(loaded, source):
     return list(
         mlx_simul.stream_generate(
-            *loaded, source, target_language="French", policy=mlx_simul.WaitK(3), max_words=6
+            *loaded,
+            source,
+            target_language="French",
+            turns=None,
+            policy=mlx_simul.WaitK(3),
+            max_words=6,
         )
     )
 
