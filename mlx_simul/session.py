@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date as Date
@@ -21,11 +20,11 @@ from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, TurnEnd
 from mlx_simul.loop.loop import NEED_SOURCE
 from mlx_simul.loop.requests import Pass, Reply
-from mlx_simul.machine.fields import as_table
 from mlx_simul.options import OptionKeywords, SessionOptions
-from mlx_simul.policies import ProposedWord, as_policy, spec_of
+from mlx_simul.policies import ProposedWord
 from mlx_simul.stream.chain import OneTurn, TurnChain, Turns, shared_prefix_ids
 from mlx_simul.stream.feed import Feed
+from mlx_simul.stream.identity import changed_options, identity_of
 from mlx_simul.stream.journal import Journal, fingerprint, read_turns
 from mlx_simul.stream.turn import Setting, TurnMaker, make_setting
 from mlx_simul.text.prompts import TokenizedSource
@@ -182,6 +181,7 @@ class SimulSession:
         require_text(text)
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended; begin a new SimulSession.")
+        self._require_whole()
         if self._is_finished:
             return
         if self._journal is not None:
@@ -200,6 +200,7 @@ class SimulSession:
         self._chain("end_turn()")
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended, and its last turn with it.")
+        self._require_whole()
         if self._is_finished:
             return
         if self._journal is not None:
@@ -210,6 +211,7 @@ class SimulSession:
         """Say that the source has ended, without running; idempotent."""
         if self._feed.is_closed:
             return
+        self._require_whole()
         if self._is_finished:
             self._feed.is_closed = True
             return
@@ -252,7 +254,7 @@ class SimulSession:
         setting = make_setting(self._model, self._tokenizer, options, date=self._date)
         chain.check(setting)
         if self._journal is not None and not self._is_finished:
-            self._journal.add_update(_plain(options, flat), chain.next_turn)
+            self._journal.add_update(changed_options(options, flat), chain.next_turn)
         chain.change(setting)
         self._feed.change(setting)
         self._options = options
@@ -332,21 +334,29 @@ class SimulSession:
             self._asked, self._reply = None, reply
 
     def break_off(self) -> None:
-        """Mark the session as broken: what would run it raises SessionClosedError from now on."""
-        self._is_broken = True
+        """Mark the session as broken: what would run it raises SessionClosedError from now on.
 
-    @contextmanager
-    def _breaking_off(self) -> Iterator[None]:
-        """After an error the loop and the cache may disagree, so nothing more is done with them."""
+        It lets go of its journal, on which another session may continue the stream.
+        """
+        self._is_broken = True
+        if self._journal is not None:
+            self._journal.close()
+
+    def _require_whole(self) -> None:
         if self._is_broken:
             raise SessionClosedError(
                 "this session was cut short, by an error or by leaving its batch, and cannot go "
                 "on; begin a new SimulSession."
             )
+
+    @contextmanager
+    def _breaking_off(self) -> Iterator[None]:
+        """After an error the loop and the cache may disagree, so nothing more is done with them."""
+        self._require_whole()
         try:
             yield
         except BaseException:
-            self._is_broken = True
+            self.break_off()
             raise
 
     def _clock_ms(self) -> float:
@@ -434,42 +444,3 @@ class Resumed:
     turns: int
     source_chars: int
     source_closed: bool
-
-
-def _plain(options: SessionOptions, names: Iterable[str]) -> dict[str, Any]:
-    """Some options as JSON that SessionOptions.of takes by name.
-
-    Raises:
-        InvalidOptionError: if the policy is among them and has no name.
-    """
-    values = {name: options.flat()[name] for name in names}
-    if "messages" in values:
-        # They have become an instruction and pairs.
-        del values["messages"]
-        values |= {"instruction": options.prompt.instruction, "pairs": options.prompt.pairs}
-    if "policy" in values:
-        values["policy"] = spec_of(as_policy(options.policy))
-    if values.get("glossary"):
-        values["glossary"] = dict(values["glossary"])
-    return values
-
-
-def identity_of(options: SessionOptions) -> dict[str, Any]:
-    """Options as plain values, as far as they decide what a stream writes."""
-    policy = as_policy(options.policy)
-    try:
-        spelled = spec_of(policy)
-    except InvalidOptionError:
-        spelled = repr(policy)
-    table = as_table(SessionOptions.of(options, policy=spelled, draft=None))
-    # A day, or where the target starts, may be an object.
-    plain = json.loads(json.dumps(table, default=repr))
-    pairs = {
-        name: [list(pair) for pair in value]
-        for name, value in (
-            ("pairs", options.prompt.pairs),
-            ("examples", options.prompt.examples or ()),
-        )
-        if value
-    }
-    return plain | pairs

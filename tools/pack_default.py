@@ -37,7 +37,7 @@ from mlx_simul.machine.folders import replacing_folder
 from mlx_simul.training.log import read_log
 
 LANGUAGES = ("English", "French")
-# Of a run's options, those that say where something lies concern nobody else.
+# Options of a run that name files on this machine mean nothing elsewhere.
 TABLES = ("layout", "batches", "augment", "optimiser")
 
 

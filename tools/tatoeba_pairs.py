@@ -20,6 +20,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlx_simul.machine.files import replacing_file
+
 EXPORTS = "https://downloads.tatoeba.org/exports/per_language"
 MAX_WORDS = 60
 """Longer sources are rarely one sentence."""
@@ -69,13 +71,12 @@ def _fetched(folder: Path, language: str, name: str) -> Path:
     path = folder / name
     if not path.is_file():
         print(f"fetching {name}", file=sys.stderr)
-        partial = path.with_suffix(".partial")
         with (
+            replacing_file(path) as partial,
             urllib.request.urlopen(f"{EXPORTS}/{language}/{name}", timeout=60) as answer,
             partial.open("wb") as file,
         ):
             shutil.copyfileobj(answer, file)
-        partial.replace(path)
     return path
 
 

@@ -256,7 +256,7 @@ def _as_built(architecture: Architecture, config: Mapping[str, Any], own: Any) -
     args = args_class.from_dict(deepcopy(dict(config)))
     if _unlike(own, args):
         # Some models write into their arguments while they are built. Nothing is computed here:
-        # random weights that nobody looks at are never drawn.
+        # random weights that are not used are never drawn.
         args = _args_of(model_class(args))  # pyright: ignore[reportCallIssue]
     return args
 

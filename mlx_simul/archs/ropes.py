@@ -1,4 +1,4 @@
-"""Families whose RoPE is no module for the whole key.
+"""Families whose RoPE is not a module for the whole key.
 
 Latent attention (MLA) in mlx-lm either caches whole keys with the turned part behind, or the
 latents as keys and the turned part as values.

@@ -43,7 +43,7 @@ class Change:
     after: Any
 
     def stands(self, model: nn.Module) -> bool:
-        """Whether nobody has changed it since."""
+        """Whether it is unchanged since."""
         return _get(self.of(model), self.name) is self.after
 
     def revert(self, model: nn.Module) -> None:
@@ -177,7 +177,7 @@ def copy_of(model: nn.Module) -> nn.Module:
 def anatomy(model: nn.Module) -> list[Any]:
     """What a copy depends on: each class, array and setting of a model, to be compared by ``is``.
 
-    Modules are not among them, so that whoever keeps the list does not keep the model alive.
+    Modules are not among them, so that keeping the list does not keep the model alive.
     """
     return list(_parts(model, set()))
 

@@ -49,7 +49,8 @@ def told(trained: StreamingConfig, prompt: PromptOptions) -> PromptOptions:
         refused.append(f"instruction={prompt.instruction!r}")
     if refused:
         raise InvalidOptionError(
-            f"this model translates {source} to {target} and takes no other orders, but was given "
-            f"{', '.join(refused)}. Leave that out, or load a model that can be told what to do."
+            f"this model translates {source} to {target} and takes no other instructions, but was "
+            f"given {', '.join(refused)}. Leave that out, or load a model that takes "
+            "instructions."
         )
     return replace(prompt, source_language=None, target_language=None)

@@ -154,8 +154,8 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     owner_and_name, inside = "/".join(path.parts[:2]), "/".join(path.parts[2:])
     if path.is_absolute() or len(path.parts) < 2 or (inside and path.suffix != ".gguf"):
         raise ConversionError(
-            f"There is no file or folder {str(source)!r}, and it is no Hub id such as owner/name "
-            "or owner/name/file.gguf."
+            f"There is no file or folder {str(source)!r}, and it is not a Hub id such as "
+            "owner/name or owner/name/file.gguf."
         )
     from huggingface_hub import hf_hub_download, snapshot_download
 
@@ -170,5 +170,5 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
         raise ConversionError(
-            f"{str(source)!r} is no local path, and downloading it failed: {error}"
+            f"{str(source)!r} is not a local path, and downloading it failed: {error}"
         ) from error

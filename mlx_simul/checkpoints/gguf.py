@@ -97,7 +97,7 @@ class GGUFFile:
         alignment = self.get("general.alignment", int, GGUF_DEFAULT_ALIGNMENT)
         if not 0 < alignment <= 1 << 16 or alignment & (alignment - 1):
             raise ConversionError(
-                f"{self.path}: general.alignment is {alignment}, which is no power of two up to "
+                f"{self.path}: general.alignment is {alignment}, which is not a power of two up to "
                 "65536. The file is damaged: download it again."
             )
         return alignment
@@ -251,7 +251,7 @@ def _read_value(cursor: _Cursor, kind: int) -> Any:
 
 def _scalar_type(cursor: _Cursor, kind: int) -> np.dtype:
     if kind not in _SCALARS:
-        raise cursor.error(f"{kind} is no metadata value type that can be read here")
+        raise cursor.error(f"{kind} is not a metadata value type that can be read here")
     return _SCALARS[GGUFValueType(kind)]
 
 

@@ -110,7 +110,7 @@ def load(
         get_model_classes=stock_classes if try_it_out else None,
     )
     if try_it_out:
-        # The conformance suite, which only a type that nobody declared needs.
+        # The conformance suite, which only an undeclared model type needs.
         from mlx_simul.checkpoints.tryout import try_out
 
         prepare_as(model, try_out(model), config)

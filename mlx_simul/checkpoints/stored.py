@@ -42,7 +42,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         OSError: if the file cannot be read.
     """
     with safe_open(path, framework="numpy") as tensors:
-        names = tensors.keys()  # of tensors itself there is no iterator
+        names = tensors.keys()  # the file itself cannot be iterated over
         slices = {name: tensors.get_slice(name) for name in names}
         return {
             name: StoredTensor(path, tuple(part.get_shape()), part.get_dtype())

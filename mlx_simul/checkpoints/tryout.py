@@ -1,4 +1,4 @@
-"""A model whose type nobody declared: find out by the laws how it streams, if it does."""
+"""A model of an undeclared type: find out from the laws whether it streams, and how."""
 
 from __future__ import annotations
 

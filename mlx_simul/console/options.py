@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_simul.console.arguments import loading, utf8
 from mlx_simul.console.fields import add_options, chosen
 from mlx_simul.errors import InvalidOptionError, SimulWarning
-from mlx_simul.machine.fields import read_toml
+from mlx_simul.machine.fields import read_toml, set_option
 from mlx_simul.machine.files import expanded
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import WHOLE, as_policy, policy_names, usage
@@ -53,6 +53,13 @@ def add_session_arguments(parser: argparse.ArgumentParser, skip: Collection[str]
     parser.add_argument(
         "--config", type=expanded, metavar="FILE", help="a TOML file with the options below"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="an option as in that file, limits.max_words=9 for example; may be repeated",
+    )
     if "policy" not in skip:
         when = parser.add_mutually_exclusive_group()
         when.add_argument(
@@ -79,14 +86,15 @@ def add_session_arguments(parser: argparse.ArgumentParser, skip: Collection[str]
 
 
 def session_options(args: argparse.Namespace) -> SessionOptions:
-    """What a configuration file and the arguments say of a session; arguments win.
+    """What a configuration file, --set and the flags say of a session; the later of them win.
 
     Raises:
         InvalidOptionError: for options that will not do.
     """
-    options = SessionOptions()
-    if args.config is not None:
-        options = SessionOptions.from_plain(read_toml(args.config))
+    tables = {} if args.config is None else read_toml(args.config)
+    for assignment in args.set:
+        set_option(tables, assignment)
+    options = SessionOptions.from_plain(tables)
     given = chosen(args, SessionOptions)
     if given.get("draft") not in (None, "ngram"):
         del given["draft"]  # a folder, to be loaded with the model

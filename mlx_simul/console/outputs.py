@@ -139,7 +139,7 @@ def require_outputs(paths: Sequence[Path], inputs: Iterable[Path], *, may_exist:
     Args:
         paths: what is to be written.
         inputs: files that must not be overwritten.
-        may_exist: a file that is there is no reason to refuse.
+        may_exist: accept a file that exists already.
 
     Raises:
         InvalidOptionError: if one cannot.

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         "--host",
         default="127.0.0.1",
-        help="default: 127.0.0.1, this machine only; whoever reaches the server may use it",
+        help="default: 127.0.0.1, this machine only; anyone who can reach the server may use it",
     )
     place.add_argument(
         "--port",
@@ -217,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers:
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length, and no chunks.")
         said = self.headers.get("Content-Length", "0")
-        # int() takes much that is no number in HTTP, and more digits than anyone needs.
+        # int() takes much that is not a number in HTTP, and more digits than anyone needs.
         if not (said.isascii() and said.isdecimal() and len(said) <= 19):
             raise Refusal(HTTPStatus.BAD_REQUEST, f"a Content-Length of {said[:20]!r}.")
         length = int(said)
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._drain(length)
             raise Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"{length} bytes are no source word; a segment has at most {MAX_BODY_BYTES}.",
+                f"a segment of {length} bytes is too long; at most {MAX_BODY_BYTES} are accepted.",
             )
         body = self.rfile.read(length)
         if len(body) < length:
@@ -267,7 +267,7 @@ def _segment(body: bytes) -> tuple[list[Any], bool]:
     try:
         segment = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"the segment is no JSON: {error}.") from error
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"the segment is not JSON: {error}.") from error
     if not isinstance(segment, dict):
         raise Refusal(HTTPStatus.BAD_REQUEST, "a segment is a JSON object.")
     kind, finished = segment.get("data_type"), segment.get("finished", False)

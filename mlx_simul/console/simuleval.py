@@ -59,7 +59,7 @@ class MLXSimulAgent(TextToTextAgent):
             return ReadAction()
         segment = EmptySegment(finished=answer.finished)
         if answer.words:
-            # SimulEval's own could not be sent: its tgt_lang is no JSON.
+            # SimulEval's own could not be sent: its tgt_lang is not JSON.
             content = " ".join(answer.words)
             segment = TextSegment(content=content, finished=answer.finished, tgt_lang=None)
         self.states.update_target(segment)
@@ -70,7 +70,7 @@ class RemoteText(TextToTextDataloader):
     """What ``simuleval --remote-eval`` needs to evaluate text.
 
     By itself SimulEval 1.1.4 fails there twice: it looks for the instances under a name that they
-    no longer have, and a segment of text carries a ``tgt_lang`` that is no JSON. With
+    no longer have, and a segment of text carries a ``tgt_lang`` that is not JSON. With
     ``--dataloader text --dataloader-class mlx_simul.console.simuleval.RemoteText`` it finds the
     instances, and each segment has the ``tgt_lang`` of its sentence.
     """

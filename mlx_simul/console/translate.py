@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SimulError: for options, models or sources that will not do.
         KeyboardInterrupt: Ctrl-C; what was written is out, and the terminal as it was.
-        BrokenPipeError: whoever read the output has gone.
+        BrokenPipeError: the reader of the output has gone.
     """
     options = session_options(args)
     _require_files(args, options)

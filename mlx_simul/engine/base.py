@@ -204,7 +204,7 @@ class Engine(ABC):
 
     @property
     def is_greedy(self) -> bool:
-        """Whether what comes after the target is the likeliest token, and nobody has a say."""
+        """Whether the next token is simply the likeliest, without a sampler or processors."""
         return self._sampler is None and not self._logits_processors
 
     def draw(self, logits: mx.array, written: Sequence[int], drafts: Sequence[int]) -> list[int]:

@@ -65,7 +65,7 @@ class Runner:
         return layout, self._model(tokens, cache=self._model_caches)
 
     def settle(self) -> None:
-        """Compute what was fed; a pass whose logits nobody asks for is not computed by itself."""
+        """Compute what was fed; without a request for logits MLX would not compute the pass."""
         mx.eval([cache.storage.planes for cache in self.caches])
 
     def run(
@@ -249,7 +249,7 @@ def _length_of_pass(parts: Sequence[Part], is_reading: bool) -> int:
     shortest = max(1, *targets)
     longest = max(shortest, min(max(lengths), MAX_SOURCE_TOKENS_PER_PASS))
     if len(parts) == 1:
-        # Alone there is nobody to be filled up beside: what a target needs goes in one pass.
+        # A single stream is not padded to the length of others: its target goes in one pass.
         return longest if is_reading else max(longest, parts[0].n_least)
 
     def worth(n_tokens: int) -> float:

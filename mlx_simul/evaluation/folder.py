@@ -77,7 +77,7 @@ class ResultFolder(Generic[AnyRecord]):
             raise InvalidOptionError(f"{path} is a file; name a folder for the results.")
         told = json.loads(json.dumps(setting))
         settings = path / "setting.json"
-        # A setting by which nothing could be translated binds nobody.
+        # A setting under which nothing could be translated does not bind the folder.
         holds_records = any(log.stat().st_size for log in path.glob("*/records.jsonl"))
         begun = (
             read_object(settings, InvalidOptionError, "Remove the folder, or name another one.")

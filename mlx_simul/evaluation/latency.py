@@ -270,7 +270,8 @@ def _checked(delays: Sequence[float], source_length: float, target_length: int |
         )
     if any(later < earlier for earlier, later in pairwise(delays)):
         raise InvalidOptionError(
-            f"delays decrease: {list(delays)}; what was written first was written with less source."
+            f"delays decrease: {list(delays)}; a word written later cannot have been written after "
+            "less source."
         )
     n_target = len(delays) if target_length is None else target_length
     if not (source_length > 0 and n_target > 0):

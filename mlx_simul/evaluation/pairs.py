@@ -68,7 +68,7 @@ def read_pairs(
 
     Raises:
         InvalidOptionError: if there is no such file.
-        DataError: if there is no such dataset, its format is unknown, or a line is no pair.
+        DataError: if there is no such dataset, its format is unknown, or a line is not a pair.
     """
     keys = keys or PairKeys()
     path = expanded(path_or_dataset)
@@ -106,7 +106,7 @@ def corpus_digest(pairs: Iterable[Pair]) -> str:
 
 
 def _parser(path: Path, keys: PairKeys) -> Callable[[str], list[Pair]] | None:
-    """What turns a line of this file into pairs; nothing if this is no file at all."""
+    """What turns a line of this file into pairs; nothing if this is not a file."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
     match suffixes[-1:]:
         case [".jsonl"]:
@@ -232,11 +232,11 @@ def checked_pair(source: Any, target: Any) -> Pair:
     """A pair, without white space around its texts.
 
     Raises:
-        ValueError: if one is no text, empty, or holds half a character.
+        ValueError: if one is not a text, is empty, or holds half a character.
     """
     for name, text in (("source", source), ("target", target)):
         if not isinstance(text, str):
-            raise ValueError(f"the {name} is no text but {type(text).__name__}.")
+            raise ValueError(f"the {name} is not a text but {type(text).__name__}.")
         if not is_visible(text):
             raise ValueError(f"the {name} is empty: {text!r} shows no word.")
         if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):

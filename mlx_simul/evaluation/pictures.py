@@ -39,7 +39,7 @@ def require_matplotlib(extra: str, otherwise: str) -> None:
 
 @contextmanager
 def picture(width: float, height: float) -> Iterator[Figure]:
-    """A figure of its own, so that nobody's pyplot is touched.
+    """A separate figure, so that the program's own pyplot state is not touched.
 
     Inside, ``$`` is a dollar: no text is read as mathematics or TeX.
 
@@ -54,7 +54,7 @@ def picture(width: float, height: float) -> Iterator[Figure]:
     # With a salt of its own, the same figures make the same SVG file.
     settings: Any = {"text.parse_math": False, "text.usetex": False, "svg.hashsalt": "mlx_simul"}
     with rc_context(settings), warnings.catch_warnings():
-        # A box stands for what the font lacks, which whoever looks at the picture sees.
+        # A box stands for a character that the font lacks, and the reader of the picture sees it.
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)

@@ -53,7 +53,7 @@ TOKENS_PER_WORD = 1.4
 class Run:
     """One stream: what it wrote, in how many passes, how long it took and what memory it had.
 
-    ``cpu_seconds`` is what the process worked, whoever else was at work on the machine.
+    ``cpu_seconds`` is the work of this process, whatever else the machine was doing.
     """
 
     token_ids: tuple[int, ...]
@@ -204,7 +204,7 @@ def drafting(bench: Bench, ks: Sequence[int], n_repeats: int, **options: Any) ->
 def growth(model: Any, words: Sequence[int], n_steps: int) -> Iterator[Figures]:
     """Milliseconds a pass as the session grows, beside mlx-lm's own cache with as many keys.
 
-    The caches are filled with noise, as nobody reads what is written here.
+    The caches are filled with noise, since the text written here is not read.
     """
     for n_words in words:
         n_tokens = round(n_words * TOKENS_PER_WORD)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import mlx.nn as nn
-
-from mlx_simul.evaluation.options import Clock
 from mlx_simul.evaluation.talk_record import Display, TalkRecord
 from mlx_simul.evaluation.talks import Talk
 from mlx_simul.evaluation.translate import Player
-from mlx_simul.options import SessionOptions
 from mlx_simul.policies import Policy
 
 
@@ -18,24 +12,11 @@ class TalkTranslator:
     """Translates talks, each in one session, and records how it went.
 
     Args:
-        model: from :func:`mlx_simul.load`.
-        tokenizer: likewise.
-        options: of the sessions; ``policy`` is given with each talk.
-        clock: as for :class:`mlx_simul.evaluation.translate.Translator`.
-
-    Raises:
-        InvalidOptionError: for an option outside its range.
-        PromptError: if the tokenizer's template cannot carry the source.
+        player: feeds them.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Any,
-        options: SessionOptions | None = None,
-        clock: Clock = "wall",
-    ) -> None:
-        self._player = Player(model, tokenizer, options, clock)
+    def __init__(self, player: Player) -> None:
+        self._player = player
 
     def __call__(self, index: int, talk: Talk, policy: Policy) -> TalkRecord:
         """Translate one talk.

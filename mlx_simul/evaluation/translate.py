@@ -30,7 +30,7 @@ each may be a token."""
 
 
 class Player:
-    """Feeds sources to sessions, each in a session of its own.
+    """Feeds sources to sessions, one session for each.
 
     A word is fed once all that could be done with the words before it is done, so no time is spent
     waiting. What stands before every source alike is encoded once.
@@ -107,29 +107,15 @@ class Player:
 
 
 class Translator:
-    """Translates sources, each in a session of its own, and records how it went.
+    """Translates sources, each in a session, and records how it went.
 
     Args:
-        model: as for :class:`Player`.
-        tokenizer: likewise.
-        options: likewise.
+        player: feeds them.
         unit: what latency is counted in.
-        clock: as for :class:`Player`.
-
-    Raises:
-        InvalidOptionError: as :class:`Player`.
-        PromptError: likewise.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Any,
-        options: SessionOptions | None = None,
-        unit: Unit = "word",
-        clock: Clock = "wall",
-    ) -> None:
-        self._player = Player(model, tokenizer, options, clock)
+    def __init__(self, player: Player, unit: Unit = "word") -> None:
+        self._player = player
         self._unit: Unit = unit
 
     def __call__(self, index: int, source: str, policy: Policy) -> Record:

@@ -19,7 +19,7 @@ from mlx_simul.errors import SimulError
 from mlx_simul.evaluation.folder import ResultFolder
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.talk_translate import TalkTranslator
-from mlx_simul.evaluation.translate import Translator
+from mlx_simul.evaluation.translate import Player, Translator
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import Policy, parse_policy
 
@@ -53,9 +53,10 @@ class Work:
             allow_unverified=options.allow_unverified,
         )
         session = SessionOptions.from_plain(options.session)
+        player = Player(*loaded, session, options.clock)
         if options.has_talks:
-            return TalkTranslator(*loaded, session, options.clock)
-        return Translator(*loaded, session, options.known_unit, options.clock)
+            return TalkTranslator(player)
+        return Translator(player, options.known_unit)
 
 
 def translate_missing(
@@ -113,7 +114,7 @@ def _in_processes(work: Work, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]
 
 def _begin_worker(lifeline: Connection) -> None:
     """Let this process end when the one that began it lets go of its pipe, or ends in any way."""
-    # Ctrl-C reaches the whole group; whoever began the workers ends them.
+    # Ctrl-C reaches the whole group; the process that began the workers ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_it() -> None:

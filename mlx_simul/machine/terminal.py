@@ -47,7 +47,7 @@ def emit(text: str) -> None:
     On a terminal, what could steer it is made visible.
 
     Raises:
-        BrokenPipeError: if whoever read it has gone.
+        BrokenPipeError: if the reader of the output has gone.
         SimulError: if it cannot be written.
     """
     if (stream := sys.stdout) is None:
@@ -65,7 +65,7 @@ def emit_json(value: Any, indent: int | None = None) -> None:
         indent: spaces a level; by default all stands on one line.
 
     Raises:
-        BrokenPipeError: if whoever read it has gone.
+        BrokenPipeError: if the reader of the output has gone.
         SimulError: if it cannot be written.
     """
     if (stream := sys.stdout) is None:

@@ -83,7 +83,7 @@ class OneTurn:
         return replace(self._prefix, state=self._engine.state)
 
     def add(self, items: Iterable[str | TurnBreak]) -> None:
-        """Take words; there are no breaks."""
+        """Take words: a stream of one turn has no breaks between turns."""
         if self._prompt is None:
             return
         for word in items:
@@ -210,7 +210,10 @@ class TurnChain:
             if self._waiting and self._words_left() == 0:
                 self._reason = "max_words"  # and not before: the source may have ended
             elif self._waiting:
+                n_before = self._n_source_words
                 yield from self._run_turn()
+                if self._n_source_words == n_before:
+                    break  # a limit cut it before it read a word, and so it would the next one
             elif self._closed:
                 break
             else:

@@ -18,10 +18,17 @@ from mlx_simul.engine.base import LogitsProcessor, Sampler
 from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.engine.needs import MetNeeds, meet_needs
 from mlx_simul.errors import InvalidOptionError, SimulWarning
+from mlx_simul.loop.drafters import Drafter
 from mlx_simul.loop.limits import Limits
 from mlx_simul.loop.loop import SimulLoop
 from mlx_simul.loop.reference import ReferenceLoop
-from mlx_simul.options import DEFAULT_MAX_RATIO, DecodingOptions, Pairs, SessionOptions
+from mlx_simul.options import (
+    DEFAULT_MAX_RATIO,
+    DecodingOptions,
+    Pairs,
+    SessionOptions,
+    TurnOptions,
+)
 from mlx_simul.policies import Policy, as_policy
 from mlx_simul.text import frames
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
@@ -43,6 +50,10 @@ class Setting:
         end_of_turn_ids: tokens that end a target.
         source_language: by name, if it is known.
         target_language: likewise; the task is translation if it is.
+
+    Raises:
+        InvalidOptionError: for options that would be ignored in a stream without turns, or that a
+            stream with turns cannot have.
     """
 
     options: SessionOptions
@@ -53,6 +64,22 @@ class Setting:
     end_of_turn_ids: frozenset[int]
     source_language: str | None = None
     target_language: str | None = None
+
+    def __post_init__(self) -> None:
+        turn, usual, draft = self.options.turn, TurnOptions(), self.options.decoding.draft
+        if self.has_turns:
+            if isinstance(draft, Drafter):
+                raise InvalidOptionError(
+                    f"draft={draft!r} would remember every turn of a stream; give draft='ngram' or "
+                    "a draft model, which begin anew with each turn, or turns=None."
+                )
+            return
+        names = ("history", "max_turn_words", "splitter")
+        if given := [name for name in names if getattr(turn, name) != getattr(usual, name)]:
+            raise InvalidOptionError(
+                f"{' and '.join(given)}: for a stream with turns, and this one reads its source as "
+                f'one turn; leave that out, or give turns="sentence".'
+            )
 
     @property
     def has_turns(self) -> bool:

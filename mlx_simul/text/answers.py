@@ -159,7 +159,7 @@ def end_of_users_turn(asked: str, frame: AnswerFrame) -> str:
 
     Args:
         asked: All from the end of the user's text.
-        frame: How the template writes answers. A turn ends alike, whoever speaks.
+        frame: How the template writes answers. A turn ends in the same way whichever side speaks.
 
     Returns:
         The part of ``asked``; nothing if the two do not begin with the same tag.

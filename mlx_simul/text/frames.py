@@ -96,7 +96,7 @@ def check_texts(texts: Iterable[object]) -> None:
         texts: All that goes into the prompt but the source.
 
     Raises:
-        PromptError: One is no text or holds a lone surrogate, or they are longer together than
+        PromptError: One is not a text or holds a lone surrogate, or they are longer together than
             ``MAX_PROMPT_CHARS``.
     """
     size = 0

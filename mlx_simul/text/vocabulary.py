@@ -19,7 +19,7 @@ def piece_texts(tokenizer: Any) -> tuple[str, ...]:
     """Spells out every vocabulary entry as it reads in the middle of a text.
 
     A leading space shows, although a SentencePiece decoder strips it from a piece that stands
-    alone; a byte that is no character by itself reads U+FFFD; special and added tokens read as
+    alone; a byte that is not a character by itself reads U+FFFD; special and added tokens read as
     their content; ids that stand for nothing read ``""``. Computed once per tokenizer.
 
     Args:

@@ -13,7 +13,7 @@ from mlx_simul.evaluation.corpus import group_by_source
 from mlx_simul.evaluation.figures import said_before
 from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.evaluation.quality import text_quality
-from mlx_simul.evaluation.translate import Translator
+from mlx_simul.evaluation.translate import Player, Translator
 from mlx_simul.evaluation.units import bleu_tokenizer_of, unit_of
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import WaitK, WholeSource
@@ -118,7 +118,8 @@ def translation_quality(
     if not items:
         raise InvalidOptionError("there are no pairs to measure BLEU on; give some for validation.")
     texts = [text for item in items for text in item.references]
-    translate = Translator(model, tokenizer, session_options(options), unit_of(texts))
+    player = Player(model, tokenizer, session_options(options))
+    translate = Translator(player, unit_of(texts))
     policy = WholeSource() if wait_k is None else WaitK(wait_k)
     records = [translate(index, item.source, policy) for index, item in enumerate(items)]
     scores = text_quality(

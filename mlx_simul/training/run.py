@@ -65,7 +65,7 @@ class Run:
     checkpoint with the lowest validation loss), ``log.jsonl`` and ``options.json``.
 
     Args:
-        options: all of it; a folder that holds a snapshot is gone on with.
+        options: all of it; a run found in the folder is resumed.
         report: called after each step.
 
     Raises:

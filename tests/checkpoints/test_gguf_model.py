@@ -152,7 +152,7 @@ CONTRADICTIONS = {
     "llama.attention.layer_norm_rms_epsilon": ("small", "should be of type float"),
     "tokenizer.ggml.eos_token_id": ("2", "should be of type int, but is '2'"),
     "llama.rope.freq_base": (float("nan"), "must be finite"),
-    "general.alignment": (48, "no power of two"),
+    "general.alignment": (48, "not a power of two"),
 }
 
 

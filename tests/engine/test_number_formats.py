@@ -157,7 +157,8 @@ def test_masks_that_the_model_computes_itself_may_be_integers(tmp_path: Path):
     folder = golden_folder(tmp_path / "source", "llama")
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     store(folder, {name: "I8"}, **{name.replace(".", "__"): np.ones(4, np.float32)})
-    load(folder)
+    model, _ = load(folder)
+    assert model.model_type == "llama"
 
 
 @pytest.mark.parametrize("bits", [4, 8])

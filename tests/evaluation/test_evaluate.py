@@ -26,7 +26,7 @@ from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.plot import draw_curve
 from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.run import evaluate
-from mlx_simul.evaluation.translate import Translator, live_chunks
+from mlx_simul.evaluation.translate import Player, Translator, live_chunks
 from mlx_simul.evaluation.work import _in_processes
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import name_in, parse_policy
@@ -86,7 +86,9 @@ WAYS += [
 @pytest.mark.parametrize(("source", "spec", "more"), WAYS)
 def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
     options = {**SESSION, **more}
-    record = Translator(*loaded, SessionOptions.of(**options))(7, source, parse_policy(spec))
+    record = Translator(Player(*loaded, SessionOptions.of(**options)))(
+        7, source, parse_policy(spec)
+    )
     events = mlx_simul.stream_generate(*loaded, source, policy=parse_policy(spec), **options)
     *events, finished = events
     assert record.index == 7
@@ -102,7 +104,7 @@ def test_a_record_is_what_any_session_writes(loaded, source, spec, more):
 
 @pytest.mark.parametrize("clock", ["wall", "cpu"])
 def test_time_runs_forward_in_a_record(loaded, clock):
-    translate = Translator(*loaded, SESSION_OPTIONS, clock=clock)
+    translate = Translator(Player(*loaded, SESSION_OPTIONS, clock))
     record = translate(0, SOURCES[3], parse_policy("wait-k:1"))
     assert list(record.fed_ms) == sorted(record.fed_ms)
     assert list(record.times_ms) == sorted(record.times_ms)
@@ -123,7 +125,7 @@ def test_the_clock_of_the_cpu_does_not_wait(loaded, monkeypatch):
 
     monkeypatch.setattr(mlx_simul.SimulSession, "push", slow)
     wall, cpu = (
-        Translator(*loaded, SESSION_OPTIONS, clock=clock)(0, SOURCES[3], parse_policy("wait-k:1"))
+        Translator(Player(*loaded, SESSION_OPTIONS, clock))(0, SOURCES[3], parse_policy("wait-k:1"))
         for clock in ("wall", "cpu")
     )
     assert wall.total_ms > 4 * 200
@@ -138,7 +140,7 @@ def test_response_is_counted_from_what_came_last():
 
 def test_a_source_without_words_is_refused(loaded):
     with pytest.raises(InvalidOptionError, match="no words"):
-        Translator(*loaded)(0, " \n", parse_policy("wait-k:1"))
+        Translator(Player(*loaded))(0, " \n", parse_policy("wait-k:1"))
 
 
 records = st.builds(

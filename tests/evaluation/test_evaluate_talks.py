@@ -17,6 +17,7 @@ from mlx_simul.evaluation.talk_record import End, TalkRecord
 from mlx_simul.evaluation.talk_run import talks_digest
 from mlx_simul.evaluation.talk_translate import TalkTranslator
 from mlx_simul.evaluation.talks import talk_at_pace
+from mlx_simul.evaluation.translate import Player
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import parse_policy
 
@@ -78,7 +79,7 @@ def test_each_sentence_of_a_talk_is_what_a_session_of_its_own_writes(spec):
     """The packaged model: as many turns as sentences, none without translation."""
     loaded, policy = mlx_simul.load(), parse_policy(spec)
     talk = talk_at_pace([Item(source, (target,)) for source, target in PAIRS])
-    record = TalkTranslator(*loaded)(0, talk, policy)
+    record = TalkTranslator(Player(*loaded))(0, talk, policy)
     alone = []
     for source, _ in PAIRS:
         *events, _ = mlx_simul.stream_generate(*loaded, source, policy=policy)
@@ -94,7 +95,7 @@ def test_a_talk_in_one_turn_is_another_one(model_folder):
     loaded = mlx_simul.load(model_folder)
     talk = talk_at_pace([Item(source, (target,)) for source, target in PAIRS])
     records = [
-        TalkTranslator(*loaded, SessionOptions.of(turns=turns, **SESSION))(
+        TalkTranslator(Player(*loaded, SessionOptions.of(turns=turns, **SESSION)))(
             0, talk, parse_policy("wait-k:2")
         )
         for turns in ("sentence", None)

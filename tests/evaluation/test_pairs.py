@@ -57,7 +57,7 @@ def test_what_was_written_is_read(folder, kind, packed, pairs, ending, cut):
         (".jsonl", "[" * 100_000, "long|nested"),
         (".jsonl", '["a", "b"]', "no key 'source'"),
         (".jsonl", '{"source": "a"}', "no key 'target' here, only"),
-        (".jsonl", '{"source": "a", "target": 3}', "the target is no text but int"),
+        (".jsonl", '{"source": "a", "target": 3}', "the target is not a text but int"),
         (".jsonl", '{"source": "", "target": "b"}', "the source is empty"),
         (".jsonl", '{"source": "\u200b", "target": "b"}', "the source is empty"),
         (".tsv", "a\t\ufe0f\u00ad", "the target is empty"),
@@ -181,7 +181,7 @@ def test_what_is_no_file_is_taken_for_a_dataset(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
     stream = read_pairs("someone/pairs", split="test")
     assert next(stream) == Pair("yes", "oui")
-    with pytest.raises(DataError, match="row 2: the target is no text"):
+    with pytest.raises(DataError, match="row 2: the target is not a text"):
         next(stream)
 
 

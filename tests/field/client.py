@@ -15,7 +15,7 @@ from tiny_chat import write_chat_folder
 import mlx_simul
 from mlx_simul.evaluation.corpus import Item
 from mlx_simul.evaluation.figures import policy_figures
-from mlx_simul.evaluation.translate import Translator
+from mlx_simul.evaluation.translate import Player, Translator
 from mlx_simul.options import SessionOptions
 
 LIMIT_S = 120
@@ -73,7 +73,7 @@ class Corpus:
             max_tokens_per_word=4,
             max_target_source_ratio=3.0,
         )
-        translate = Translator(*self._loaded, options)
+        translate = Translator(Player(*self._loaded, options))
         items = [
             Item(" ".join(source.split()), (f"a reference of {len(source)} words",))
             for source in SOURCES

@@ -57,8 +57,8 @@ def run(*arguments: str) -> None:
 
 
 def test_load(home: Path):
-    mlx_simul.load("~/model")
-    mlx_simul.load(Path("~/model"))
+    for path in ("~/model", Path("~/model")):
+        assert mlx_simul.load(path)[0].model_type == "llama"
 
 
 def test_convert_and_validate(home: Path, capsys: pytest.CaptureFixture[str]):
@@ -131,4 +131,4 @@ def test_what_names_no_home_stays(home: Path, name: str):
 
 def test_a_folder_that_is_called_like_that(home: Path, tmp_path: Path):
     shutil.copytree(home / "model", Path.cwd() / "~" / "model")
-    mlx_simul.load("./~/model")
+    assert mlx_simul.load("./~/model")[0].model_type == "llama"

@@ -12,8 +12,19 @@ from streams import reads, writes
 from tiny_models import first_of, tiny_model
 
 import mlx_simul
-from mlx_simul import Finished, Sessions, SimulSession, SimulWarning, TurnEnd
+from mlx_simul import (
+    Action,
+    Finished,
+    Policy,
+    Sessions,
+    SimulSession,
+    SimulWarning,
+    TurnEnd,
+    Write,
+)
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
+from mlx_simul.loop.drafters import NGramDrafter
+from mlx_simul.loop.remarks import remark
 
 SENTENCES = (
     "Good morning, how are you today?",
@@ -359,6 +370,41 @@ def test_turns_are_for_translation_unless_asked_for(model, tokenizer):
     assert not SimulSession(model, tokenizer, target_language="French", turns=None).has_turns
     with pytest.raises(InvalidOptionError, match="gpe_compat"):
         SimulSession(model, tokenizer, turns="sentence", gpe_compat=True)
+
+
+class Eager(Policy):
+    """Writes before it has read anything."""
+
+    def decide(self, progress):
+        return Action.WRITE
+
+
+def test_a_limit_that_lets_no_word_be_read_ends_the_stream(model, tokenizer):
+    """Otherwise the same turn would begin again for ever."""
+    options = {"policy": Eager(), "max_tokens": 2, "max_target_source_ratio": None}
+    end, finished = (
+        event for event in talk(model, tokenizer, **options) if not isinstance(event, Write)
+    )
+    assert (end.source_span_words, end.reason) == ((0, 0), "max_tokens")
+    assert (finished.reason, finished.source_finished) == ("max_tokens", False)
+    assert "first 0 words was left unread" in remark(finished)
+
+
+@pytest.mark.parametrize(
+    "option", [{"history": 1}, {"max_turn_words": 9}, {"splitter": lambda text: [text]}]
+)
+def test_options_of_turns_are_refused_where_there_are_none(model, tokenizer, option):
+    (name,) = option
+    with pytest.raises(InvalidOptionError, match=f"{name}: for a stream with turns"):
+        SimulSession(model, tokenizer, turns=None, **option)
+    SimulSession(model, tokenizer, turns="sentence", **option)
+
+
+def test_a_drafter_that_would_remember_every_turn_is_refused(model, tokenizer):
+    with pytest.raises(InvalidOptionError, match="remember every turn"):
+        SimulSession(model, tokenizer, **OPTIONS, draft=NGramDrafter())
+    SimulSession(model, tokenizer, **OPTIONS, draft="ngram")
+    SimulSession(model, tokenizer, turns=None, draft=NGramDrafter())
 
 
 # Flat

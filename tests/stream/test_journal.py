@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerFast
 import mlx_simul
 from mlx_simul import SimulSession, SimulWarning, TurnEnd
 from mlx_simul.cache.positions import FixedStart
-from mlx_simul.errors import InvalidOptionError, JournalError
-from mlx_simul.session import identity_of
+from mlx_simul.errors import InvalidOptionError, JournalError, SessionClosedError
+from mlx_simul.stream.identity import identity_of
 from mlx_simul.stream.journal import read_entries, read_turns
 
 TALK = (
@@ -278,6 +278,25 @@ def test_two_sessions_do_not_share_a_journal(tmp_path, model, tokenizer):
         SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
     first.finish()
     SimulSession(model, tokenizer, journal=tmp_path / "talk", **OPTIONS)
+
+
+def test_a_session_that_broke_off_lets_go_of_its_journal_and_adds_nothing(
+    tmp_path, model, tokenizer, whole
+):
+    def fail(tokens, logits):
+        raise ZeroDivisionError
+
+    path = tmp_path / "talk"
+    broken = SimulSession(model, tokenizer, journal=path, logits_processors=[fail], **OPTIONS)
+    with pytest.raises(ZeroDivisionError):
+        broken.feed(TALK[:60])
+    before = path.read_bytes()
+    for act in (lambda: broken.push("more"), broken.end_turn, broken.close):
+        with pytest.raises(SessionClosedError, match="cut short"):
+            act()
+    assert path.read_bytes() == before
+    live(model, tokenizer, path)
+    assert target(path) == whole[1]
 
 
 class Full:
