@@ -27,7 +27,6 @@ def add_options(
     parser: argparse._ActionsContainer,
     kind: type,
     *,
-    only: Collection[str] | None = None,
     skip: Collection[str] = (),
     types: Types | None = None,
 ) -> None:
@@ -38,7 +37,6 @@ def add_options(
     Args:
         parser: to extend.
         kind: the dataclass; its docstring is the help.
-        only: the fields to declare; all by default.
         skip: the fields to leave out.
         types: how some of them are read, by name, instead of by their type.
     """
@@ -46,8 +44,8 @@ def add_options(
         hint = type_of(kind, item)
         if is_dataclass(hint) and isinstance(hint, type):
             group = parser.add_argument_group(summary_of(hint).lower())
-            add_options(group, hint, only=only, skip=skip, types=types)
-        elif item.name not in skip and (only is None or item.name in only):
+            add_options(group, hint, skip=skip, types=types)
+        elif item.name not in skip:
             add_option(parser, kind, item.name, read=(types or {}).get(item.name))
 
 

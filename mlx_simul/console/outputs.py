@@ -120,7 +120,7 @@ class OutputFile:
             while data:
                 data = data[self._file.write(data) :]
         except OSError:
-            self._file.truncate(start)  # half a turn would spoil what comes behind it
+            self._file.truncate(start)  # half a turn would spoil those after it
             raise
 
     def _refused(self, error: OSError) -> SimulError:
@@ -128,7 +128,7 @@ class OutputFile:
 
     def _differs(self) -> InvalidOptionError:
         return InvalidOptionError(
-            f"{self.path} is not the output of this journal: it differs behind byte {self._end}. "
+            f"{self.path} is not the output of this journal: it differs after byte {self._end}. "
             "Name another file, or give --overwrite."
         )
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeAlias
 
@@ -27,36 +26,8 @@ Task: TypeAlias = tuple[str, int, Any]
 """A policy, the index of a source, and the source: a text or a talk."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told the policy, translations that are there, and those there will be."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What each process that shares the work is told.
-
-    Attributes:
-        options: of the evaluation, whose unit is chosen.
-    """
-
-    options: EvaluationOptions
-
-    @property
-    def processes(self) -> int:
-        """How many share it."""
-        return self.options.processes
-
-    def translator(self) -> Callable[[int, Any, Policy], Any]:
-        """Load the model; return what makes a record of an index, a source and a policy."""
-        options = self.options
-        loaded = load(
-            options.model,
-            adapter_path=options.adapter,
-            allow_unverified=options.allow_unverified,
-        )
-        session = SessionOptions.from_plain(options.session)
-        player = Player(*loaded, session, options.clock)
-        if options.has_talks:
-            return TalkTranslator(player)
-        return Translator(player, options.known_unit)
+Translate: TypeAlias = Callable[[int, Any, Policy], Any]
+"""Makes a record of an index, a source and a policy."""
 
 
 def translate_missing(
@@ -80,26 +51,39 @@ def translate_missing(
     if not tasks:
         return
     run = _in_this_process if options.processes == 1 else _in_processes
-    for spec, record in run(Work(options), tasks):
+    for spec, record in run(options, tasks):
         folder.append(spec, record)
         n_done += 1
         report(spec, n_done, n_all)
 
 
-def _in_this_process(work: Work, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
-    translate = work.translator()
+def _translator(options: EvaluationOptions) -> Translate:
+    """Load the model, for records of an index, a source and a policy."""
+    loaded = load(
+        options.model,
+        adapter_path=options.adapter,
+        allow_unverified=options.allow_unverified,
+    )
+    player = Player(*loaded, SessionOptions.from_plain(options.session), options.clock)
+    return TalkTranslator(player) if options.has_talks else Translator(player, options.known_unit)
+
+
+def _in_this_process(
+    options: EvaluationOptions, tasks: Iterable[Task]
+) -> Iterator[tuple[str, Any]]:
+    translate = _translator(options)
     for spec, index, source in tasks:
         yield spec, translate(index, source, parse_policy(spec))
 
 
-def _in_processes(work: Work, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
+def _in_processes(options: EvaluationOptions, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
     # Never forked: a child must not inherit threads and devices of MLX.
     context = multiprocessing.get_context("spawn")
     lifeline, held = context.Pipe(duplex=False)
-    with _threads_shared_by(work.processes):
-        pool = ProcessPoolExecutor(work.processes, context, _begin_worker, (lifeline,))
+    with _threads_shared_by(options.processes):
+        pool = ProcessPoolExecutor(options.processes, context, _begin_worker, (lifeline,))
         try:
-            for done in as_completed([pool.submit(_work, work, task) for task in tasks]):
+            for done in as_completed([pool.submit(_work, options, task) for task in tasks]):
                 yield done.result()
         except BrokenProcessPool as error:
             raise SimulError(
@@ -125,14 +109,14 @@ def _begin_worker(lifeline: Connection) -> None:
 
 
 # A worker's own, from its first task to its last.
-_worker: list[Callable[[int, Any, Policy], Any]] = []
+_worker: list[Translate] = []
 
 
-def _work(work: Work, task: Task) -> tuple[str, Any]:
+def _work(options: EvaluationOptions, task: Task) -> tuple[str, Any]:
     # Not before the first task: what a task raises is told, while a worker that does not start only
     # breaks the pool.
     if not _worker:
-        _worker.append(work.translator())
+        _worker.append(_translator(options))
     spec, index, source = task
     return spec, _worker[0](index, source, parse_policy(spec))
 

@@ -27,6 +27,7 @@ from mlx_simul.machine.files import expanded
 
 FORMAT = 1
 MAX_LINE_BYTES = 64 * 2**20
+_BEGINNING = b'{"journal": '
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ class Journal:
         self.close = weakref.finalize(self, self._file.close)
         try:
             self._lock()
+            # Nothing is cut off before the file is known to be this stream's journal.
+            held = self._date_held(identity)
             self._end = self._drop_torn_line()
-            if self._end:
-                self.date = self._require(identity)
-            else:
-                self.date = date
+            self.date = date if held is None else held
+            if held is None:
                 self._append({"journal": FORMAT, "date": date.isoformat(), **identity})
         except BaseException:
             self.close()
@@ -153,8 +154,6 @@ class Journal:
             whole = start + tail.rfind(b"\n") + 1
             if whole == size:
                 return size
-            if start and not whole > start:
-                raise JournalError(f"{self.path} is not a journal: it has no line breaks.")
             os.ftruncate(self._file.fileno(), whole)
         warnings.warn(
             f"the last line of the journal {self.path} was cut off in writing; its {size - whole} "
@@ -164,10 +163,19 @@ class Journal:
         )
         return whole
 
-    def _require(self, identity: Mapping[str, Any]) -> Date:
-        """Pass if the journal is that of such a stream; return the date when it began."""
-        with self.path.open("rb") as file:
-            first = _parsed(self.path, 1, next(_lines(file), b""))
+    def _date_held(self, identity: Mapping[str, Any]) -> Date | None:
+        """The date when the stream of the file began; None if its first line is yet to be written.
+
+        Raises:
+            JournalError: if the file is not a journal, or that of another stream.
+        """
+        with _explained(self.path), self.path.open("rb") as file:
+            line = file.readline(MAX_LINE_BYTES)
+        if not line.endswith(b"\n") and _BEGINNING.startswith(line[: len(_BEGINNING)]):
+            return None  # new, or its first line was cut off in writing
+        if not line.startswith(_BEGINNING):
+            raise JournalError(f"{self.path} is not a journal; name another file.")
+        first = _parsed(self.path, 1, line)
         if first.pop("journal", None) != FORMAT:
             raise JournalError(f"{self.path} is not a journal of this version; name another file.")
         try:

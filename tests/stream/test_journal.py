@@ -243,7 +243,10 @@ def test_a_torn_last_line_is_dropped_and_said(tmp_path, model, tokenizer, whole)
         (lambda data: data.replace(b'{"text"', b'{"txet"', 1), "damaged at line 2"),
         (lambda data: data.replace(b'"turn": 0', b'"turn": "', 1), "damaged at line"),
         (lambda data: data.replace(b'"target_speech": "', b'"target_speech": "x'), "damaged"),
-        (lambda data: b"[]\n" + data, "damaged at line 1"),
+        (lambda data: b"[]\n" + data, "is not a journal"),
+        (lambda data: b"my notes, on one line", "is not a journal"),
+        (lambda data: b"my notes\nand a line that is not ended", "is not a journal"),
+        (lambda data: data.replace(b"wait-k:2", b"wait-k:7", 1) + b'{"text": "an', "wait-k:7"),
         (lambda data: b'{"journal": 99}\n', "not a journal of this version"),
     ],
 )
