@@ -31,6 +31,9 @@ Pairs: TypeAlias = Sequence[tuple[str, str]]
 DEFAULT_MAX_RATIO = 3.0
 """Small models ramble, and no pair of languages needs three words for one in more than a phrase."""
 
+DEFAULT_MAX_TURN_WORDS = 40
+"""Everyday sentences are shorter, and the packaged model was trained on sources of 64 tokens."""
+
 
 def _option(default: Any, flag: str = "", metavar: str = "", plain: Any = None) -> Any:
     """A field, and how it looks outside Python.
@@ -142,7 +145,7 @@ class TurnOptions:
 
     turns: Turns | None = "auto"
     history: int = _option(0, metavar="PAIRS")
-    max_turn_words: int = _option(40, metavar="N")
+    max_turn_words: int = _option(DEFAULT_MAX_TURN_WORDS, metavar="N")
     splitter: Callable[[str], Sequence[str]] | None = _python_only()
     split: Callable[[str], Sequence[str]] | None = _python_only()
 

@@ -13,14 +13,14 @@ from fractions import Fraction
 
 import regex
 
-from mlx_simul.errors import InvalidOptionError, SessionClosedError
+from mlx_simul.errors import SessionClosedError
 from mlx_simul.events import TurnReason
+from mlx_simul.machine.fields import require_count
+from mlx_simul.options import DEFAULT_MAX_TURN_WORDS
 from mlx_simul.text.characters import is_spaceless
 from mlx_simul.text.segmenter import PARAGRAPH, require_text
 from mlx_simul.text.sentences import Splitter, checked, ends_before, sentence_splitter
 from mlx_simul.text.speech import speech
-
-DEFAULT_MAX_TURN_WORDS = 40
 
 # What closes what opens a quotation or bracket; single quotes look like apostrophes.
 _CLOSERS = {
@@ -94,10 +94,7 @@ class TurnSplitter:
         max_turn_words: int = DEFAULT_MAX_TURN_WORDS,
         splitter: Splitter | None = None,
     ) -> None:
-        if isinstance(max_turn_words, bool) or not isinstance(max_turn_words, int):
-            raise InvalidOptionError(f"max_turn_words must be an integer, got {max_turn_words!r}.")
-        if max_turn_words < 1:
-            raise InvalidOptionError(f"max_turn_words must be at least 1, got {max_turn_words}.")
+        require_count("max_turn_words", max_turn_words)
         self._splitter = sentence_splitter(language) if splitter is None else checked(splitter)
         self._max_speech = max_turn_words
         # Some languages' rules never begin a sentence in lower case. Then a word in lower case

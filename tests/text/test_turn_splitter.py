@@ -459,8 +459,8 @@ def test_a_splitter_that_changes_text_is_refused(broken: Callable[[str], object]
     ("options", "message"),
     [
         ({"max_turn_words": 0}, "at least 1, got 0"),
-        ({"max_turn_words": 2.5}, "an integer, got 2.5"),
-        ({"max_turn_words": True}, "an integer, got True"),
+        ({"max_turn_words": 2.5}, "at least 1, got 2.5"),
+        ({"max_turn_words": True}, "at least 1, got True"),
         ({"splitter": "nltk"}, "splitter must be a function"),
         ({"language": 3}, "a name or a code"),
     ],
