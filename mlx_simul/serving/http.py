@@ -305,9 +305,8 @@ def _decoded(data: bytes, kind: type) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ProtocolError(
-            "invalid_value", f"the body is not what it should be: {error}."
-        ) from error
+        message = f"the body is not as it should be: {error}."
+        raise ProtocolError("invalid_value", message) from error
 
 
 def _is_plain(request: Request) -> bool:
