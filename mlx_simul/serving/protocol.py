@@ -400,8 +400,9 @@ def options_of(settings: Settings, limits: StreamLimits) -> dict[str, Any]:
         for name in Settings.__struct_fields__
         if (value := getattr(settings, name)) is not msgspec.UNSET
     }
-    given.pop("type", None), given.pop("model", None)
     audio = given.pop("audio", Audio())
+    for name in ("type", "model"):
+        given.pop(name, None)
     for side, name in ((audio.input, "source_language"), (audio.output, "target_language")):
         if side is not None and side.language is not None:
             given.setdefault(name, side.language)

@@ -235,14 +235,18 @@ def forget_turns(path: str | os.PathLike[str], first: int) -> None:
         JournalError: if it cannot be read or written, or is damaged.
     """
     path = expanded(path)
-    with _explained(path), path.open("rb") as file, replacing_file(path) as partial:
-        with partial.open("wb") as kept:
-            for number, line in enumerate(_lines(file), 1):
-                record = _parsed(path, number, line)
-                if "turn" not in record or _turn_end(record["turn"]).turn < first:
-                    kept.write(line)
-            kept.flush()
-            os.fsync(kept.fileno())
+    with (
+        _explained(path),
+        replacing_file(path) as partial,
+        path.open("rb") as file,
+        partial.open("wb") as kept,
+    ):
+        for number, line in enumerate(_lines(file), 1):
+            record = _parsed(path, number, line)
+            if "turn" not in record or _turn_end(record["turn"]).turn < first:
+                kept.write(line)
+        kept.flush()
+        os.fsync(kept.fileno())
 
 
 def fingerprint(model: Any) -> str:
