@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 import time
 from collections import deque
@@ -33,7 +34,7 @@ from mlx_simul.serving.commands import (
     Refused,
 )
 from mlx_simul.serving.messages import ProtocolError, Settings
-from mlx_simul.serving.options import ServingOptions
+from mlx_simul.serving.options import ServingLimits, ServingOptions
 from mlx_simul.serving.outbox import Outbox, TooLate, header_of
 from mlx_simul.serving.protocol import Heard, Protocol, StreamLimits, Told, options_of, refusal
 from mlx_simul.serving.worker import Loader, Said, Worker
@@ -211,8 +212,7 @@ class Streams:
     def __init__(self, loaders: Mapping[str, Loader], options: ServingOptions) -> None:
         self.options, self.models = options, list(loaders)
         capacity = options.capacity
-        limit = None if capacity.memory_mb is None else capacity.memory_mb * 2**20
-        self.worker = Worker(loaders, self._deliver, limit)
+        self.worker = Worker(loaders, self._deliver, memory_limit_bytes(capacity))
         self._limits = StreamLimits(
             capacity.max_waiting_chars, capacity.max_words_per_s, capacity.max_prompt_chars
         )
@@ -605,6 +605,13 @@ class Streams:
         stream.say(stream.protocol.notice(code, f"this session is closed, since {why}."))
         stream.protocol.close()
         self.worker.send(stream.name, Close())
+
+
+def memory_limit_bytes(capacity: ServingLimits) -> int:
+    """What MLX's arrays may take: as the options say, or half of the machine's memory."""
+    if capacity.memory_mb is not None:
+        return capacity.memory_mb * 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _hash(secret: str) -> str:
