@@ -452,7 +452,7 @@ class Streams:
             stream = Stream(
                 name,
                 header["model"],
-                owner,
+                header["owner"],
                 header["secret"],
                 self._protocol(name, header["began"], told),
                 outbox,
