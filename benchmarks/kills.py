@@ -33,7 +33,8 @@ from mlx_simul.console.live import EXIT_INCOMPLETE
 from mlx_simul.console.outputs import OutputFile
 from mlx_simul.stream.journal import read_entries, read_turns
 
-TALK = """Good morning, and welcome to the museum. Dr. Miller will show you the first rooms. Have you ever
+TALK = """\
+Good morning, and welcome to the museum. Dr. Miller will show you the first rooms. Have you ever
 been here before? The house was built in 1887, and it has been open since 1952. It costs 12.50
 euros, but children do not pay. Please do not touch the pictures!
 
