@@ -24,13 +24,14 @@ from mlx_simul.loop.loop import NEED_SOURCE
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.options import OptionKeywords, SessionOptions
 from mlx_simul.policies import ProposedWord
-from mlx_simul.stream.chain import OneTurn, TurnChain, Turns, shared_prefix_ids
+from mlx_simul.stream.chain import TurnChain, shared_prefix_ids
 from mlx_simul.stream.feed import Feed
 from mlx_simul.stream.identity import changed_options, changes_since, identity_of
 from mlx_simul.stream.journal import Journal, fingerprint, read_turns
 from mlx_simul.stream.live_turn import Clock
 from mlx_simul.stream.saved import SavedSession, engine_state, restore_engine, write_saved
 from mlx_simul.stream.turn import Setting, TurnMaker, make_setting
+from mlx_simul.stream.turns import OneTurn, Turns
 from mlx_simul.text.prompts import TokenizedSource
 from mlx_simul.text.segmenter import require_text
 
