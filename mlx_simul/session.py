@@ -332,8 +332,8 @@ class SimulSession:
             )
         if getgeneratorstate(self._steps) == GEN_RUNNING:
             raise InvalidOptionError(
-                "save() was called by a policy, an observer or a splitter, while the session runs; "
-                "call it between two events."
+                "save() was called by a policy or an observer, while the session runs; call it "
+                "between two events."
             )
         random_state: Any = mx.random.state
         state = {

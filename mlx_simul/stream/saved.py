@@ -140,7 +140,10 @@ def write_saved(
     text = json.dumps(values)
     n_bytes = sum(array.nbytes for array in arrays.values())
     # An array takes some hundred bytes of the header.
-    if len(text) + 1000 * len(arrays) > MAX_HEADER_BYTES or n_bytes > MAX_FILE_BYTES // 2:
+    if (
+        len(text) + 1000 * len(arrays) > MAX_HEADER_BYTES
+        or n_bytes > MAX_FILE_BYTES - MAX_HEADER_BYTES
+    ):
         raise SavedSessionError(
             f"this session would take {len(text) + n_bytes} bytes in {path}, more than can be read "
             "again; save it earlier, or give the stream turns."

@@ -20,7 +20,7 @@ from tiny_checkpoints import golden_folder
 from tiny_models import first_of, tiny_model
 
 import mlx_simul
-from mlx_simul import Finished, SimulSession, TurnEnd
+from mlx_simul import Action, Finished, Policy, SimulSession, TurnEnd
 from mlx_simul.cache.positions import FollowStart
 from mlx_simul.engine import StreamingEngine
 from mlx_simul.errors import InvalidOptionError
@@ -424,6 +424,23 @@ def test_the_file_of_another_model_or_setting_is_refused(saved, golden_models, m
     with pytest.raises(SavedSessionError, match=r"functions=\[\], and this one .*'splitter'"):
         SimulSession.restore(model, tokenizer, path, splitter=str.splitlines, **options)
     SimulSession.restore(model, tokenizer, path, **options)  # negative control
+
+
+def test_a_policy_without_a_name_is_known_by_its_class(tmp_path, model, tokenizer):
+    class Eager(Policy):
+        def decide(self, progress):
+            return Action.WRITE if progress.source_words_read else Action.READ
+
+    class Other(Eager):
+        pass
+
+    options = {**OPTIONS, **TURNS}
+    session = SimulSession(model, tokenizer, policy=Eager(), **options)
+    session.feed(TALK[:40])
+    session.save(tmp_path / "talk")
+    SimulSession.restore(model, tokenizer, tmp_path / "talk", policy=Eager(), **options)
+    with pytest.raises(SavedSessionError, match="Other"):
+        SimulSession.restore(model, tokenizer, tmp_path / "talk", policy=Other(), **options)
 
 
 def test_another_tokenizer_is_refused(saved, model, tokenizer, monkeypatch):
