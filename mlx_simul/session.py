@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date as Date
+from hashlib import sha256
+from inspect import GEN_RUNNING, getgeneratorstate
 from os import PathLike
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 from typing_extensions import Unpack
 
@@ -22,11 +24,14 @@ from mlx_simul.loop.loop import NEED_SOURCE
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.options import OptionKeywords, SessionOptions
 from mlx_simul.policies import ProposedWord
-from mlx_simul.stream.chain import OneTurn, TurnChain, Turns, shared_prefix_ids
+from mlx_simul.stream.chain import TurnChain, shared_prefix_ids
 from mlx_simul.stream.feed import Feed
-from mlx_simul.stream.identity import changed_options, identity_of
+from mlx_simul.stream.identity import changed_options, changes_since, identity_of
 from mlx_simul.stream.journal import Journal, fingerprint, read_turns
+from mlx_simul.stream.live_turn import Clock
+from mlx_simul.stream.saved import SavedSession, engine_state, restore_engine, write_saved
 from mlx_simul.stream.turn import Setting, TurnMaker, make_setting
+from mlx_simul.stream.turns import OneTurn, Turns
 from mlx_simul.text.prompts import TokenizedSource
 from mlx_simul.text.segmenter import require_text
 
@@ -37,6 +42,10 @@ CHANGEABLE = frozenset(
     }
 )  # fmt: skip
 """Options that may change while a stream with turns is live (SPEC section 8)."""
+
+
+FUNCTIONS = ("split", "splitter", "sampler", "logits_processors")
+"""Options that no file holds; a saved session has to be given the same again."""
 
 
 class SimulSession:
@@ -85,12 +94,13 @@ class SimulSession:
         make_engine: Callable[..., Engine] = make_engine,
         **flat: Unpack[OptionKeywords],
     ) -> None:
-        self._began_s = time.perf_counter()
+        self._clock = Clock()
         self._model, self._tokenizer = adopt(model, tokenizer), tokenizer
-        self._options = SessionOptions.of(options, **flat)
+        self._options = self._first_options = SessionOptions.of(options, **flat)
+        self._source = source
         date = None if prefix is None else prefix.date
         setting = make_setting(self._model, tokenizer, self._options, source, date)
-        maker = TurnMaker(self._model, tokenizer, setting, make_engine, self._clock_ms)
+        maker = TurnMaker(self._model, tokenizer, setting, make_engine, self._clock)
         self._engine = maker.engine
         self._date = date if setting.prompt is None else setting.prompt.date
         begins = self._own_prefix(setting)
@@ -261,7 +271,7 @@ class SimulSession:
                 f"{', '.join(sorted(CHANGEABLE))}."
             )
         options = SessionOptions.of(self._options, **flat)
-        setting = make_setting(self._model, self._tokenizer, options, date=self._date)
+        setting = self._setting(options)
         chain.check(setting)
         if self._journal is not None and not self._is_finished:
             self._journal.add_update(changed_options(options, flat), chain.next_turn)
@@ -301,6 +311,102 @@ class SimulSession:
         for _ in self.events():
             pass
         return self._turns.encoded_prefix()
+
+    # In a file
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write all that this session holds to one file, to go on from there in any process.
+
+        It may be called at any moment between two steps: between the events of :meth:`events`,
+        while a pass waits to be answered, in the middle of a word or of a turn. The session goes
+        on as if nothing had been saved. The file is in safetensors, and it is replaced whole: after
+        a kill it is the old one or the new one.
+
+        What only Python can say is not in the file and has to be given again to :meth:`restore`.
+        An observer is to be told again by :meth:`observe`.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            SavedSessionError: if the file cannot be written.
+            InvalidOptionError: if the session has a journal, from which it can go on as well; if
+                its policy has changed to one without a name; or if a step is under way.
+            SessionClosedError: if it was cut short by an error.
+        """
+        self._require_whole()
+        if self._journal is not None:
+            raise InvalidOptionError(
+                f"save() is for sessions without a journal, and this one has {self._journal.path}: "
+                "open a session on that to go on."
+            )
+        if getgeneratorstate(self._steps) == GEN_RUNNING:
+            raise InvalidOptionError(
+                "save() was called by a policy or an observer, while the session runs; call it "
+                "between two events."
+            )
+        random_state: Any = mx.random.state
+        state = {
+            "options": changes_since(self._first_options, self._options),
+            "feed": self._feed.state,
+            "turns": self._turns.saved(self._first_options),
+            "asked": self._asked,
+            "reply": self._reply,
+            "finished": self._is_finished,
+            "time_ms": self._clock(),
+            # A session that has finished in a batch has no engine any more.
+            "engine": None if self._is_finished else engine_state(self._engine),
+            "random_key": [*random_state] if self._samples else None,
+        }
+        date = None if self._date is None else self._date.isoformat()
+        identity = _identity(self._model, self._first_options, self._source)
+        write_saved(path, identity, date, state, self._engine)
+
+    @classmethod
+    def restore(
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        path: str | PathLike[str],
+        options: SessionOptions | None = None,
+        *,
+        source: TokenizedSource | None = None,
+        make_engine: Callable[..., Engine] = make_engine,
+        **flat: Unpack[OptionKeywords],
+    ) -> SimulSession:
+        """The session that :meth:`save` wrote to a file, where it was.
+
+        The model does not run for it; a draft model reads the turn under way again. From there on
+        the session gives the events that the other would have given; those that were given before
+        do not come again. If tokens are sampled, MLX's random state is set to what it was; the
+        state of a sampler or a logits processor of your own is not saved.
+
+        Args:
+            model: the same.
+            tokenizer: the same.
+            path: of the file.
+            options: those with which the other session began. What :meth:`update` changed is in the
+                file; functions (``split``, ``splitter``, ``sampler``, ``logits_processors``) and a
+                policy without a name have to be given again.
+            source: the same, if there was one.
+            make_engine: as for a new session.
+            **flat: as for a new session.
+
+        Raises:
+            SavedSessionError: if the file cannot be read, is damaged or too large, or was saved
+                from another model or with other options.
+        """
+        model = adopt(model, tokenizer)
+        first = SessionOptions.of(options, **flat)
+        saved = SavedSession(path)
+        saved.require(_identity(model, first, source))
+        # A stream keeps the day on which it began.
+        dated = first if saved.date is None else SessionOptions.of(first, date=saved.date)
+        session = cls(model, tokenizer, dated, source=source, make_engine=make_engine)
+        session._first_options = first
+        with saved.explained():
+            session._take(saved.state(session._engine))
+        return session
 
     # For callers that run the passes of many sessions together
 
@@ -371,9 +477,6 @@ class SimulSession:
             self.break_off()
             raise
 
-    def _clock_ms(self) -> float:
-        return (time.perf_counter() - self._began_s) * 1000
-
     def _push(self, text: str) -> None:
         self._needs_source = False
         with self._breaking_off():
@@ -397,21 +500,19 @@ class SimulSession:
         if journal.date != self._date:
             # A stream keeps the day on which it began.
             self._date = journal.date
-            chain.change(
-                make_setting(self._model, self._tokenizer, self._options, date=self._date), 0
-            )
+            chain.change(self._setting(self._options), 0)
         for end in read_turns(journal.path):
             time_ms = end.time_ms
             self._feed.skip(end.source_span_words[1])
         # Times go on too, so that subtitles stay in order. The time between two lives is left out.
-        self._began_s -= time_ms / 1000
+        self._clock.go_on_from(time_ms)
         for entry in journal.entries():
             if entry.turn is not None:
                 chain.resume(entry.turn, entry.target_speech)
                 n_turns = entry.turn.turn + 1
             elif entry.update:
                 options = SessionOptions.of(self._options, **entry.update)
-                setting = make_setting(self._model, self._tokenizer, options, date=self._date)
+                setting = self._setting(options)
                 chain.change(setting, entry.from_turn)
                 self._feed.change(setting)
                 self._options = options
@@ -424,6 +525,36 @@ class SimulSession:
                 n_chars += len(entry.text)
                 self._push(entry.text)
         return Resumed(n_turns, n_chars, tuple(turn_ends), self._feed.is_closed)
+
+    def _take(self, saved: Mapping[str, Any]) -> None:
+        """Be where a session was that saved this."""
+
+        def setting_of(changed: Mapping[str, Any]) -> Setting:
+            return self._setting(SessionOptions.of(self._first_options, **changed))
+
+        self._options = SessionOptions.of(self._first_options, **saved["options"])
+        self._feed.state = saved["feed"]
+        self._turns.restore(saved["turns"], setting_of)
+        self._steps = self._turns.steps()
+        self._asked, self._reply = saved["asked"], saved["reply"]
+        if self._asked is not None or self._reply is not None:
+            next(self._steps)  # up to this pass
+        self._is_finished = saved["finished"]
+        # Last, for all that is above begins with what stands before the source.
+        if saved["engine"] is not None:
+            restore_engine(self._engine, saved["engine"])
+        if saved["random_key"] is not None:
+            [(high, low)] = (key.tolist() for key in saved["random_key"])
+            mx.random.seed(high << 32 | low)
+        self._clock.go_on_from(saved["time_ms"])
+
+    @property
+    def _samples(self) -> bool:
+        decoding = self._options.decoding
+        return bool(decoding.temp or decoding.sampler)
+
+    def _setting(self, options: SessionOptions) -> Setting:
+        return make_setting(self._model, self._tokenizer, options, date=self._date)
 
     def _chain(self, what: str) -> TurnChain:
         """The turns, for what only a stream with turns has."""
@@ -446,6 +577,21 @@ class SimulSession:
         else:
             ids = setting.prompt_behind(()).prefix_ids
         return EncodedPrefix(tuple(ids), self._model, kind, None, self._date)
+
+
+def _identity(
+    model: nn.Module, options: SessionOptions, source: TokenizedSource | None
+) -> dict[str, Any]:
+    """What a saved session belongs to, as plain values.
+
+    Functions cannot be compared, but a file tells which there were.
+    """
+    return {
+        "model": fingerprint(model),
+        "options": identity_of(options),
+        "functions": [name for name in FUNCTIONS if options.flat()[name]],
+        "source": source and sha256(repr(source).encode()).hexdigest(),
+    }
 
 
 @dataclass(frozen=True)

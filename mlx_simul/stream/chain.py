@@ -1,108 +1,32 @@
-"""The turns of a stream in order, or the single turn of one without turns (SPEC section 8)."""
+"""The turns of a stream in order (SPEC section 8)."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any
 
 from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
 from mlx_simul.events import Event, Finished, FinishReason, Read, TurnEnd, TurnReason, Write
-from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop, Steps, require_evidence
+from mlx_simul.loop.loop import NEED_SOURCE, Steps, require_evidence
 from mlx_simul.loop.requests import Pass
-from mlx_simul.policies import ProposedWord
+from mlx_simul.options import SessionOptions
+from mlx_simul.stream.identity import changes_since
+from mlx_simul.stream.live_turn import LiveTurn, Observer
+from mlx_simul.stream.saved import plain_vars
 from mlx_simul.stream.turn import Setting, TurnMaker
+from mlx_simul.stream.turns import SettingOf, require_prefix
 from mlx_simul.text.joining import Joiner
-from mlx_simul.text.prompts import TokenizedSource
 from mlx_simul.text.turn_splitter import TurnBreak
 
-Observer = Callable[[ProposedWord], None]
-
-
-class Turns(Protocol):
-    """What a session drives: words in, steps out."""
-
-    def encoded_prefix(self) -> EncodedPrefix:
-        """What stands before the source, once the steps have come to NEED_SOURCE."""
-        ...
-
-    def add(self, items: Iterable[str | TurnBreak]) -> None:
-        """Take words, and breaks between turns."""
-        ...
-
-    def close(self) -> None:
-        """Say that no more words will come."""
-        ...
-
-    def steps(self) -> Steps:
-        """Run to the end, yielding events and passes; NEED_SOURCE where words are missing."""
-        ...
-
-    def observe(self, observer: Observer) -> None:
-        """Tell a function of each word as it is written."""
-        ...
-
-
-class OneTurn:
-    """A stream without turns: one loop.
-
-    Args:
-        maker: begins it.
-        prefix: what stands before the source, encoded or not.
-        source: a source whose tokens are known; then no words are added.
-        tokenizer: of the model.
-    """
-
-    def __init__(
-        self,
-        maker: TurnMaker,
-        prefix: EncodedPrefix,
-        source: TokenizedSource | None,
-        tokenizer: Any,
-    ) -> None:
-        setting = maker.setting
-        self._prefix, self._engine = prefix, maker.engine
-        self._prompt = None if setting.prompt is None else setting.prompt_behind(())
-        self._loop = maker.begin(setting.options.limits.max_words)
-        self._n_words = 0
-        n_encoded = 0
-        if prefix.state is not None:
-            maker.engine.state, n_encoded = prefix.state, len(prefix.token_ids)
-        self._loop.add_segment(prefix.token_ids, n_encoded=n_encoded)
-        if source is not None:
-            for word in source.segments[1:-1]:
-                self._loop.add_segment(word, tokenizer.decode(list(word)))
-            self._loop.close_source(source.segments[-1])
-
-    def encoded_prefix(self) -> EncodedPrefix:
-        """What the engine holds before any source."""
-        return replace(self._prefix, state=self._engine.state)
-
-    def add(self, items: Iterable[str | TurnBreak]) -> None:
-        """Take words: a stream of one turn has no breaks between turns."""
-        if self._prompt is None:
-            return
-        for word in items:
-            if isinstance(word, str):
-                self._loop.add_segment(self._prompt.encode_word(word, self._n_words == 0), word)
-                self._n_words += 1
-
-    def close(self) -> None:
-        """Say that no more words will come."""
-        if self._prompt is not None:
-            self._loop.close_source(self._prompt.suffix_ids)
-
-    def steps(self) -> Steps:
-        """Those of the loop."""
-        return self._loop.steps()
-
-    def observe(self, observer: Observer) -> None:
-        """Tell a function of each word as it is written."""
-        self._loop.observe(observer)
+_COUNTS = (
+    *("_n_turns", "_n_source_words", "_n_target_words", "_n_passes", "target_speech"),
+    *("_closed", "_reason", "_began_ms", "_is_stuck"),
+)
 
 
 class TurnChain:
@@ -129,15 +53,16 @@ class TurnChain:
         history = maker.setting.options.turn.history
         self._finished_pairs: deque[tuple[str, str]] = deque(maxlen=history)
 
-        # Items that no turn has taken; then the turn under way: its words, and what ended it.
+        # Items that no turn has taken; then the turn under way, and when it read its first word.
         self._waiting: deque[str | TurnBreak] = deque()
         self._closed = False
-        self._loop: SimulLoop | None = None
-        self._words: list[str] = []
-        self._break: TurnBreak | None = None
+        self._turn: LiveTurn | None = None
+        self._began_ms: float | None = None
 
         self._joiner = Joiner()
         self._n_turns = self._n_source_words = self._n_target_words = self._n_passes = 0
+        # A limit cut the last turn before it read a word, and so it would the next one.
+        self._is_stuck = False
         self.target_speech = Fraction(0)
         self._reason: FinishReason = "end_of_turn"
 
@@ -163,7 +88,7 @@ class TurnChain:
     @property
     def next_turn(self) -> int:
         """The number of the first turn that has not begun."""
-        return self._n_turns + (self._loop is not None)
+        return self._n_turns + (self._turn is not None)
 
     def check(self, setting: Setting) -> None:
         """Pass if turns can begin under a setting, so that none breaks off later.
@@ -204,30 +129,66 @@ class TurnChain:
 
     def steps(self) -> Steps:
         """Run turn after turn to the end of the stream."""
+        if self._turn is not None:
+            yield from self._run(self._turn)
         yield from self._encode_prefix()
-        while self._reason != "max_words":
+        while self._reason != "max_words" and not self._is_stuck:
             self._drop_empty_turns()
             if self._waiting and self._words_left() == 0:
                 self._reason = "max_words"  # and not before: the source may have ended
             elif self._waiting:
-                n_before = self._n_source_words
-                yield from self._run_turn()
-                if self._n_source_words == n_before:
-                    break  # a limit cut it before it read a word, and so it would the next one
+                self._change_before(self._n_turns)
+                yield from self._encode_prefix()
+                self._turn = self._begin()
+                self._hand_over()
+                yield from self._run(self._turn)
             elif self._closed:
                 break
             else:
                 yield NEED_SOURCE
         yield self._finished()
 
+    def saved(self, first: SessionOptions) -> dict[str, Any]:
+        """All there is to save but for the engine, between two steps.
+
+        Args:
+            first: the options with which the stream began.
+        """
+        return {
+            "changed": changes_since(first, self._maker.setting.options),
+            "changes": [
+                (turn, changes_since(first, setting.options)) for turn, setting in self._changes
+            ],
+            "prefix_ids": self._prefix.token_ids,
+            "prefix": self._prefix.state,
+            "finished_pairs": [*self._finished_pairs],
+            "joiner": plain_vars(self._joiner),
+            "record": None if self._turn is None else self._turn.record,
+            "waiting": [*self._waiting],
+            **{name: getattr(self, name) for name in _COUNTS},
+        }
+
+    def restore(self, saved: Mapping[str, Any], setting_of: SettingOf) -> None:
+        """Go on from what was saved, before any step; the engine is restored later."""
+        if saved["changed"]:
+            self._maker.adopt(setting_of(saved["changed"]))
+        setting = self._maker.setting
+        self._changes.extend((turn, setting_of(changed)) for turn, changed in saved["changes"])
+        require_prefix(saved["prefix_ids"], shared_prefix_ids(setting))
+        self._prefix = replace(self._prefix, token_ids=saved["prefix_ids"], state=saved["prefix"])
+        self._finished_pairs = deque(saved["finished_pairs"], setting.options.turn.history)
+        vars(self._joiner).update(saved["joiner"])
+        for name in _COUNTS:
+            setattr(self, name, saved[name])
+        if saved["record"] is not None:
+            self._turn = self._begin()
+            self._turn.play_again(saved["record"])
+        self._waiting.extend(saved["waiting"])
+
     # One turn
 
-    def _run_turn(self) -> Steps:
-        self._change_before(self._n_turns)
-        yield from self._encode_prefix()
-        loop = self._begin()
-        self._hand_over()
-        steps, reply, began_ms = loop.steps(), None, None
+    def _run(self, turn: LiveTurn) -> Steps:
+        steps, reply = turn.steps(), None
         while True:
             step = steps.send(reply)
             if isinstance(step, Finished):
@@ -235,25 +196,25 @@ class TurnChain:
             if isinstance(step, Pass) or step == NEED_SOURCE:
                 reply = yield step
                 continue
-            if began_ms is None:
-                began_ms = step.time_ms
+            if self._began_ms is None:
+                self._began_ms = step.time_ms
             reply = None
             yield self._counted(step)
-        yield self._end_turn(loop, step, began_ms or 0.0)
+        yield self._end_turn(turn, step)
 
-    def _begin(self) -> SimulLoop:
+    def _begin(self) -> LiveTurn:
+        """The next turn, without words."""
         setting = self._maker.setting
         prompt = setting.prompt_behind(tuple(self._finished_pairs))
         prefix_ids, shared = prompt.prefix_ids, self._prefix
         n_encoded = len(shared.token_ids)
         is_shared = prefix_ids[:n_encoded] == shared.token_ids
         self._engine.state = shared.state if is_shared else self._blank
-        loop = self._loop = self._maker.begin(self._words_left())
+        loop = self._maker.begin(self._words_left())
         if self._observer is not None:
             loop.observe(self._observer)
         loop.add_segment(prefix_ids, n_encoded=n_encoded if is_shared else 0)
-        self._prompt, self._words, self._break = prompt, [], None
-        return loop
+        return LiveTurn(loop, prompt, self._maker.clock)
 
     def _words_left(self) -> int | None:
         """Words that may still be written, a part of one counting; None if there is no limit."""
@@ -262,17 +223,8 @@ class TurnChain:
 
     def _hand_over(self) -> None:
         """Give the turn under way the words that are its own, and its end."""
-        while self._waiting and self._loop is not None and self._break is None:
-            item = self._waiting.popleft()
-            if isinstance(item, TurnBreak):
-                self._break = item
-                self._loop.close_source(self._prompt.suffix_ids)
-            else:
-                # The space before a turn's first word belongs to the stream, not to the turn.
-                is_first = not self._words
-                word = item.lstrip() if is_first else item
-                self._loop.add_segment(self._prompt.encode_word(word, is_first), item)
-                self._words.append(item)
+        while self._waiting and self._turn is not None and self._turn.ending is None:
+            self._turn.add(self._waiting.popleft())
 
     def _counted(self, event: Event) -> Event:
         """An event of the turn, counted from the beginning of the stream."""
@@ -288,12 +240,12 @@ class TurnChain:
             )
         return event
 
-    def _end_turn(self, loop: SimulLoop, finished: Finished, began_ms: float) -> TurnEnd:
-        words, unread = self._words[: finished.source_words], self._words[finished.source_words :]
+    def _end_turn(self, turn: LiveTurn, finished: Finished) -> TurnEnd:
+        words, unread = turn.words[: finished.source_words], turn.words[finished.source_words :]
         ended_by: TurnReason = "limit"
-        ends = [] if self._break is None else [self._break]
-        if finished.source_finished and self._break is not None:
-            ended_by, ends = self._break.reason, []
+        ends = [] if turn.ending is None else [turn.ending]
+        if finished.source_finished and turn.ending is not None:
+            ended_by, ends = turn.ending.reason, []
         # What a limit left unread is the next turn's, so nothing is lost. Whether the source's end
         # had come when the limit cut is a matter of chunks, so that is left unread too.
         self._waiting.extendleft(reversed([*unread, *ends]))
@@ -301,8 +253,8 @@ class TurnChain:
         self._n_source_words += len(words)
         self._n_target_words += finished.target_words
         self._n_passes += finished.n_passes
-        self.target_speech += loop.state.target_speech
-        self._loop = None
+        self.target_speech += turn.target_speech
+        self._turn, self._is_stuck = None, not words
         end = TurnEnd(
             turn=self._n_turns,
             source_text="".join(words).strip(),
@@ -313,11 +265,12 @@ class TurnChain:
             delays=tuple(first_source + delay for delay in finished.delays),
             ended_by=ended_by,
             reason=finished.reason,
-            began_ms=began_ms,
+            began_ms=self._began_ms or 0.0,
             word_times_ms=finished.word_times_ms,
             time_ms=finished.total_ms,
         )
         self._n_turns += 1
+        self._began_ms = None
         self._note(end)
         return end
 
@@ -344,7 +297,7 @@ class TurnChain:
             source_words=self._n_source_words,
             target_words=self._n_target_words,
             turns=self._n_turns,
-            total_ms=self._maker.clock_ms(),
+            total_ms=self._maker.clock(),
             n_passes=self._n_passes,
             source_finished=self._closed and not self._waiting,
         )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from mlx_simul.stream.saved import plain_vars
 from mlx_simul.stream.turn import Setting
 from mlx_simul.text.segmenter import PARAGRAPH, SourceSegmenter
 from mlx_simul.text.turn_splitter import TurnBreak, TurnSplitter
 
 Item = str | TurnBreak
+
+_COUNTS = ("_in_turn", "has_words", "is_closed", "_skip_words")
+
+
+class _Rules(NamedTuple):
+    """Of a source language by name, if it is known."""
+
+    language: str | None
+    splitter: TurnSplitter
 
 
 class Feed:
@@ -24,17 +35,44 @@ class Feed:
     """
 
     def __init__(self, setting: Setting) -> None:
-        self._segmenter = SourceSegmenter(setting.options.turn.split, paragraphs=setting.has_turns)
-        self._splitter = _splitter(setting) if setting.has_turns else None
-        self._next_splitter: TurnSplitter | None = None
+        self._turn_options = setting.options.turn
+        self._segmenter = SourceSegmenter(self._turn_options.split, paragraphs=setting.has_turns)
+        # The rules by which turns are cut, and those from the next turn on.
+        self._rules = self._rules_of(setting.source_language) if setting.has_turns else None
+        self._next_rules: _Rules | None = None
         self._in_turn = False
         self.has_words = self.is_closed = False
         self.n_words = self._skip_words = 0
 
     def change(self, setting: Setting) -> None:
         """Cut turns by the rules of another source language, from the next turn on."""
-        self._next_splitter = _splitter(setting)
+        self._next_rules = self._rules_of(setting.source_language)
         self._change_between_turns()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All there is to save, half a word among it; assigning it restores it.
+
+        It holds no functions, so a feed that takes it was made with the same.
+        """
+        return {
+            "segmenter": plain_vars(self._segmenter),
+            "rules": self._rules and (self._rules.language, plain_vars(self._rules.splitter)),
+            "next_rules": self._next_rules and (self._next_rules.language,),
+            **{name: getattr(self, name) for name in _COUNTS},
+        }
+
+    @state.setter
+    def state(self, value: Mapping[str, Any]) -> None:
+        vars(self._segmenter).update(value["segmenter"])
+        if value["rules"] is not None:
+            language, splitter = value["rules"]
+            self._rules = self._rules_of(language)
+            vars(self._rules.splitter).update(splitter)
+        if value["next_rules"] is not None:
+            self._next_rules = self._rules_of(*value["next_rules"])
+        for name in _COUNTS:
+            setattr(self, name, value[name])
 
     def skip(self, n_words: int) -> None:
         """Leave out the first words that come, and the breaks between them."""
@@ -47,21 +85,21 @@ class Feed:
     def end_turn(self) -> list[Item]:
         """The word that has half arrived, and the end of the turn, if one has begun."""
         items = self._items(self._segmenter.flush())
-        return items + self._cut([] if self._splitter is None else self._splitter.end_turn())
+        return items + self._cut([] if self._rules is None else self._rules.splitter.end_turn())
 
     def close(self) -> list[Item]:
         """What is left, and the end of the last turn."""
         self.is_closed = True
         items = self._items(self._segmenter.finish())
-        return items + self._cut([] if self._splitter is None else self._splitter.finish())
+        return items + self._cut([] if self._rules is None else self._rules.splitter.finish())
 
     def _items(self, words: Sequence[str]) -> list[Item]:
         self.has_words = self.has_words or bool(words)
-        if self._splitter is None:
+        if self._rules is None:
             return list(words)
         items: list[Item] = []
         for word in words:
-            cut: Sequence[Item] = self._splitter.add(word)
+            cut: Sequence[Item] = self._rules.splitter.add(word)
             if word == PARAGRAPH and not cut:
                 # The turn has ended already; the paragraph ends only now.
                 cut = [TurnBreak("blank_line")]
@@ -75,8 +113,8 @@ class Feed:
         return self._kept(items)
 
     def _change_between_turns(self) -> None:
-        if self._next_splitter is not None and not self._in_turn:
-            self._splitter, self._next_splitter = self._next_splitter, None
+        if self._next_rules is not None and not self._in_turn:
+            self._rules, self._next_rules = self._next_rules, None
 
     def _kept(self, items: Sequence[Item]) -> list[Item]:
         self.n_words += sum(isinstance(item, str) for item in items)
@@ -86,9 +124,9 @@ class Feed:
             self._skip_words -= isinstance(item, str)
         return []
 
-
-def _splitter(setting: Setting) -> TurnSplitter:
-    turn = setting.options.turn
-    return TurnSplitter(
-        setting.source_language, max_turn_words=turn.max_turn_words, splitter=turn.splitter
-    )
+    def _rules_of(self, language: str | None) -> _Rules:
+        turn = self._turn_options
+        splitter = TurnSplitter(
+            language, max_turn_words=turn.max_turn_words, splitter=turn.splitter
+        )
+        return _Rules(language, splitter)

@@ -1,9 +1,9 @@
-"""Options as a journal writes them: in its first line, and when they change."""
+"""Options as a file of a stream holds them: what it belongs to, and what has changed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
@@ -18,7 +18,9 @@ def identity_of(options: SessionOptions) -> dict[str, Any]:
     try:
         spelled = spec_of(policy)
     except InvalidOptionError:
-        spelled = repr(policy)
+        # An address in memory would tell every process apart.
+        is_shown = type(policy).__repr__ is not object.__repr__
+        spelled = repr(policy) if is_shown else f"a {type(policy).__qualname__}"
     table = as_table(SessionOptions.of(options, policy=spelled, draft=None))
     # A day, or where the target starts, may be an object.
     plain = json.loads(json.dumps(table, default=repr))
@@ -31,6 +33,33 @@ def identity_of(options: SessionOptions) -> dict[str, Any]:
         if value
     }
     return plain | pairs
+
+
+def difference(
+    held: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> tuple[str, object, object] | None:
+    """The first entry in which two identities differ, by its name; None if they are the same.
+
+    Args:
+        held: plain values, as a file has them.
+        wanted: the same of the stream that is to use the file.
+    """
+    flat_held, flat_wanted = _flat(held), _flat(json.loads(json.dumps(wanted)))
+    for name in sorted(flat_held.keys() | flat_wanted.keys()):
+        if flat_held.get(name) != flat_wanted.get(name):
+            return name, flat_held.get(name), flat_wanted.get(name)
+    return None
+
+
+def changes_since(first: SessionOptions, options: SessionOptions) -> dict[str, Any]:
+    """Options that are not what they were, as :func:`changed_options` gives them.
+
+    Raises:
+        InvalidOptionError: if the policy is among them and has no name.
+    """
+    before, now = first.flat(), options.flat()
+    # The day is not an option that changes, but what it stands for may have been filled in.
+    return changed_options(options, [n for n in now if n != "date" and now[n] != before[n]])
 
 
 def changed_options(options: SessionOptions, names: Iterable[str]) -> dict[str, Any]:
@@ -49,3 +78,13 @@ def changed_options(options: SessionOptions, names: Iterable[str]) -> dict[str, 
     if values.get("glossary"):
         values["glossary"] = dict(values["glossary"])
     return values
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping) and name != "glossary":
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from mlx_simul.errors import JournalError, SimulWarning
 from mlx_simul.events import TurnEnd
 from mlx_simul.machine.files import expanded, replacing_file
+from mlx_simul.stream.identity import difference
 
 FORMAT = 1
 MAX_LINE_BYTES = 64 * 2**20
@@ -182,14 +183,12 @@ class Journal:
             date = Date.fromisoformat(first.pop("date"))
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(self.path, 1, error) from error
-        held, wanted = _flat(first), _flat(json.loads(json.dumps(identity)))
-        for name in sorted(held.keys() | wanted.keys()):
-            if held.get(name) != wanted.get(name):
-                raise JournalError(
-                    f"the journal {self.path} belongs to a stream with {name}={held.get(name)!r}, "
-                    f"and this one has {name}={wanted.get(name)!r}; give the same, or name another "
-                    "file."
-                )
+        if (found := difference(first, identity)) is not None:
+            name, held, wanted = found
+            raise JournalError(
+                f"the journal {self.path} belongs to a stream with {name}={held!r}, and this one "
+                f"has {name}={wanted!r}; give the same, or name another file."
+            )
         return date
 
 
@@ -305,13 +304,3 @@ def _turn_end(record: Mapping[str, Any]) -> TurnEnd:
         name: tuple(value) for name, value in values.items() if isinstance(value, list)
     }
     return TurnEnd(**(values | lists))
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        if isinstance(value, Mapping) and name != "glossary":
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -30,6 +30,7 @@ from mlx_simul.options import (
     TurnOptions,
 )
 from mlx_simul.policies import Policy, as_policy
+from mlx_simul.stream.live_turn import Clock
 from mlx_simul.text import frames
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 from mlx_simul.text.detokenizer import StableDetokenizer
@@ -186,7 +187,7 @@ class TurnMaker:
         tokenizer: of the model.
         setting: what all turns have in common at first.
         make_engine: makes what runs the passes, of the options that concern it.
-        clock_ms: milliseconds since the session began.
+        clock: of the stream.
 
     Raises:
         InvalidOptionError: for an option that the model or its architecture does not take.
@@ -198,10 +199,10 @@ class TurnMaker:
         tokenizer: Any,
         setting: Setting,
         make_engine: Callable[..., Engine],
-        clock_ms: Callable[[], float],
+        clock: Clock,
     ) -> None:
         decoding, placement = setting.options.decoding, setting.options.placement
-        self._tokenizer, self.clock_ms = tokenizer, clock_ms
+        self._tokenizer, self.clock = tokenizer, clock
         self._sampler = _sampler_of(decoding)
         self.engine = make_engine(
             model,
@@ -257,7 +258,7 @@ class TurnMaker:
             limits,
         )
         settings: dict[str, Any] = {
-            "clock_ms": self.clock_ms,
+            "clock_ms": self.clock,
             "read_ahead_tokens": self.engine.read_ahead_tokens,
             "num_draft_tokens": decoding.num_draft_tokens,
             "drafter": make_drafter(
