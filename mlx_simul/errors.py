@@ -11,6 +11,7 @@ The tree of classes::
     ├── PromptError (ValueError)    a template that cannot carry the source
     ├── InvalidOptionError (ValueError)     an option outside its range
     ├── JournalError                a journal that cannot be written, or belongs to another stream
+    ├── SavedSessionError           a saved session that is damaged, or belongs to another stream
     ├── SessionClosedError (RuntimeError)   fed after it was finished
     ├── SessionFailedError (RuntimeError)   one of many broke off
     └── CacheStateError (RuntimeError)      a cache used out of turn
@@ -71,6 +72,10 @@ class SessionFailedError(SimulError, RuntimeError):
 
 class JournalError(SimulError):
     """A stream's journal cannot be written, is damaged, or belongs to another stream."""
+
+
+class SavedSessionError(SimulError):
+    """A saved session cannot be written, is damaged, or belongs to another stream."""
 
 
 class CacheStateError(SimulError, RuntimeError):

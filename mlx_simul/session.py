@@ -29,7 +29,7 @@ from mlx_simul.stream.feed import Feed
 from mlx_simul.stream.identity import changed_options, changes_since, identity_of
 from mlx_simul.stream.journal import Journal, fingerprint, read_turns
 from mlx_simul.stream.live_turn import Clock
-from mlx_simul.stream.saved import SavedSession, engine_state, restore_engine, write_saved
+from mlx_simul.stream.saved import SavedSession, write_saved
 from mlx_simul.stream.turn import Setting, TurnMaker, make_setting
 from mlx_simul.stream.turns import OneTurn, Turns
 from mlx_simul.text.prompts import TokenizedSource
@@ -355,7 +355,7 @@ class SimulSession:
             "finished": self._is_finished,
             "time_ms": self._clock(),
             # A session that has finished in a batch has no engine any more.
-            "engine": None if self._is_finished else engine_state(self._engine),
+            "engine": None if self._is_finished else self._engine.exact_state,
             "random_key": [*random_state] if self._samples else None,
         }
         date = None if self._date is None else self._date.isoformat()
@@ -542,7 +542,7 @@ class SimulSession:
         self._is_finished = saved["finished"]
         # Last, for all that is above begins with what stands before the source.
         if saved["engine"] is not None:
-            restore_engine(self._engine, saved["engine"])
+            self._engine.exact_state = saved["engine"]
         if saved["random_key"] is not None:
             [(high, low)] = (key.tolist() for key in saved["random_key"])
             mx.random.seed(high << 32 | low)

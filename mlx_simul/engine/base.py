@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypeAlias, TypeVar
 
@@ -92,6 +92,23 @@ class Engine(ABC):
     @state.setter
     @abstractmethod
     def state(self, value: Any) -> None: ...
+
+    @property
+    def exact_state(self) -> dict[str, Any]:
+        """A state, and what it leaves out, since other streams that begin with it must not have it.
+
+        Assigning it restores this stream to the last bit.
+        """
+        return {"state": self.state}
+
+    @exact_state.setter
+    def exact_state(self, value: Mapping[str, Any]) -> None:
+        self.state = value["state"]
+
+    @property
+    def state_kinds(self) -> tuple[type, ...]:
+        """The classes of what a state holds, beside arrays and plain values."""
+        return ()
 
     @property
     def read_ahead_tokens(self) -> int:

@@ -6,7 +6,7 @@ Shape legend: B batch, L new tokens, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -282,6 +282,24 @@ class StreamingEngine(Engine):
         # What is not computed yet could only be computed on this thread.
         mx.eval(layers)
         return StreamState(*counts, self._start if self._n_target else None, layers)
+
+    @property
+    def exact_state(self) -> dict[str, Any]:
+        """A state, what rounding took from the target's keys, and φ.
+
+        Without a target φ is not part of a state, but a target that comes back starts there.
+        """
+        return {"state": self.state, "start": self._start, "lost": self._lost}
+
+    @exact_state.setter
+    def exact_state(self, value: Mapping[str, Any]) -> None:
+        self.state = value["state"]
+        self._start, self._lost = value["start"], value["lost"]
+
+    @property
+    def state_kinds(self) -> tuple[type, ...]:
+        """The class of a state."""
+        return (StreamState,)
 
     @state.setter
     def state(self, value: StreamState) -> None:

@@ -100,6 +100,11 @@ class InterleavedEngine(RowEngine):
             self.read(source_ids)
 
     @property
+    def state_kinds(self) -> tuple[type, ...]:
+        """The classes of what a state holds."""
+        return (InterleavedState, *super().state_kinds)
+
+    @property
     def state(self) -> InterleavedState:
         """The tape, the counts, and what is held back."""
         return InterleavedState(

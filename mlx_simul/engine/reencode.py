@@ -85,6 +85,11 @@ class ReencodeEngine(RowEngine):
         del self._target[kept:]
 
     @property
+    def state_kinds(self) -> tuple[type, ...]:
+        """The classes of what a state holds."""
+        return (ReencodeState, *super().state_kinds)
+
+    @property
     def state(self) -> ReencodeState:
         """The tape, how much of it is source, and the target."""
         return ReencodeState(self._tape.state, self._n_source, tuple(self._target))

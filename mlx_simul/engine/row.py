@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
-from mlx_simul.engine.tape import Tape
+from mlx_simul.engine.tape import Mark, Tape, TapeState
 from mlx_simul.policies.base import Head
 
 
@@ -31,6 +31,21 @@ class RowEngine(Engine):
     def n_passes(self) -> int:
         """How often the model has run."""
         return self._tape.n_passes
+
+    @property
+    def exact_state(self) -> dict[str, Any]:
+        """A state, and where the tape can be wound back to without running the model."""
+        return {"state": self.state, "recent": self._tape.recent}
+
+    @exact_state.setter
+    def exact_state(self, value: Mapping[str, Any]) -> None:
+        self.state = value["state"]
+        self._tape.recent = value["recent"]
+
+    @property
+    def state_kinds(self) -> tuple[type, ...]:
+        """The classes of the tape's marks, and of the model's own caches."""
+        return (TapeState, Mark, *self._tape.cache_kinds)
 
     @property
     def takes_drafts(self) -> bool:

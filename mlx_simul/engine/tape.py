@@ -41,6 +41,9 @@ class Tape:
 
     Args:
         model: an mlx-lm model.
+
+    Attributes:
+        recent: where it stood before the last pass.
     """
 
     def __init__(self, model: Any) -> None:
@@ -53,13 +56,21 @@ class Tape:
         """Whether forgetting costs nothing: the caches are plain ones, which can be cut short."""
         return all(map(_is_plain, self._caches))
 
+    @property
+    def cache_kinds(self) -> tuple[type, ...]:
+        """The classes of the caches, and of those that caches hold."""
+        caches = list(self._caches)
+        for cache in caches:  # which grows meanwhile
+            caches.extend(getattr(cache, "caches", ()))
+        return tuple(map(type, caches))
+
     def feed(self, token_ids: Sequence[int]) -> mx.array:
         """Feed tokens behind those there are.
 
         Returns:
             (1, L, V) logits.
         """
-        self._recent = self._mark()
+        self.recent = self._mark()
         self.tokens += token_ids
         self.n_passes += 1
         return self.model(mx.array([list(token_ids)], mx.int32), cache=self._caches)
@@ -82,7 +93,7 @@ class Tape:
         if self.can_drop:
             self._return_to(Mark(len(kept), _kept(self._caches)))
             return
-        marks = (self._recent, self._anchor)
+        marks = (self.recent, self._anchor)
         mark = next((mark for mark in marks if mark.n_tokens <= len(kept)), None)
         if mark is None:
             self._start_anew()
@@ -105,12 +116,12 @@ class Tape:
                 "their caches are of other kinds; it was saved from another model."
             )
         self.tokens, self._caches = list(value.tokens), deepcopy(list(value.caches))
-        self._anchor, self._recent = value.anchor, self._mark()
+        self._anchor, self.recent = value.anchor, self._mark()
 
     def _start_anew(self) -> None:
         self._caches: list[Any] = [_unwindowed(c) for c in make_prompt_cache(self.model)]
         self.tokens: list[int] = []
-        self._anchor = self._recent = self._mark()
+        self._anchor = self.recent = self._mark()
 
     def _mark(self) -> Mark:
         return Mark(len(self.tokens), _kept(self._caches))
@@ -119,7 +130,7 @@ class Tape:
         n_dropped = len(self.tokens) - mark.n_tokens
         self._caches = _restored(self._caches, mark.caches, n_dropped)
         del self.tokens[mark.n_tokens :]
-        self._recent = mark
+        self.recent = mark
         if self._anchor.n_tokens > mark.n_tokens:
             self._anchor = mark
 

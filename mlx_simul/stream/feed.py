@@ -12,7 +12,7 @@ from mlx_simul.text.turn_splitter import TurnBreak, TurnSplitter
 
 Item = str | TurnBreak
 
-_COUNTS = ("_in_turn", "has_words", "is_closed", "_skip_words")
+_COUNTS = ("_in_turn", "has_words", "is_closed", "n_words", "_skip_words")
 
 
 class _Rules(NamedTuple):

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import TypeAlias
 
+from mlx_simul.errors import SavedSessionError
 from mlx_simul.loop.loop import SimulLoop, Step, Steps
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.policies import ProposedWord
-from mlx_simul.stream.saved import SavedSessionError
 from mlx_simul.text.prompts import StreamingDataPreparator
 from mlx_simul.text.turn_splitter import TurnBreak
 

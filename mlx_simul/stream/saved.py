@@ -11,19 +11,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import is_dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import mlx.core as mx
 
-from mlx_simul.engine import Engine, StreamingEngine
-from mlx_simul.engine.group import StreamState
-from mlx_simul.engine.interleaved import InterleavedState
-from mlx_simul.engine.reencode import ReencodeState
-from mlx_simul.engine.row import RowEngine
-from mlx_simul.engine.tape import Mark, TapeState
-from mlx_simul.errors import SimulError
+from mlx_simul.engine import Engine
+from mlx_simul.errors import SavedSessionError
 from mlx_simul.loop.requests import Evidence, Pass, Reply, Wanted
 from mlx_simul.machine.files import expanded, replacing_file
 from mlx_simul.stream.identity import difference
@@ -33,16 +29,8 @@ FORMAT = "1"
 MAX_HEADER_BYTES = 64 * 2**20
 MAX_FILE_BYTES = 64 * 2**30
 
-_KINDS = (
-    *(Pass, Reply, Wanted, Evidence, TurnBreak),
-    *(StreamState, ReencodeState, InterleavedState, TapeState, Mark),
-)
-_NAMES = {kind.__name__ for kind in _KINDS}
+_KINDS = (Pass, Reply, Wanted, Evidence, TurnBreak)
 Kinds: TypeAlias = Mapping[str, type]
-
-
-class SavedSessionError(SimulError):
-    """A saved session cannot be written, is damaged, or belongs to another stream."""
 
 
 class SavedSession:
@@ -157,29 +145,6 @@ def write_saved(
         os.fsync(file.fileno())
 
 
-# Engines
-
-
-def engine_state(engine: Engine) -> dict[str, Any]:
-    """All that an engine holds, to the last bit."""
-    held: dict[str, Any] = {"state": engine.state}
-    if isinstance(engine, StreamingEngine):
-        # Without a target φ is not part of a state, but a target that comes back starts there.
-        held |= {"start": engine.start, "lost": engine._lost}
-    elif isinstance(engine, RowEngine):
-        held["recent"] = engine._tape._recent
-    return held
-
-
-def restore_engine(engine: Engine, saved: Mapping[str, Any]) -> None:
-    """Hold what :func:`engine_state` gave."""
-    engine.state = saved["state"]
-    if isinstance(engine, StreamingEngine):
-        engine._start, engine._lost = saved["start"], saved["lost"]
-    elif isinstance(engine, RowEngine):
-        engine._tape._recent = saved["recent"]
-
-
 # Values
 
 
@@ -190,10 +155,7 @@ def plain_vars(thing: object) -> dict[str, Any]:
 
 def _kinds(engine: Engine) -> Kinds:
     """What may be in a file: a class that is not here is never made."""
-    caches = [*engine._tape._caches] if isinstance(engine, RowEngine) else []
-    for cache in caches:
-        caches.extend(getattr(cache, "caches", ()))  # a cache may be a list of caches
-    return {kind.__name__: kind for kind in (*_KINDS, *map(type, caches))}
+    return {kind.__name__: kind for kind in (*_KINDS, *engine.state_kinds)}
 
 
 def _encoded(value: Any, arrays: dict[str, mx.array], kinds: Kinds) -> Any:
@@ -236,7 +198,8 @@ def _decoded(value: Any, arrays: Mapping[str, mx.array], kinds: Kinds) -> Any:
     if name == "dict":
         return made
     kind: Any = kinds[name]
-    if name in _NAMES:
+    has_fields = is_dataclass(kind)
+    if has_fields:
         return kind(**made)
     cache = kind.__new__(kind)
     vars(cache).update(made)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 from mlx_simul.engine.prefix import EncodedPrefix
+from mlx_simul.errors import SavedSessionError
 from mlx_simul.loop.loop import Steps
 from mlx_simul.options import SessionOptions
 from mlx_simul.stream.live_turn import LiveTurn, Observer
-from mlx_simul.stream.saved import SavedSessionError
 from mlx_simul.stream.turn import Setting, TurnMaker
 from mlx_simul.text.prompts import TokenizedSource
 from mlx_simul.text.turn_splitter import TurnBreak

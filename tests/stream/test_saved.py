@@ -23,9 +23,8 @@ import mlx_simul
 from mlx_simul import Action, Finished, Policy, SimulSession, TurnEnd
 from mlx_simul.cache.positions import FollowStart
 from mlx_simul.engine import StreamingEngine
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, SavedSessionError
 from mlx_simul.loop.requests import Pass, Reply
-from mlx_simul.stream.saved import SavedSessionError
 
 TALK = (
     'Good morning, how are "you" today? I would like a ticket to Paris.\n\nThank you. See you '
