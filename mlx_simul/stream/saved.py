@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import is_dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -198,8 +197,7 @@ def _decoded(value: Any, arrays: Mapping[str, mx.array], kinds: Kinds) -> Any:
     if name == "dict":
         return made
     kind: Any = kinds[name]
-    has_fields = is_dataclass(kind)
-    if has_fields:
+    if hasattr(kind, "__dataclass_fields__"):
         return kind(**made)
     cache = kind.__new__(kind)
     vars(cache).update(made)
