@@ -387,6 +387,7 @@ class SimulSession:
     def _resume(self, journal: Journal) -> Resumed:
         """Feed what a journal holds, and skip the turns that it holds too."""
         chain, n_turns, n_chars, time_ms = self._chain("journal="), 0, 0, 0.0
+        n_words_done = 0
         turn_ends: list[int] = []
         if journal.date != self._date:
             # A stream keeps the day on which it began.
@@ -395,8 +396,8 @@ class SimulSession:
                 make_setting(self._model, self._tokenizer, self._options, date=self._date), 0
             )
         for end in read_turns(journal.path):
-            time_ms = end.time_ms
-            self._feed.skip(end.source_span_words[1])
+            time_ms, n_words_done = end.time_ms, end.source_span_words[1]
+        self._feed.skip(n_words_done)
         # Times go on too, so that subtitles stay in order. The time between two lives is left out.
         self._began_s -= time_ms / 1000
         for entry in journal.entries():
@@ -417,7 +418,7 @@ class SimulSession:
             else:
                 n_chars += len(entry.text)
                 self._push(entry.text)
-        return Resumed(n_turns, n_chars, tuple(turn_ends), self._feed.is_closed)
+        return Resumed(n_turns, n_chars, tuple(turn_ends), self._feed.is_closed, n_words_done)
 
     def _chain(self, what: str) -> TurnChain:
         """The turns, for what only a stream with turns has."""
@@ -451,9 +452,11 @@ class Resumed:
         source_chars: characters of source that had arrived; feed what comes behind them.
         turn_ends: for each :meth:`SimulSession.end_turn`, the source words that had arrived.
         source_closed: the source had ended.
+        source_words_done: in the turns that had ended.
     """
 
-    turns: int
-    source_chars: int
-    turn_ends: tuple[int, ...]
-    source_closed: bool
+    turns: int = 0
+    source_chars: int = 0
+    turn_ends: tuple[int, ...] = ()
+    source_closed: bool = False
+    source_words_done: int = 0

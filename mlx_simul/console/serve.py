@@ -123,6 +123,7 @@ def _serve(options: ServingOptions, loaders: Mapping[str, Loader]) -> None:
     import uvicorn
 
     from mlx_simul.serving.app import make_app
+    from mlx_simul.serving.deadlines import PunctualHttp, PunctualWebSocket
     from mlx_simul.serving.keys import Keys, read_keys
     from mlx_simul.serving.streams import Streams
 
@@ -142,11 +143,11 @@ def _serve(options: ServingOptions, loaders: Mapping[str, Loader]) -> None:
             make_app(streams, Keys(owners)),
             log_config=None,
             access_log=False,
-            ws="websockets-sansio",
+            ws=PunctualWebSocket,
             ws_max_size=capacity.max_message_bytes,
             ws_per_message_deflate=False,  # a small frame could become a very large message
             h11_max_incomplete_event_size=32_768,
-            http="h11",
+            http=PunctualHttp,
             timeout_graceful_shutdown=5,
             server_header=False,
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -19,6 +21,7 @@ from starlette.websockets import WebSocket
 
 from mlx_simul.serving.http import Http
 from mlx_simul.serving.keys import Keys
+from mlx_simul.serving.messages import ProtocolError
 from mlx_simul.serving.metrics import Metrics
 from mlx_simul.serving.options import LOOPBACK
 from mlx_simul.serving.streams import Streams
@@ -65,10 +68,10 @@ def make_app(streams: Streams, keys: Keys) -> Starlette:
     async def captions(request: Request) -> Response:
         return FileResponse(PAGE / "captions.html")
 
-    async def not_found(request: Request, error: Exception) -> Response:
-        message = f"there is nothing at {request.url.path!r}."
-        body = {"type": "invalid_request_error", "code": "not_found", "message": message}
-        return JSONResponse({"error": body}, 404)
+    async def refused(request: Request, error: Exception) -> Response:
+        code = HTTPStatus(getattr(error, "status_code", 500))
+        message = f"{request.method} {request.url.path!r}: {code.phrase}."
+        return JSONResponse({"error": ProtocolError(code.name.lower(), message).body()}, code)
 
     # The port is not looked at. Any name would let a page of another site, whose name leads here,
     # pass for our own.
@@ -91,7 +94,7 @@ def make_app(streams: Streams, keys: Keys) -> Starlette:
             ),
             Middleware(_SafeHeaders),
         ],
-        exception_handlers={404: not_found},
+        exception_handlers={HTTPException: refused},
         lifespan=lifespan,
     )
 

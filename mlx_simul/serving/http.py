@@ -112,7 +112,7 @@ class Http:
     @_answering
     async def look(self, request: Request) -> Response:
         """How a stream stands."""
-        stream = self.streams.find(request.path_params["name"])
+        stream = await self.streams.find(request.path_params["name"])
         return JSONResponse(
             {
                 "session": dict(stream.protocol.session),
@@ -162,25 +162,23 @@ class Http:
         if request.query_params.get("now") == "1":
             self.streams.drop(stream)
         else:
-            self._obey(stream, stream.protocol.close())
+            self.streams.obey(stream, stream.protocol.close())
         return JSONResponse({}, 202)
 
     @_answering
     async def events(self, request: Request) -> Response:
         """All messages from one on, as they come; whoever knows the stream's name may listen."""
-        stream = self.streams.find(request.path_params["name"])
+        stream = await self.streams.find(request.path_params["name"])
         after = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
         if not (after.isascii() and after.isdecimal() and len(after) < 16):
             raise ProtocolError("invalid_value", f"after is a number, got {after[:40]!r}.", "after")
         connection = self.streams.connect(stream, int(after), speaks=False)
-        return EventSourceResponse(
-            self._heard(connection), ping=15, send_timeout=30, headers={"Cache-Control": "no-store"}
-        )
+        return _Events(self.streams, connection)
 
     @_answering
     async def transcript(self, request: Request) -> Response:
         """What has been said so far, in turns that have ended."""
-        stream = self.streams.find(request.path_params["name"])
+        stream = await self.streams.find(request.path_params["name"])
         kind, side = request.path_params["kind"], request.query_params.get("side", "target")
         if side not in _SIDES:
             raise ProtocolError("invalid_value", f"side is one of {', '.join(_SIDES)}.", "side")
@@ -259,7 +257,7 @@ class Http:
         owner = self._keys.owner(key)
         if owner is not None and (self._keys.needed or key is None):
             return await self.streams.resume(owner, name)
-        stream = self.streams.find(name)
+        stream = await self.streams.find(name)
         if not stream.knows(key):
             raise ProtocolError("invalid_api_key", "this is not the secret of this session.")
         return stream
@@ -276,17 +274,29 @@ class Http:
                 )
         return data
 
-    async def _heard(self, connection: Connection) -> AsyncIterator[ServerSentEvent]:
+
+class _Events(EventSourceResponse):
+    """All messages that a connection hears; with the response the connection ends."""
+
+    def __init__(self, streams: Streams, connection: Connection) -> None:
+        super().__init__(self._heard(), ping=15, send_timeout=30)
+        self._streams, self._connection = streams, connection
+
+    async def __call__(self, *asgi: Any) -> None:
         try:
-            first = created_message(connection.stream)
-            yield ServerSentEvent(json.dumps(first, ensure_ascii=False))
-            while messages := await connection.next():
+            await super().__call__(*asgi)
+        finally:
+            self._streams.disconnect(self._connection)
+
+    async def _heard(self) -> AsyncIterator[ServerSentEvent]:
+        first = created_message(self._connection.stream)
+        yield ServerSentEvent(json.dumps(first, ensure_ascii=False))
+        try:
+            while messages := await self._connection.next():
                 for seq, data in messages:
                     yield ServerSentEvent(data.decode(), id=None if seq is None else str(seq))
         except TooLate:
             return  # it comes again with Last-Event-ID, and is told
-        finally:
-            self.streams.disconnect(connection)
 
 
 def _opening(data: bytes) -> tuple[Any, str | None]:
