@@ -1,4 +1,4 @@
-"""What the tests of the server share: a tiny model that is served, and what a stream writes alone."""
+"""What the tests of the server share: a tiny model that is served, and what it writes alone."""
 
 import queue
 
