@@ -361,7 +361,7 @@ def test_messages_are_kept_up_to_a_limit(streams, run):
     limit(streams, keep_bytes=600, max_backlog_bytes=500)
 
     async def scene():
-        stream, speaker = await opened(streams)
+        stream, _ = await opened(streams)
         tell(streams, stream, APPEND, text=TALK)
         tell(streams, stream, CLOSE)
         await stream_closed(stream)
