@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 from mlx_simul.errors import InvalidOptionError
@@ -96,13 +95,6 @@ class ServingLimits:
                 f"keep_bytes={self.keep_bytes} must be at least "
                 f"max_backlog_bytes={self.max_backlog_bytes}: a reader may be so far behind."
             )
-
-    @property
-    def memory_bytes(self) -> int:
-        """What MLX's arrays may take."""
-        if self.memory_mb is not None:
-            return self.memory_mb * 2**20
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 import time
 from collections import deque
@@ -32,7 +33,7 @@ from mlx_simul.serving.commands import (
     Refused,
 )
 from mlx_simul.serving.messages import ProtocolError, Settings
-from mlx_simul.serving.options import ServingOptions
+from mlx_simul.serving.options import ServingLimits, ServingOptions
 from mlx_simul.serving.outbox import Outbox, TooLate, header_of
 from mlx_simul.serving.protocol import (
     Heard,
@@ -222,7 +223,7 @@ class Streams:
     def __init__(self, loaders: Mapping[str, Loader], options: ServingOptions) -> None:
         self.options, self.models = options, list(loaders)
         capacity = options.capacity
-        self.worker = Worker(loaders, self._deliver, capacity.memory_bytes)
+        self.worker = Worker(loaders, self._deliver, memory_limit_bytes(capacity))
         self._limits = StreamLimits(
             capacity.max_waiting_chars, capacity.max_words_per_s, capacity.max_prompt_chars
         )
@@ -619,6 +620,13 @@ class Streams:
 def _unknown() -> ProtocolError:
     message = "there is no such session: it has never been, or has ended some time ago."
     return ProtocolError("unknown_session", message, "session")
+
+
+def memory_limit_bytes(capacity: ServingLimits) -> int:
+    """What MLX's arrays may take: as the options say, or half of the machine's memory."""
+    if capacity.memory_mb is not None:
+        return capacity.memory_mb * 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _hash(secret: str) -> str:

@@ -20,7 +20,7 @@ from mlx_simul.serving.messages import ProtocolError, Settings
 from mlx_simul.serving.options import RecordOptions, ServingOptions
 from mlx_simul.serving.outbox import Outbox
 from mlx_simul.serving.protocol import StreamLimits
-from mlx_simul.serving.streams import Streams
+from mlx_simul.serving.streams import Streams, memory_limit_bytes
 from mlx_simul.stream.journal import read_entries
 
 APPEND, COMMIT, CLOSE = (
@@ -672,6 +672,6 @@ def test_limits_of_a_stream_come_from_the_options(streams):
     assert streams._limits == StreamLimits(
         capacity.max_waiting_chars, capacity.max_words_per_s, capacity.max_prompt_chars
     )
-    assert capacity.memory_bytes > 2**20
-    assert replace(capacity, memory_mb=5).memory_bytes == 5 * 2**20
-    assert streams.worker._memory_limit_bytes == capacity.memory_bytes
+    assert memory_limit_bytes(capacity) > 2**20
+    assert memory_limit_bytes(replace(capacity, memory_mb=5)) == 5 * 2**20
+    assert streams.worker._memory_limit_bytes == memory_limit_bytes(capacity)
