@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -19,11 +20,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from mlx_simul.serving.deadlines import PunctualHttp, PunctualWebSocket
 from mlx_simul.serving.http import Http
 from mlx_simul.serving.keys import Keys
 from mlx_simul.serving.messages import ProtocolError
 from mlx_simul.serving.metrics import Metrics
-from mlx_simul.serving.options import LOOPBACK
+from mlx_simul.serving.options import LOOPBACK, ServingLimits
 from mlx_simul.serving.streams import Streams
 from mlx_simul.serving.websocket import serve_websocket
 
@@ -96,6 +98,27 @@ def make_app(streams: Streams, keys: Keys) -> Starlette:
         ],
         exception_handlers={HTTPException: refused},
         lifespan=lifespan,
+    )
+
+
+def server_config(app: ASGIApp, capacity: ServingLimits) -> uvicorn.Config:
+    """How uvicorn is to serve the application.
+
+    Args:
+        app: from :func:`make_app`.
+        capacity: what it takes on.
+    """
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        http=PunctualHttp,
+        ws=PunctualWebSocket,
+        ws_max_size=capacity.max_message_bytes,
+        ws_per_message_deflate=False,  # a small frame could become a very large message
+        h11_max_incomplete_event_size=32_768,
+        timeout_graceful_shutdown=5,
+        server_header=False,
     )
 
 
