@@ -72,7 +72,7 @@ def make_app(streams: Streams, keys: Keys) -> Starlette:
 
     async def refused(request: Request, error: Exception) -> Response:
         code = HTTPStatus(getattr(error, "status_code", 500))
-        message = f"{request.method} {request.url.path!r}: {code.phrase}."
+        message = f"{request.method} {request.url.path[:200]!r}: {code.phrase}."
         return JSONResponse({"error": ProtocolError(code.name.lower(), message).body()}, code)
 
     # The port is not looked at. Any name would let a page of another site, whose name leads here,

@@ -28,6 +28,7 @@ class Server:
         self.streams.worker.start()
         self.config = server_config(make_app(self.streams, self.keys), options.capacity)
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # of its connections
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._uvicorn = uvicorn.Server(self.config)

@@ -1,15 +1,13 @@
 """The server over real sockets: what a client sends and gets, by WebSocket and by HTTP."""
 
 import json
-import threading
+import socket
 
 import pytest
-from live_server import events, numbered, target, until
+from live_server import Server, events, numbered, target, until
 from prometheus_client.parser import text_string_to_metric_families
-from served import SENTENCES, TALK, Gate
+from served import SENTENCES, TALK
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-
-from mlx_simul.serving import http
 
 
 def seqs(messages):
@@ -122,24 +120,22 @@ def test_a_message_that_is_too_large_closes_the_socket_and_not_the_stream(server
 
 
 def test_a_reader_that_takes_nothing_is_told_and_may_resume(server):
-    with server.speak() as talk:
-        talk.append(SENTENCES[0])
-        talk.until("session.turn.done")
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.connect(("127.0.0.1", server.port))
+    with server.speak(sock=slow, max_queue=1) as talk:
         stream = server.streams._streams[talk.name]
-
-        def fall_behind():
-            stream.speaker.seq = 0
-            server.streams.sweep(stream, 0)
-
-        with server.limited(max_backlog_bytes=200):
-            server.run(fall_behind)
-            talk.to_the_end()
-        assert talk.code == 4008
-    with server.speak(f"session={talk.name}&after={seqs(talk.messages)[-1]}") as again:
-        got = talk.messages + again.say("")
-    assert got[-1]["type"] == "session.closed"
-    heard = {each["seq"] for each in numbered(got)}
-    assert heard == set(range(1, max(heard) + 1))
+        for _ in range(18):  # more than the sockets hold
+            notice = stream.protocol.notice("test", "a" * 100_000)
+            server.run(server.streams._tell, stream, notice)
+        connection = stream.speaker
+        until(lambda: connection.closed_with == 4008)  # by the sweep of each second
+        talk.to_the_end()
+        assert talk.code == 4008 and len(talk.messages) < 18
+    with server.speak(f"session={talk.name}&after={len(talk.messages)}") as again:
+        again.send("close")
+        got = talk.messages + again.to_the_end()
+    assert in_a_row(got) and len(got) == 19
 
 
 # HTTP
@@ -302,11 +298,8 @@ def test_a_body_that_is_too_large_is_refused(server):
     answer = server.http.post(place, json={"text": "a" * 70_000}, headers=bearer(stream))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "message_too_large")
 
-    def endless():
-        while True:
-            yield b"a" * 1000
-
-    answer = server.http.post(place, content=endless(), headers=bearer(stream))
+    pieces = (b"a" * 1000 for _ in range(100))  # whose length is not said
+    answer = server.http.post(place, content=pieces, headers=bearer(stream))
     assert answer.status_code == 413
     server.http.delete(f"/v1/streams/{stream['id']}?now=1", headers=bearer(stream))
 
@@ -328,27 +321,6 @@ def test_a_server_that_is_full_says_so(server):
 def test_models(server):
     (model,) = server.http.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["languages"]) == ("tiny", "model", "any")
-
-
-def test_health_is_about_passes(server, monkeypatch):
-    assert server.http.get("/healthz").json()["status"] == "ok"
-    gate = threading.Event()
-    monkeypatch.setattr(http, "STALLED_S", 1e-6)
-    until(lambda: server.streams.worker.figures.busy_since_s is None)
-    assert server.http.get("/healthz").status_code == 200
-    worker = server.streams.worker
-    with server.speak() as talk:
-        (live,) = [each for key, each in worker._live.items() if key.name == talk.name]
-        live.session._engine._runner_of = None
-        monkeypatch.setattr(worker, "_step", lambda sessions: not gate.wait(60))
-        talk.append(TALK)
-        until(lambda: worker.figures.busy_since_s is not None)
-        until(lambda: server.http.get("/healthz").status_code == 503)
-        assert server.http.get("/healthz").json()["status"] == "stalled"
-        monkeypatch.undo()
-        gate.set()
-        talk.send("close")
-        assert talk.to_the_end()[-1]["type"] == "session.closed"
 
 
 def test_metrics_can_be_read(server, ended):
@@ -380,12 +352,9 @@ def test_the_page_may_load_nothing_from_elsewhere(server):
 
 
 def test_a_server_that_stops_says_so(loader):
-    from live_server import Server
-
     server = Server(loader)
     talk = server.speak()
     server.stop()
     with pytest.raises(ConnectionClosed) as caught:
         talk.socket.recv(30)
     assert caught.value.rcvd.code == 1012
-    assert Gate is not None
