@@ -172,6 +172,8 @@ class Http:
         after = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
         if not (after.isascii() and after.isdecimal() and len(after) < 16):
             raise ProtocolError("invalid_value", f"after is a number, got {after[:40]!r}.", "after")
+        if stream.protocol.closed and int(after) == stream.outbox.seq:
+            return Response(status_code=204)  # by which a browser knows not to come again
         connection = self.streams.connect(stream, int(after), speaks=False)
         return _Events(self.streams, connection)
 
@@ -256,7 +258,7 @@ class Http:
         name, key = request.path_params["name"], key_of(request)
         owner = self._keys.owner(key)
         if owner is not None and (self._keys.needed or key is None):
-            return await self.streams.resume(owner, name)
+            return await self.streams.find(name, owner)
         stream = await self.streams.find(name)
         if not stream.knows(key):
             raise ProtocolError("invalid_api_key", "this is not the secret of this session.")

@@ -270,8 +270,12 @@ class Streams:
         """What a model was trained for."""
         return self.worker.describe(model)
 
-    async def find(self, name: str) -> Stream:
+    async def find(self, name: str, owner: str | None = None) -> Stream:
         """A stream that is here, or that the journals of an earlier life of the server hold.
+
+        Args:
+            name: of the stream.
+            owner: of the client's key, if the stream must be its own.
 
         Raises:
             ProtocolError: if there is none, or it cannot be resumed.
@@ -280,6 +284,8 @@ class Streams:
         if stream is None:
             stream = await self._revive(name)
         await asyncio.shield(stream.opened)
+        if owner not in (None, stream.owner):
+            raise _unknown()
         return stream
 
     async def open(self, owner: str, model: str | None, settings: Settings) -> tuple[Stream, str]:
@@ -334,17 +340,6 @@ class Streams:
                 path.unlink(missing_ok=True)  # only the server knows its name
             raise
         return stream, secret
-
-    async def resume(self, owner: str, name: str) -> Stream:
-        """A stream of this owner, as :meth:`find` finds it.
-
-        Raises:
-            ProtocolError: likewise, or if it belongs to another owner.
-        """
-        stream = await self.find(name)
-        if stream.owner != owner:
-            raise _unknown()
-        return stream
 
     def connect(self, stream: Stream, after: int, *, speaks: bool) -> Connection:
         """Begin to hear a stream.
@@ -618,8 +613,11 @@ class Streams:
 
 
 def _unknown() -> ProtocolError:
-    message = "there is no such session: it has never been, or has ended some time ago."
-    return ProtocolError("unknown_session", message, "session")
+    return ProtocolError(
+        "unknown_session",
+        "there is no such session: it has never been, or has ended some time ago.",
+        "session",
+    )
 
 
 def memory_limit_bytes(capacity: ServingLimits) -> int:

@@ -184,7 +184,7 @@ def test_a_lost_connection_goes_on_where_it_was(streams, run, model, tokenizer):
         got = await heard(speaker, "session.output_transcript.delta")
         streams.disconnect(speaker)
         tell(streams, stream, APPEND, text=SENTENCES[1])
-        assert await streams.resume("ann", stream.name) is stream
+        assert await streams.find(stream.name, "ann") is stream
         speaker = streams.connect(stream, got[-1]["seq"], speaks=True)
         tell(streams, stream, CLOSE)
         return got + await heard(speaker)
@@ -290,8 +290,8 @@ def test_one_that_leaves_while_a_stream_is_resumed_does_not_hold_others_up(strea
     async def scene():
         stream, _ = await opened(streams)
         forget(streams, stream)
-        first = asyncio.ensure_future(streams.resume("ann", stream.name))
-        second = asyncio.ensure_future(streams.resume("ann", stream.name))
+        first = asyncio.ensure_future(streams.find(stream.name, "ann"))
+        second = asyncio.ensure_future(streams.find(stream.name, "ann"))
         await asyncio.sleep(0)
         first.cancel()
         assert (await second).name == stream.name
@@ -493,7 +493,7 @@ def test_a_server_that_was_killed_says_what_it_would_have_said(
     journal_in(streams, folder)
 
     async def scene():
-        stream = await streams.resume("ann", name)
+        stream = await streams.find(name, "ann")
         assert stream.protocol.source_chars in (len(TALK), 0)
         assert stream.outbox.seq >= len(held)
         listener = streams.connect(stream, len(held), speaks=False)
@@ -521,7 +521,7 @@ def test_turns_that_were_not_told_are_told(streams, run, recorded, tmp_path):
         monkeypatch.setattr("mlx_simul.serving.worker.forget_turns", lambda path, first: None)
 
         async def scene():
-            stream = await streams.resume("ann", name)
+            stream = await streams.find(name, "ann")
             await stream_closed(stream)
             streams._forget(stream)
 
@@ -538,8 +538,8 @@ def test_a_stream_goes_on_after_a_kill(streams, run, tmp_path, model, tokenizer)
         tell(streams, stream, APPEND, text=SENTENCES[0] + "I wo")
         before = await heard(speaker, "session.turn.done")
         forget(streams, stream)
-        assert (await refused(streams.resume("bob", stream.name))).code == "unknown_session"
-        again = await streams.resume("ann", stream.name)
+        assert (await refused(streams.find(stream.name, "bob"))).code == "unknown_session"
+        again = await streams.find(stream.name, "ann")
         assert again is not stream and again.knows(secret) and not again.knows(secret + "a")
         assert again.protocol.source_chars == len(SENTENCES[0]) + 4
         late = TurnEnd(9, "late", "late", (0, 1), (0, 1), (), (), "sentence", "end_of_turn")
@@ -560,7 +560,7 @@ def test_damaged_records_are_refused(streams, run, tmp_path, content, caplog):
     journal_in(streams, tmp_path)
     name = "sess_" + "a" * 22
     (tmp_path / f"{name}.messages").write_bytes(content)
-    assert run(refused(streams.resume("ann", name))).code == "journal_failed"
+    assert run(refused(streams.find(name, "ann"))).code == "journal_failed"
 
 
 def test_a_damaged_message_is_refused(streams, run, recorded, tmp_path):
@@ -570,7 +570,7 @@ def test_a_damaged_message_is_refused(streams, run, recorded, tmp_path):
     path, _ = records(tmp_path)
     path.write_bytes(path.read_bytes() + b"{\n")
     journal_in(streams, tmp_path)
-    assert run(refused(streams.resume("ann", name))).code == "journal_failed"
+    assert run(refused(streams.find(name, "ann"))).code == "journal_failed"
 
 
 class FullDisk:
@@ -598,7 +598,7 @@ def test_a_full_disk_ends_the_stream_and_no_other(streams, run, tmp_path, model,
         tell(streams, other, CLOSE)
         assert await speaker.ended() == 1011 and await speaker.next() == []
         got = await heard(listener)
-        again = await streams.resume("ann", stream.name)  # there is room again
+        again = await streams.find(stream.name, "ann")  # there is room again
         tell(streams, again, CLOSE)
         return got, await heard(streams.connect(again, 0, speaks=True))
 
@@ -634,7 +634,7 @@ def test_a_name_that_is_not_one_never_reaches_the_disk(streams, run, tmp_path, m
     touched = []
     monkeypatch.setattr(Path, "exists", lambda path: touched.append(path))
     monkeypatch.setattr(Path, "open", lambda path, *rest: touched.append(path))
-    assert run(refused(streams.resume("ann", name))).code == "unknown_session"
+    assert run(refused(streams.find(name, "ann"))).code == "unknown_session"
     assert touched == []
 
 
