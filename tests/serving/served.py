@@ -1,5 +1,6 @@
 """What the tests of the server share: a tiny model that is served, and what it writes alone."""
 
+import gc
 import queue
 
 import mlx.core as mx
@@ -30,6 +31,14 @@ def alone(model, tokenizer, text, **options):
     """All events of a session that is fed a text alone."""
     session = SimulSession(model, tokenizer, OPTIONS, **options)
     return [*session.feed(text), *session.finish()]
+
+
+def limit_memory(worker, monkeypatch, spare_bytes):
+    """Let a worker that has no streams take so much beside what a stream takes at most."""
+    gc.collect()  # what other tests have left
+    held = mx.get_active_memory()
+    monkeypatch.setattr(worker, "_weights_bytes", held)
+    monkeypatch.setattr(worker, "_memory_limit_bytes", held + worker._stream_bytes + spare_bytes)
 
 
 class Stumbling(Policy):

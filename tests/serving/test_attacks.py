@@ -371,7 +371,7 @@ def garbage(dice):
 def test_a_fuzz_harms_no_other_session_and_not_the_server(server, talk_alone):
     dice = random.Random(15)
     until(lambda: not server.streams.worker._live)
-    with server.speak() as calm, server.speak(max_queue=None) as wild:
+    with server.speak(max_queue=None) as calm, server.speak(max_queue=None) as wild:
         reader = threading.Thread(target=wild.to_the_end)
         reader.start()
         for number in range(N_FRAMES):

@@ -5,7 +5,7 @@ import threading
 
 import mlx.core as mx
 import pytest
-from served import OPTIONS, SENTENCES, TALK, Gate, Heard, Stumbling, alone
+from served import OPTIONS, SENTENCES, TALK, Gate, Heard, Stumbling, alone, limit_memory
 from streams import Stumble
 
 from mlx_simul import SimulSession
@@ -333,11 +333,9 @@ def test_a_stream_that_would_not_fit_is_refused_and_none_that_runs_is_hurt(
     served, name, model, tokenizer, monkeypatch
 ):
     running, refused, later = name(), name(), name()
+    limit_memory(served.worker, monkeypatch, 0)
     served.send(running, begin(), Push(TALK))
     served.until(running, TurnEnd)
-    worker = served.worker
-    limit = worker._weights_bytes + worker._stream_bytes
-    monkeypatch.setattr(worker, "_memory_limit_bytes", limit)
     served.send(refused, begin())
     (failed,) = served.until(refused, Failed)
     assert failed.code == "server_full" and "MB" in failed.message
