@@ -191,7 +191,7 @@ class Protocol:
                         "session.input_text_buffer.append.",
                         "type",
                     )
-            return self.close()
+            return [*self.close()]
         except ProtocolError as error:
             error.event_id = message.event_id
             raise
@@ -253,7 +253,7 @@ class Protocol:
             )
         return self._queue(Change(options, event_id), UPDATE_CHARS)
 
-    def close(self) -> list[Heard]:
+    def close(self) -> list[Command]:
         """End the source; asked again, it changes nothing.
 
         Raises:

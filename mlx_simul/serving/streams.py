@@ -451,11 +451,7 @@ class Streams:
     async def _begin(self, stream: Stream, command: Open) -> None:
         self._streams[stream.name] = stream
         self.worker.send(stream, command)
-        try:
-            await asyncio.shield(stream.opened)
-        except ProtocolError:
-            self._forget(stream)
-            raise
+        await asyncio.shield(stream.opened)
 
     async def _revive(self, name: str) -> Stream:
         path, journal = self._path(name, "messages"), self._path(name, "journal")
@@ -538,6 +534,7 @@ class Streams:
         for answer in answers:
             if not stream.opened.done():
                 if isinstance(answer, Failed):
+                    self._forget(stream)
                     stream.opened.set_exception(self._as_error(answer))
                     return
                 if isinstance(answer, Opened):

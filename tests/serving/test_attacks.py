@@ -12,6 +12,7 @@ import pytest
 from live_server import numbered, target, until
 from served import SENTENCES, TALK
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.serving import websocket
@@ -248,6 +249,13 @@ def test_a_small_frame_cannot_become_a_large_message(server):
         assert "sec-websocket-extensions" not in talk.socket.response.headers
 
 
+@pytest.mark.parametrize("place", ["", "no-such", "page/index.html", "v1/streams", "captions/a"])
+def test_a_websocket_elsewhere_is_refused(server, place):
+    with pytest.raises(InvalidStatus) as caught:
+        connect(f"{server.url.replace('http', 'ws')}/{place}")
+    assert 400 <= caught.value.response.status_code < 500
+
+
 # Slow clients
 
 
@@ -368,6 +376,12 @@ def garbage(dice):
             return dice.choice(["[" * 5000, "{" * 100, "", "null", '"', "\ufeff{}", "{}" * 9])
 
 
+def seen(talk, mark):
+    """Whether an error about a message has come."""
+    last = talk.messages[-300:]
+    return any(each["type"] == "error" and each["error"]["event_id"] == mark for each in last)
+
+
 def test_a_fuzz_harms_no_other_session_and_not_the_server(server, talk_alone):
     dice = random.Random(15)
     until(lambda: not server.streams.worker._live)
@@ -376,6 +390,10 @@ def test_a_fuzz_harms_no_other_session_and_not_the_server(server, talk_alone):
         reader.start()
         for number in range(N_FRAMES):
             wild.socket.send(garbage(dice))
+            if number % 200 == 199:  # else its pings would be late, behind what waits
+                mark = f"frame {number}"
+                wild.send("nonsense", event_id=mark)
+                until(lambda mark=mark: seen(wild, mark))
             if number % (N_FRAMES // 8) == 0:
                 at = number // (N_FRAMES // 8)
                 calm.append(TALK[at * 12 : at * 12 + 12])

@@ -9,6 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from served import SENTENCES, TALK
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from mlx_simul.serving.options import RecordOptions, ServingOptions
+
 
 def seqs(messages):
     return [each["seq"] for each in numbered(messages)]
@@ -349,6 +351,29 @@ def test_the_page_may_load_nothing_from_elsewhere(server):
     )
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "server" not in answer.headers
+
+
+def test_a_server_that_is_started_again_goes_on(loader, tmp_path, talk_alone):
+    options = ServingOptions(records=RecordOptions(journal=str(tmp_path)))
+    server = Server(loader, options)
+    with server.speak() as talk:
+        talk.append(SENTENCES[0] + SENTENCES[1])
+        before = talk.until("session.turn.done")
+        server.stop()
+    server = Server(loader, options)
+    try:
+        # A listener comes back first, then one who has the secret only, then the speaker.
+        assert server.http.get(f"/v1/streams/{talk.name}").json()["last_seq"] >= len(before)
+        place, headers = f"/v1/streams/{talk.name}", bearer(talk.created)
+        answer = server.http.post(f"{place}/text", json={"text": SENTENCES[2]}, headers=headers)
+        assert answer.json()["source_chars"] == sum(map(len, SENTENCES[:3]))
+        with server.speak(f"session={talk.name}&after={before[-1]['seq']}") as again:
+            messages = before + again.say(SENTENCES[3])
+        heard = server.listen(talk.name, headers={"Last-Event-ID": str(before[-1]["seq"])})
+        assert in_a_row(messages) and target(messages) == talk_alone
+        assert [message for _, message in heard[1:]] == messages[len(before) :]
+    finally:
+        server.stop()
 
 
 def test_a_server_that_stops_says_so(loader):

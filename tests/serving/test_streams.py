@@ -299,6 +299,24 @@ def test_one_that_leaves_while_a_stream_is_resumed_does_not_hold_others_up(strea
     run(scene())
 
 
+def test_a_stream_that_cannot_be_resumed_is_not_kept(streams, run, recorded, tmp_path):
+    whole, name = recorded
+    path, _ = records(whole)
+    (tmp_path / path.name).write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    (tmp_path / f"{name}.journal").write_text("not a journal\n")
+    journal_in(streams, tmp_path)
+
+    async def scene():
+        leaving = asyncio.ensure_future(streams.find(name))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert (await refused(streams.find(name))).code == "journal_failed"
+        assert not streams._streams
+        assert (await refused(streams.find(name))).code == "journal_failed"
+
+    run(scene())
+
+
 # What waits too long ends
 
 
