@@ -496,14 +496,15 @@ class SimulSession:
     def _resume(self, journal: Journal) -> Resumed:
         """Feed what a journal holds, and skip the turns that it holds too."""
         chain, n_turns, n_chars, time_ms = self._chain("journal="), 0, 0, 0.0
+        n_words_done = 0
         turn_ends: list[int] = []
         if journal.date != self._date:
             # A stream keeps the day on which it began.
             self._date = journal.date
             chain.change(self._setting(self._options), 0)
         for end in read_turns(journal.path):
-            time_ms = end.time_ms
-            self._feed.skip(end.source_span_words[1])
+            time_ms, n_words_done = end.time_ms, end.source_span_words[1]
+        self._feed.skip(n_words_done)
         # Times go on too, so that subtitles stay in order. The time between two lives is left out.
         self._clock.go_on_from(time_ms)
         for entry in journal.entries():
@@ -524,7 +525,7 @@ class SimulSession:
             else:
                 n_chars += len(entry.text)
                 self._push(entry.text)
-        return Resumed(n_turns, n_chars, tuple(turn_ends), self._feed.is_closed)
+        return Resumed(n_turns, n_chars, tuple(turn_ends), self._feed.is_closed, n_words_done)
 
     def _take(self, saved: Mapping[str, Any]) -> None:
         """Be where a session was that saved this."""
@@ -603,9 +604,11 @@ class Resumed:
         source_chars: characters of source that had arrived; feed what comes behind them.
         turn_ends: for each :meth:`SimulSession.end_turn`, the source words that had arrived.
         source_closed: the source had ended.
+        source_words_done: in the turns that had ended.
     """
 
-    turns: int
-    source_chars: int
-    turn_ends: tuple[int, ...]
-    source_closed: bool
+    turns: int = 0
+    source_chars: int = 0
+    turn_ends: tuple[int, ...] = ()
+    source_closed: bool = False
+    source_words_done: int = 0

@@ -124,7 +124,7 @@ def _loader(place: str, options: SessionOptions) -> Loader:
 def _serve(options: ServingOptions, loaders: Mapping[str, Loader]) -> None:
     import uvicorn
 
-    from mlx_simul.serving.app import make_app
+    from mlx_simul.serving.app import make_app, server_config
     from mlx_simul.serving.keys import Keys, read_keys
     from mlx_simul.serving.streams import Streams
 
@@ -140,18 +140,7 @@ def _serve(options: ServingOptions, loaders: Mapping[str, Loader]) -> None:
         port = listener.getsockname()[1]
         shown = f"[{address.host}]" if ":" in address.host else address.host
         emit(f"serving {', '.join(loaders)} on http://{shown}:{port}\n")
-        config = uvicorn.Config(
-            make_app(streams, Keys(owners)),
-            log_config=None,
-            access_log=False,
-            ws="websockets-sansio",
-            ws_max_size=capacity.max_message_bytes,
-            ws_per_message_deflate=False,  # a small frame could become a very large message
-            h11_max_incomplete_event_size=32_768,
-            http="h11",
-            timeout_graceful_shutdown=5,
-            server_header=False,
-        )
+        config = server_config(make_app(streams, Keys(owners)), capacity)
         uvicorn.Server(config).run(sockets=[listener])
 
 

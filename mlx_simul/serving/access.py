@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -62,7 +61,7 @@ def require_origin(connection: HTTPConnection, allowed: Collection[str]) -> None
     origin = connection.headers.get("origin")
     if origin is None or origin in allowed:
         return
-    if urlsplit(origin).netloc != connection.headers.get("host"):
+    if origin.partition("://")[2] != connection.headers.get("host"):
         raise ProtocolError(
             "forbidden_origin",
             f"pages of {origin!r} may not use this server; its owner can allow them by --origins.",

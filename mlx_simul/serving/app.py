@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -18,10 +21,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from mlx_simul.serving.deadlines import PunctualHttp, PunctualWebSocket
 from mlx_simul.serving.http import Http
 from mlx_simul.serving.keys import Keys
+from mlx_simul.serving.messages import ProtocolError
 from mlx_simul.serving.metrics import Metrics
-from mlx_simul.serving.options import LOOPBACK
+from mlx_simul.serving.options import LOOPBACK, ServingLimits
 from mlx_simul.serving.streams import Streams
 from mlx_simul.serving.websocket import serve_websocket
 
@@ -66,10 +71,10 @@ def make_app(streams: Streams, keys: Keys) -> Starlette:
     async def captions(request: Request) -> Response:
         return FileResponse(PAGE / "captions.html")
 
-    async def not_found(request: Request, error: Exception) -> Response:
-        message = f"there is nothing at {request.url.path!r}."
-        body = {"type": "invalid_request_error", "code": "not_found", "message": message}
-        return JSONResponse({"error": body}, 404)
+    async def refused(request: Request, error: Exception) -> Response:
+        code = HTTPStatus(getattr(error, "status_code", 500))
+        message = f"{request.method} {request.url.path[:200]!r}: {code.phrase}."
+        return JSONResponse({"error": ProtocolError(code.name.lower(), message).body()}, code)
 
     # The port is not looked at. Any name would let a page of another site, whose name leads here,
     # pass for our own.
@@ -98,8 +103,29 @@ def make_app(streams: Streams, keys: Keys) -> Starlette:
             ),
             Middleware(_SafeHeaders),
         ],
-        exception_handlers={404: not_found},
+        exception_handlers={HTTPException: refused},
         lifespan=lifespan,
+    )
+
+
+def server_config(app: ASGIApp, capacity: ServingLimits) -> uvicorn.Config:
+    """How uvicorn is to serve the application.
+
+    Args:
+        app: from :func:`make_app`.
+        capacity: what it takes on.
+    """
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        http=PunctualHttp,
+        ws=PunctualWebSocket,
+        ws_max_size=capacity.max_message_bytes,
+        ws_per_message_deflate=False,  # a small frame could become a very large message
+        h11_max_incomplete_event_size=32_768,
+        timeout_graceful_shutdown=5,
+        server_header=False,
     )
 
 

@@ -91,14 +91,12 @@ class Opened:
 
 @dataclass(frozen=True)
 class Taken:
-    """Source has reached the session.
+    """A command has been carried out; each but Open and Drop is answered so, in order.
 
     Attributes:
-        n_chars: of the pieces that were taken since this was last said.
         source_words: all words that have arrived whole.
     """
 
-    n_chars: int
     source_words: int
 
 

@@ -162,7 +162,7 @@ class Http:
         if request.query_params.get("now") == "1":
             self.streams.drop(stream)
         else:
-            self._obey(stream, stream.protocol.close())
+            self.streams.obey(stream, stream.protocol.close())
         return JSONResponse({}, 202)
 
     @_answering
@@ -175,9 +175,7 @@ class Http:
         if stream.protocol.closed and int(after) == stream.outbox.seq:
             return Response(status_code=204)  # by which a browser knows not to come again
         connection = self.streams.connect(stream, int(after), speaks=False)
-        return EventSourceResponse(
-            self._heard(connection), ping=15, send_timeout=30, headers={"Cache-Control": "no-store"}
-        )
+        return _Events(self.streams, connection)
 
     @_answering
     async def transcript(self, request: Request) -> Response:
@@ -278,17 +276,29 @@ class Http:
                 )
         return data
 
-    async def _heard(self, connection: Connection) -> AsyncIterator[ServerSentEvent]:
+
+class _Events(EventSourceResponse):
+    """All messages that a connection hears; with the response the connection ends."""
+
+    def __init__(self, streams: Streams, connection: Connection) -> None:
+        super().__init__(self._heard(), ping=15, send_timeout=30)
+        self._streams, self._connection = streams, connection
+
+    async def __call__(self, *asgi: Any) -> None:
         try:
-            first = created_message(connection.stream)
-            yield ServerSentEvent(json.dumps(first, ensure_ascii=False))
-            while messages := await connection.next():
+            await super().__call__(*asgi)
+        finally:
+            self._streams.disconnect(self._connection)
+
+    async def _heard(self) -> AsyncIterator[ServerSentEvent]:
+        first = created_message(self._connection.stream)
+        yield ServerSentEvent(json.dumps(first, ensure_ascii=False))
+        try:
+            while messages := await self._connection.next():
                 for seq, data in messages:
                     yield ServerSentEvent(data.decode(), id=None if seq is None else str(seq))
         except TooLate:
             return  # it comes again with Last-Event-ID, and is told
-        finally:
-            self.streams.disconnect(connection)
 
 
 def _opening(data: bytes) -> tuple[Any, str | None]:

@@ -83,7 +83,10 @@ class Outbox:
         """
         lines = [msgspec.json.encode(message) for message in messages]
         if self._file is not None:
-            self._file.write(b"".join(line + b"\n" for line in lines))
+            data = b"".join(line + b"\n" for line in lines)
+            n_written = self._file.write(data)
+            if n_written != len(data):
+                raise OSError(f"only {n_written} of {len(data)} bytes were written")
         for message, line in zip(messages, lines, strict=True):
             self._keep(message, line)
 

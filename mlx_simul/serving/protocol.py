@@ -16,6 +16,7 @@ listener. The others concern one connection.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -56,6 +57,9 @@ Heard: TypeAlias = Command | Tail
 CHARS_PER_WORD = 6
 """About so many characters, a space among them, are a word of speech."""
 
+UPDATE_CHARS = 300
+"""Changing options keeps the thread that owns MLX about as busy as so many characters."""
+
 MAX_TAIL_CHARS = 2000
 
 
@@ -64,7 +68,8 @@ class StreamLimits:
     """What a client may ask of one stream.
 
     Attributes:
-        max_waiting_chars: source that has been taken and not read.
+        max_waiting_chars: source that has been taken and not read. What is not text waits too: each
+            command counts as a word at least, so that a flood of small ones is bounded.
         max_words_per_s: source words a second, over ten seconds; None sets no limit.
         max_prompt_chars: instruction, context, glossary and pairs together.
     """
@@ -143,6 +148,7 @@ class Protocol:
         self.source_chars = self.commits = 0
         self.tail = ""
         self.closing = self.told.closed
+        self._queued: deque[int] = deque()  # what each command counts that was not carried out
         self._queued_chars = self._words_taken = self._words_read = 0
         self._allowance_words, self._allowed_at_s = 0.0, -1e9
 
@@ -185,7 +191,7 @@ class Protocol:
                         "session.input_text_buffer.append.",
                         "type",
                     )
-            return [self.close()]
+            return [*self.close()]
         except ProtocolError as error:
             error.event_id = message.event_id
             raise
@@ -197,31 +203,21 @@ class Protocol:
             ProtocolError: if the source has ended, or too much of it waits or comes too fast.
         """
         self._require_open()
-        waiting = self._queued_chars + CHARS_PER_WORD * self.words_behind
-        most = self._limits.max_waiting_chars
-        if waiting + len(text) > most:
-            raise ProtocolError(
-                "source_backlog_full",
-                f"about {waiting} characters of source wait to be read, and {len(text)} more are "
-                f"too many for a limit of {most}; none of this text was taken. Send it again later "
-                "or in smaller pieces.",
-                "text",
-                kind="rate_limit_error",
-            )
+        self._require_room(len(text), "text")
         self._require_allowance(len(text) / CHARS_PER_WORD)
-        self._queued_chars += len(text)
         self.source_chars += len(text)
-        return Push(text)
+        return self._queue(Push(text), len(text))
 
     def commit(self) -> Heard:
         """End the turn.
 
         Raises:
-            ProtocolError: if the source has ended.
+            ProtocolError: if the source has ended, or too much waits.
         """
         self._require_open()
+        self._require_room(0, "type")
         self.commits += 1
-        return EndTurn(self.commits)
+        return self._queue(EndTurn(self.commits), 0)
 
     def show_tail(self, text: str) -> Heard:
         """Replace what a recogniser may still change.
@@ -243,9 +239,10 @@ class Protocol:
         """Change options from the next turn on.
 
         Raises:
-            ProtocolError: if the source has ended, or one of them cannot be.
+            ProtocolError: if the source has ended, too much waits, or one of them cannot be.
         """
         self._require_open()
+        self._require_room(UPDATE_CHARS, "type")
         options = options_of(settings, self._limits)
         model = self.session.get("model")
         if settings.model is not msgspec.UNSET and settings.model != model:
@@ -254,22 +251,43 @@ class Protocol:
                 f"the model of a session is fixed: {model}. Begin a new session for another one.",
                 "session.model",
             )
-        return Change(options, event_id)
+        return self._queue(Change(options, event_id), UPDATE_CHARS)
 
-    def close(self) -> Heard:
+    def close(self) -> list[Command]:
         """End the source; asked again, it changes nothing.
 
         Raises:
             ProtocolError: if the stream has ended.
         """
         if self.closed:
-            raise _ended()
+            raise ended()
+        if self.closing:
+            return []
         self.closing = True
-        return Close()
+        return [self._queue(Close(), 0)]
 
     def _require_open(self) -> None:
-        if self.closing:
-            raise _ended()
+        if self.closing or self.closed:
+            raise ended()
+
+    def _require_room(self, n_chars: int, param: str) -> None:
+        waiting = self._queued_chars + CHARS_PER_WORD * self.words_behind
+        most = self._limits.max_waiting_chars
+        if waiting + n_chars > most:
+            raise ProtocolError(
+                "source_backlog_full",
+                f"about {waiting} characters of source wait to be read, and {n_chars} more are "
+                f"too many for a limit of {most}; this message had no effect. Send it again later "
+                "or in smaller pieces.",
+                param,
+                kind="rate_limit_error",
+            )
+
+    def _queue(self, command: Command, n_chars: int) -> Command:
+        """Count a command until it is carried out."""
+        self._queued.append(max(n_chars, CHARS_PER_WORD))
+        self._queued_chars += self._queued[-1]
+        return command
 
     def _require_allowance(self, n_words: float) -> None:
         """Let words pass at the pace that is allowed, and those of ten seconds at once."""
@@ -299,7 +317,7 @@ class Protocol:
             return []
         match answer:
             case Taken():
-                self._queued_chars -= answer.n_chars
+                self._queued_chars -= self._queued.popleft()
                 self._words_taken = answer.source_words
                 return []
             case Opened():
@@ -316,7 +334,7 @@ class Protocol:
         return [self._numbered(values) for values in self._values(answer)]
 
     def notice(self, code: str, message: str) -> list[dict[str, Any]]:
-        """A numbered error: what happens to a stream without a message of its client."""
+        """A numbered error: something happens to the stream that its client did not ask for."""
         error = ProtocolError(code, message, kind="server_error")
         return [self._numbered({"type": "error", "error": error.body()})]
 
@@ -326,6 +344,8 @@ class Protocol:
             case Changed():
                 return [{"type": "session.updated", "session": dict(self.session)}]
             case TurnEnded():
+                if answer.number <= self.told.commits:  # before the stream was resumed
+                    return []
                 return [
                     {"type": "session.input_text_buffer.committed", "commits": answer.number},
                 ]
@@ -440,7 +460,8 @@ def refusal(answer: Refused) -> ProtocolError:
     return ProtocolError("invalid_value", answer.message, answer.param, event_id=answer.event_id)
 
 
-def _ended() -> ProtocolError:
+def ended() -> ProtocolError:
+    """What a client hears who asks something of a stream whose source has ended."""
     return ProtocolError(
         "session_closed", "the source of this session has ended; begin a new session."
     )

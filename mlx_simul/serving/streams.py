@@ -26,7 +26,6 @@ from mlx_simul.events import Read, Tail, Write
 from mlx_simul.serving.commands import (
     Answer,
     Changed,
-    Close,
     Drop,
     Failed,
     Open,
@@ -36,7 +35,15 @@ from mlx_simul.serving.commands import (
 from mlx_simul.serving.messages import ProtocolError, Settings
 from mlx_simul.serving.options import ServingLimits, ServingOptions
 from mlx_simul.serving.outbox import Outbox, TooLate, header_of
-from mlx_simul.serving.protocol import Heard, Protocol, StreamLimits, Told, options_of, refusal
+from mlx_simul.serving.protocol import (
+    Heard,
+    Protocol,
+    StreamLimits,
+    Told,
+    ended,
+    options_of,
+    refusal,
+)
 from mlx_simul.serving.worker import Loader, Said, Worker
 
 log = logging.getLogger(__name__)
@@ -165,18 +172,15 @@ class Stream:
         given = _hash(secret or "")
         return hmac.compare_digest(given, self._secret_hash)
 
-    def answer(self, answer: Changed | Refused | Failed) -> None:
+    def answer(self, answer: Changed | Refused) -> None:
         """Answer the request of HTTP that waits for this, if one does."""
-        for name, waiting in self.changes.items():
-            if waiting.done():
-                continue
-            if isinstance(answer, Failed):
-                waiting.set_exception(ProtocolError(answer.code, answer.message))
-            elif name == answer.event_id:
-                if isinstance(answer, Changed):
-                    waiting.set_result(None)
-                else:
-                    waiting.set_exception(refusal(answer))
+        waiting = self.changes.get(answer.event_id or "")
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer, Changed):
+            waiting.set_result(None)
+        else:
+            waiting.set_exception(refusal(answer))
 
     def say(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Give numbered messages to all who hear, and the others to the speaker alone."""
@@ -190,7 +194,14 @@ class Stream:
             connection.wake()
         if self.protocol.closed and self.closed_s is None:
             self.closed_s = time.monotonic()
-            self.outbox.close()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Write no more down, and answer the requests that wait: nothing will come of them."""
+        self.outbox.close()
+        for waiting in self.changes.values():
+            if not waiting.done():
+                waiting.set_exception(ended())
 
 
 class Streams:
@@ -267,7 +278,7 @@ class Streams:
             owner: of the client's key, if the stream must be its own.
 
         Raises:
-            ProtocolError: if there is none.
+            ProtocolError: if there is none, or it cannot be resumed.
         """
         stream = self._streams.get(name)
         if stream is None:
@@ -298,6 +309,7 @@ class Streams:
             )
         options = options_of(settings, self._limits)
         self._require_room(owner)
+        self._forget_oldest()
         stream_name, secret = f"sess_{secrets.token_urlsafe(16)}", secrets.token_urlsafe(24)
         began_s, secret_hash = time.time(), _hash(secret)
         path = self._path(stream_name, "messages")
@@ -321,9 +333,11 @@ class Streams:
         )
         try:
             await self._begin(stream, Open(name, options, self._path(stream_name, "journal")))
-        except BaseException:
+        except BaseException:  # it was refused, or the client has left meanwhile
+            self.worker.send(stream, Drop())
+            self._forget(stream)
             if path is not None:
-                path.unlink(missing_ok=True)  # nobody knows its name
+                path.unlink(missing_ok=True)  # only the server knows its name
             raise
         return stream, secret
 
@@ -348,10 +362,11 @@ class Streams:
                 f"after must be from 0 to {stream.outbox.seq}, got {after}.",
                 "after",
             )
-        if len(stream.connections) > self.options.capacity.max_listeners:
+        n_listeners = len(stream.connections) - (stream.speaker is not None)
+        if not speaks and n_listeners >= self.options.capacity.max_listeners:
             raise ProtocolError(
                 "too_many_listeners",
-                f"this session has {len(stream.connections)} listeners already.",
+                f"this session has {n_listeners} listeners, as many as it may.",
                 kind="rate_limit_error",
             )
         connection = Connection(stream, after)
@@ -380,7 +395,7 @@ class Streams:
                 for connection in stream.connections:
                     connection.show_tail(item.unstable)
             else:
-                self.worker.send(stream.name, item)
+                self.worker.send(stream, item)
 
     async def change(self, stream: Stream, settings: Settings) -> None:
         """Change a stream's options, and wait until they have been.
@@ -400,7 +415,7 @@ class Streams:
 
     def drop(self, stream: Stream) -> None:
         """End a stream at once; nothing more is translated."""
-        self.worker.send(stream.name, Drop())
+        self.worker.send(stream, Drop())
         self._said(stream, Failed("this session was ended by its owner.", "dropped"))
 
     def count_refusal(self, error: ProtocolError) -> None:
@@ -427,18 +442,16 @@ class Streams:
                 kind="rate_limit_error",
             )
 
+    def _forget_oldest(self) -> None:
+        """Keep of the streams that have ended as many as may be live."""
+        ended = [each for each in self._streams.values() if each.closed_s and not each.connections]
+        for stream in ended[: -self.options.capacity.max_sessions]:
+            self._forget(stream)
+
     async def _begin(self, stream: Stream, command: Open) -> None:
         self._streams[stream.name] = stream
-        self.worker.send(stream.name, command)
-        try:
-            await asyncio.shield(stream.opened)
-        except ProtocolError:
-            self._forget(stream)
-            raise
-        except asyncio.CancelledError:  # the client has gone meanwhile
-            self.worker.send(stream.name, Drop())
-            self._forget(stream)
-            raise
+        self.worker.send(stream, command)
+        await asyncio.shield(stream.opened)
 
     async def _revive(self, name: str) -> Stream:
         path, journal = self._path(name, "messages"), self._path(name, "journal")
@@ -499,12 +512,11 @@ class Streams:
             self._loop.call_soon_threadsafe(self._take, said)
 
     def _take(self, said: Sequence[Said]) -> None:
-        by_stream: dict[str, list[Any]] = {}
-        for name, answer in said:
-            by_stream.setdefault(name, []).append(answer)
-        for name, answers in by_stream.items():
-            stream = self._streams.get(name)
-            if stream is not None:  # else it was dropped while its pass was being run
+        by_stream: dict[Any, list[Any]] = {}
+        for stream, answer in said:
+            by_stream.setdefault(stream, []).append(answer)
+        for stream, answers in by_stream.items():
+            if self._streams.get(stream.name) is stream:  # else it was dropped during its pass
                 for answer in answers:
                     self._count(stream, answer)
                 self._said(stream, *answers)
@@ -522,6 +534,7 @@ class Streams:
         for answer in answers:
             if not stream.opened.done():
                 if isinstance(answer, Failed):
+                    self._forget(stream)
                     stream.opened.set_exception(self._as_error(answer))
                     return
                 if isinstance(answer, Opened):
@@ -529,14 +542,17 @@ class Streams:
                     stream.opened.set_result(None)
             if isinstance(answer, Failed):
                 self.refusals[answer.code] = self.refusals.get(answer.code, 0) + 1
-            if isinstance(answer, Changed | Refused | Failed):
+            if isinstance(answer, Changed | Refused):
                 stream.answer(answer)
             messages += stream.protocol.say(answer)
+        self._tell(stream, messages)
+
+    def _tell(self, stream: Stream, messages: Sequence[Mapping[str, Any]]) -> None:
         try:
             stream.say(messages)
         except OSError as error:  # the disk of its records is full
             log.error("the messages of a stream cannot be written: %s", error)
-            self.worker.send(stream.name, Drop())
+            self.worker.send(stream, Drop())
             for connection in list(stream.connections):
                 connection.end(1011)
             self._forget(stream)
@@ -548,8 +564,9 @@ class Streams:
         return ProtocolError(failed.code, failed.message, kind=kind or "invalid_request_error")
 
     def _forget(self, stream: Stream) -> None:
-        self._streams.pop(stream.name, None)
-        stream.outbox.close()
+        if self._streams.get(stream.name) is stream:
+            del self._streams[stream.name]
+        stream.let_go()
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -586,9 +603,10 @@ class Streams:
 
     def _expire(self, stream: Stream, code: str, why: str) -> None:
         """Close a stream as its client would: what has arrived is translated."""
-        stream.say(stream.protocol.notice(code, f"this session is closed, since {why}."))
-        stream.protocol.close()
-        self.worker.send(stream.name, Close())
+        self.count_refusal(ProtocolError(code, why))
+        self._tell(stream, stream.protocol.notice(code, f"this session is closed, since {why}."))
+        for command in stream.protocol.close():
+            self.worker.send(stream, command)
 
 
 def _unknown() -> ProtocolError:

@@ -109,6 +109,8 @@ async def _listen(socket: WebSocket, connection: Connection, streams: Streams) -
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             return
+        if connection.closed_with is not None:
+            continue  # another connection may speak for the stream by now
         data = message.get("text")
         if data is None:
             data = message.get("bytes") or b""

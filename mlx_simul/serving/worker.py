@@ -4,7 +4,7 @@ Commands come in through a queue, in order. What follows from them goes out in o
 step, so those who take it wake once for a pass, however many streams it was for.
 
 A stream that fails, or is dropped in the middle of a pass, leaves its batch; nothing is said of it
-any more, since a stream's name leads to its session and back, and is never used twice.
+any more, since a key leads to one session and back, and is never used twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,7 +22,13 @@ import mlx.core as mx
 
 from mlx_simul.archs import streaming_config
 from mlx_simul.archs.streaming_config import StreamingConfig
-from mlx_simul.errors import JournalError, SessionFailedError, SimulError
+from mlx_simul.errors import (
+    InvalidOptionError,
+    JournalError,
+    PromptError,
+    SessionFailedError,
+    SimulError,
+)
 from mlx_simul.events import Event, Finished, TurnEnd
 from mlx_simul.options import SessionOptions
 from mlx_simul.serving.commands import (
@@ -43,7 +49,7 @@ from mlx_simul.serving.commands import (
 )
 from mlx_simul.serving.described import described
 from mlx_simul.serving.sessions import Sessions
-from mlx_simul.session import SimulSession
+from mlx_simul.session import Resumed, SimulSession
 from mlx_simul.stream.journal import forget_turns
 
 log = logging.getLogger(__name__)
@@ -51,8 +57,11 @@ log = logging.getLogger(__name__)
 Loader: TypeAlias = Callable[[], tuple[Any, Any, SessionOptions]]
 """Loads a model, its tokenizer, and the options of its sessions; called by the thread itself."""
 
-Said: TypeAlias = tuple[str, Answer]
-"""The name of a stream, and what became of it."""
+Key: TypeAlias = Hashable
+"""Stands for one life of a stream: one that is resumed by another session has another key."""
+
+Said: TypeAlias = tuple[Key, Answer]
+"""The key of a stream, and what became of it."""
 
 
 @dataclass
@@ -81,15 +90,13 @@ class _Live:
     Attributes:
         turn_ends: for each :class:`EndTurn` to be answered, the words before it, and its number.
         words_done: source words in turns that have ended.
-        n_chars: that were pushed since this was last said.
     """
 
-    name: str
+    key: Key
     model: str
     session: SimulSession
     turn_ends: deque[tuple[int, int]] = field(default_factory=deque)
     words_done: int = 0
-    n_chars: int = 0
 
 
 class _Served:
@@ -123,9 +130,9 @@ class Worker:
     ) -> None:
         self._loaders, self._deliver = loaders, deliver
         self._memory_limit_bytes = memory_limit_bytes
-        self._commands: queue.SimpleQueue[tuple[str, Command] | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[tuple[Key, Command] | None] = queue.SimpleQueue()
         self._served: dict[str, _Served] = {}
-        self._live: dict[str, _Live] = {}
+        self._live: dict[Key, _Live] = {}
         self._of: dict[SimulSession, _Live] = {}
         self._said: list[Said] = []
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
@@ -145,7 +152,7 @@ class Worker:
         if (error := self._loaded.get()) is not None:
             raise error
 
-    def send(self, stream: str, command: Command) -> None:
+    def send(self, stream: Key, command: Command) -> None:
         """Have a command carried out; its effects are delivered."""
         self._commands.put((stream, command))
 
@@ -182,7 +189,6 @@ class Worker:
         self._loaded.put(None)
         has_run = False
         while self._carry_out(wait=not has_run):
-            self.figures.busy_since_s = time.monotonic()
             has_run = any([self._step(served.sessions) for served in self._served.values()])
             self._hand_over()
         for live in self._live.values():
@@ -211,14 +217,14 @@ class Worker:
         Args:
             wait: there is nothing to run, so wait for a command.
         """
-        while True:
-            if wait:
-                self.figures.busy_since_s = None
-            try:
-                item = self._commands.get(block=wait)
-            except queue.Empty:
-                return True
-            wait = False
+        items = []
+        if wait:
+            self.figures.busy_since_s = None
+            items.append(self._commands.get())
+        self.figures.busy_since_s = time.monotonic()
+        # What comes meanwhile waits for the next step: a flood must not keep passes from being run.
+        items += [self._commands.get() for _ in range(self._commands.qsize())]
+        for item in items:
             if item is None:
                 return False
             stream, command = item
@@ -226,6 +232,7 @@ class Worker:
                 self._do(stream, command)
             except Exception as error:  # it must not end the streams of others
                 self._fail(stream, error)
+        return True
 
     def _step(self, sessions: Sessions) -> bool:
         """Run one pass for all sessions of a model that need one; False if none did."""
@@ -235,7 +242,7 @@ class Worker:
         except SessionFailedError as error:
             live = self._of.get(error.session)  # pyright: ignore[reportArgumentType]
             if live is not None:
-                self._fail(live.name, error.__cause__ or error)
+                self._fail(live.key, error.__cause__ or error)
             return True
         except Exception:
             # Of the whole pass: its sessions are broken, and the next steps say so one by one.
@@ -255,19 +262,19 @@ class Worker:
         live = self._of.get(session)
         if live is None:
             return
-        self._said.append((live.name, event))
+        self._said.append((live.key, event))
         if isinstance(event, TurnEnd):
             live.words_done = event.source_span_words[1]
             self._answer_turn_ends(live)
         elif isinstance(event, Finished):
-            self._forget(live.name)
+            self._forget(live.key)
 
     def _hand_over(self) -> None:
         if self._said:
             said, self._said = self._said, []
             self._deliver(said)
 
-    def _do(self, stream: str, command: Command) -> None:
+    def _do(self, stream: Key, command: Command) -> None:
         if isinstance(command, Open):
             self._open(stream, command)
             return
@@ -277,7 +284,6 @@ class Worker:
         match command:
             case Push(text=text):
                 live.session.push(text)
-                live.n_chars += len(text)
             case EndTurn(number=number):
                 live.session.end_turn()
                 live.turn_ends.append((live.session.source_words_taken, number))
@@ -289,12 +295,9 @@ class Worker:
             case Drop():
                 self._drop(live)
                 return
-        if live.n_chars:
-            taken = Taken(live.n_chars, live.session.source_words_taken)
-            live.n_chars = 0
-            self._said.append((stream, taken))
+        self._said.append((stream, Taken(live.session.source_words_taken)))
 
-    def _open(self, stream: str, command: Open) -> None:
+    def _open(self, stream: Key, command: Open) -> None:
         served = self._served[command.model]
         limit = self._memory_limit_bytes
         # Rows of a batch may double, and the old ones are there while the new ones are filled.
@@ -310,14 +313,11 @@ class Worker:
         if command.journal is not None and command.journal.exists():
             forget_turns(command.journal, command.n_turns)
         session = served.sessions.add(journal=command.journal, **command.options)
-        live = _Live(stream, command.model, session)
+        resumed = session.resumed or Resumed()
+        ends = deque((words, number) for number, words in enumerate(resumed.turn_ends, 1))
+        live = _Live(stream, command.model, session, ends, resumed.source_words_done)
         self._live[stream] = self._of[session] = live
         session_values = {**described(session, served.trained), "model": command.model}
-        resumed = session.resumed
-        if resumed is None:
-            self._said.append((stream, Opened(session_values)))
-            return
-        live.turn_ends.extend((words, i) for i, words in enumerate(resumed.turn_ends, 1))
         self._said.append(
             (
                 stream,
@@ -338,18 +338,20 @@ class Worker:
             named = [name for name in command.options if name in str(error)]
             names = named or list(command.options)
             param = f"session.{names[0]}" if len(names) == 1 else "session"
-            self._said.append((live.name, Refused(str(error), param, command.event_id)))
+            self._said.append((live.key, Refused(str(error), param, command.event_id)))
             return
         values = described(live.session, self._served[live.model].trained)
-        self._said.append((live.name, Changed({**values, "model": live.model}, command.event_id)))
+        self._said.append((live.key, Changed({**values, "model": live.model}, command.event_id)))
 
     def _answer_turn_ends(self, live: _Live) -> None:
         while live.turn_ends and live.turn_ends[0][0] <= live.words_done:
-            self._said.append((live.name, TurnEnded(live.turn_ends.popleft()[1])))
+            self._said.append((live.key, TurnEnded(live.turn_ends.popleft()[1])))
 
-    def _fail(self, stream: str, error: BaseException) -> None:
-        code = "invalid_option" if isinstance(error, SimulError) else "internal_error"
-        if isinstance(error, JournalError):
+    def _fail(self, stream: Key, error: BaseException) -> None:
+        code = "internal_error"
+        if isinstance(error, InvalidOptionError | PromptError):
+            code = "invalid_option"
+        elif isinstance(error, JournalError):
             code = "journal_failed"
         if code == "internal_error":
             log.error("a session broke off", exc_info=error)
@@ -360,12 +362,12 @@ class Worker:
         self._said.append((stream, Failed(message, code)))
 
     def _drop(self, live: _Live) -> None:
-        self._forget(live.name)
+        self._forget(live.key)
         for served in self._served.values():
             if live.session in served.sessions:
                 served.sessions.remove(live.session)
         live.session.break_off()
 
-    def _forget(self, stream: str) -> None:
+    def _forget(self, stream: Key) -> None:
         live = self._live.pop(stream)
         del self._of[live.session]

@@ -110,7 +110,10 @@ class TurnChain:
             setting: to begin them under.
             from_turn: the first of them; the next one by default.
         """
-        self._changes.append((self.next_turn if from_turn is None else from_turn, setting))
+        first = self.next_turn if from_turn is None else from_turn
+        if self._changes and self._changes[-1][0] == first:
+            self._changes.pop()  # no turn will begin under it; kept, they would grow without bound
+        self._changes.append((first, setting))
 
     def resume(self, end: TurnEnd, target_speech: Fraction) -> None:
         """Continue after a turn that ended before this stream was resumed.
