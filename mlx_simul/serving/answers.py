@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlx_simul.serving.languages import language_code
+from mlx_simul.serving.languages import audio_of
 from mlx_simul.serving.messages import ProtocolError
 from mlx_simul.serving.streams import Stream, Streams
 
@@ -61,8 +61,5 @@ def model_values(streams: Streams, name: str, created: int) -> dict[str, Any]:
         "source_language": source,
         "target_language": target,
         "languages": "any" if trained.translates is None else "fixed",
-        "audio": {
-            "input": {"language": language_code(source)},
-            "output": {"language": language_code(target)},
-        },
+        "audio": audio_of(source, target),
     }

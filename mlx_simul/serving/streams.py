@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from mlx_simul.archs.streaming_config import StreamingConfig
-from mlx_simul.events import Read, Tail, Write
+from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.serving.commands import (
     Answer,
     Changed,
@@ -32,10 +32,19 @@ from mlx_simul.serving.commands import (
     Opened,
     Refused,
 )
+from mlx_simul.serving.logs import note
 from mlx_simul.serving.messages import ProtocolError, Settings
 from mlx_simul.serving.options import ServingOptions
 from mlx_simul.serving.outbox import Outbox, TooLate, header_of
-from mlx_simul.serving.protocol import Heard, Protocol, StreamLimits, Told, options_of, refusal
+from mlx_simul.serving.protocol import (
+    Heard,
+    Protocol,
+    StreamLimits,
+    Told,
+    options_of,
+    refusal,
+    usage_of,
+)
 from mlx_simul.serving.worker import Loader, Said, Worker
 
 log = logging.getLogger(__name__)
@@ -235,6 +244,7 @@ class Streams:
     async def stop(self) -> None:
         """End: connections are closed, and what has a journal can be resumed."""
         self._stopping = True
+        note(log, "stopping", sessions=len(self))
         if self._sweeper is not None:
             self._sweeper.cancel()
         for stream in self._streams.values():
@@ -418,11 +428,19 @@ class Streams:
         self.worker.send(stream.name, Drop())
         self._said(stream, Failed("this session was ended by its owner.", "dropped"))
 
-    def count_refusal(self, error: ProtocolError) -> None:
-        """Count what a client was refused."""
-        self.refusals[error.code] = self.refusals.get(error.code, 0) + 1
+    def count_refusal(self, error: ProtocolError, stream: Stream | None = None) -> None:
+        """Count and log what a client was refused; the stream, if one is concerned."""
+        session = None if stream is None else stream.name
+        self._refused(error.code, texts={"message": str(error)}, session=session, param=error.param)
 
     # Inside
+
+    def _count_refusal(self, code: str) -> None:
+        self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def _refused(self, code: str, **what: Any) -> None:
+        self._count_refusal(code)
+        note(log, "refused", level=logging.WARNING, code=code, **what)
 
     def _require_room(self, owner: str) -> None:
         capacity = self.options.capacity
@@ -476,7 +494,7 @@ class Streams:
             )
             options = header["options"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.exception("the messages of a stream cannot be read")
+            log.exception("the messages of a session cannot be read")
             message = "the records of this session are damaged; begin a new one."
             raise ProtocolError("journal_failed", message, kind="server_error") from error
         if told.closed:
@@ -505,7 +523,7 @@ class Streams:
         try:
             return Outbox(self.options.capacity.keep_bytes, path, header)
         except OSError as error:
-            log.error("the messages of a stream cannot be written: %s", error)
+            _not_written(error)
             message = "this session cannot be recorded; the server's disk may be full."
             raise ProtocolError("journal_failed", message, kind="server_error") from error
 
@@ -543,19 +561,47 @@ class Streams:
                 if isinstance(answer, Opened):
                     self.n_opened += 1
                     stream.opened.set_result(None)
-            if isinstance(answer, Failed):
-                self.refusals[answer.code] = self.refusals.get(answer.code, 0) + 1
+                    self._note_opened(stream, answer)
+            self._note(stream, answer)
             if isinstance(answer, Changed | Refused | Failed):
                 stream.answer(answer)
             messages += stream.protocol.say(answer)
         try:
             stream.say(messages)
         except OSError as error:  # the disk of its records is full
-            log.error("the messages of a stream cannot be written: %s", error)
+            _not_written(error)
             self.worker.send(stream.name, Drop())
             for connection in list(stream.connections):
                 connection.end(1011)
             self._forget(stream)
+
+    def _note_opened(self, stream: Stream, opened: Opened) -> None:
+        note(
+            log,
+            "session opened",
+            session=stream.name,
+            model=stream.model,
+            owner=stream.owner,
+            policy=opened.session.get("policy"),
+            resumed=stream.outbox.seq > 0,
+        )
+
+    def _note(self, stream: Stream, answer: Answer) -> None:
+        """Log how a turn or a stream has ended."""
+        who: dict[str, Any] = {"session": stream.name, "owner": stream.owner}
+        match answer:
+            case TurnEnd() if self.options.records.log_texts:
+                texts = {"source_text": answer.source_text, "target_text": answer.target_text}
+                note(log, "turn", texts=texts, **who, turn=answer.turn)
+            case Refused() if answer.event_id not in stream.changes:  # those are answered over HTTP
+                self.count_refusal(refusal(answer), stream)
+            case Finished():
+                note(log, "session closed", **who, reason=answer.reason, usage=usage_of(answer))
+            case Failed():
+                self._count_refusal(answer.code)
+                texts = {"message": answer.message}
+                level = logging.INFO if answer.code == "dropped" else logging.WARNING
+                note(log, "session closed", level=level, texts=texts, **who, reason=answer.code)
 
     @staticmethod
     def _as_error(failed: Failed) -> ProtocolError:
@@ -584,7 +630,7 @@ class Streams:
         for connection in list(stream.connections):
             behind = stream.outbox.bytes_after(connection.seq)
             if behind > capacity.max_backlog_bytes:
-                self.refusals["slow_reader"] = self.refusals.get("slow_reader", 0) + 1
+                self._refused("slow_reader", session=stream.name, bytes=behind)
                 connection.end(4008)
         if stream.closed_s is not None:
             if now_s - stream.closed_s > capacity.resume_s and not stream.connections:
@@ -602,9 +648,15 @@ class Streams:
 
     def _expire(self, stream: Stream, code: str, why: str) -> None:
         """Close a stream as its client would: what has arrived is translated."""
+        note(log, "session expired", session=stream.name, owner=stream.owner, reason=code)
         stream.say(stream.protocol.notice(code, f"this session is closed, since {why}."))
         stream.protocol.close()
         self.worker.send(stream.name, Close())
+
+
+def _not_written(error: OSError) -> None:
+    message = "the messages of a session cannot be written"
+    note(log, message, level=logging.ERROR, error=error.strerror)
 
 
 def _hash(secret: str) -> str:
