@@ -37,7 +37,8 @@ A configuration file has the tables [address], [capacity] and [records] with the
 [models] with a folder or repository id for each name ("{PACKAGED}" = "" is the packaged model), and
 [session] with the options of sessions, as `mlx-simul translate --config` takes them. An option may
 also come from the environment: {ENVIRONMENT}PORT is --port. Flags win over --set, --set over the
-environment, and the environment over the file.
+environment, and the environment over the file. Events are logged to standard error, a line of JSON
+each. Ctrl-C and SIGTERM end the server in order, with exit code 0.
 """
 
 
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal ends it.
+    """Serve until a signal ends it, which is not a failure.
 
     Raises:
         SimulError: for options, models or addresses that will not do.
@@ -187,7 +188,13 @@ def _serve(
                 keys=owners is not None,
                 journal=options.records.journal is not None,
             )
-            uvicorn.Server(config).run(sockets=[listener])
+            server = uvicorn.Server(config)
+            try:
+                server.run(sockets=[listener])
+            except (SystemExit, KeyboardInterrupt):
+                # Once it has ended in order, uvicorn raises the signal that asked for it again.
+                if not server.should_exit:
+                    raise
 
 
 def _listening(host: str, port: int) -> socket.socket:
