@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from mlx_simul.serving.options import PREFIX
+
 MAX_ALIKE = 20
 """Warnings of one kind that are written in one window."""
 
@@ -25,7 +27,7 @@ _FIELDS = "mlx_simul_fields"
 _TEXTS = "mlx_simul_texts"
 
 # A whole id lets anybody listen, and these are long-lived; six characters tell sessions apart.
-_SESSION = re.compile(r"(sess_[\w-]{6})[\w-]{16}")
+_SESSION = re.compile(rf"(sess_(?:{PREFIX.pattern}_)?[\w-]{{6}})[\w-]{{16,}}")
 _SECRET = re.compile(r"ek_[\w-]{32}|(?<=openai-insecure-api-key\.)[^\s,\"']+|(?<=Bearer )[^\s\"']+")
 
 

@@ -206,9 +206,7 @@ def test_it_reconnects_to_a_server_that_was_started_again(how, tmp_path, transla
                             connection.session.close()
                     elif event.type == "session.output_transcript.delta" and again is None:
                         first.end(how)
-                        again = Server(
-                            "--port", str(first.port), "--journal", str(tmp_path)
-                        )
+                        again = Server("--port", str(first.port), "--journal", str(tmp_path))
                     elif event.type == "session.closed":
                         break
         finally:

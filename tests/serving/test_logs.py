@@ -92,6 +92,12 @@ def test_nothing_in_a_line_lets_its_reader_listen_or_speak():
     assert json.loads(said.splitlines()[0])["session"] == "sess_abcdef..."
 
 
+def test_an_id_with_a_prefix_is_as_short():
+    name = NAME.replace("sess_", "sess_north_")
+    (line,) = lines(lambda: note(LOG, "session opened", session=name))
+    assert line["session"] == "sess_north_abcdef..."
+
+
 def test_warnings_and_other_libraries_come_as_lines_too():
     def act():
         warnings.warn("careful", UserWarning, stacklevel=1)
