@@ -87,7 +87,7 @@ class Round:
 def main() -> None:
     """Measure what is asked for, and print it."""
     args = _parsed()
-    talks, alone_ms = _talks(args.text, args.seconds, args.policy)
+    talks, alone_ms = talks_of(args.text, args.seconds, args.policy)
     console = Console()
     carried = WORD_S * 1000 / alone_ms
     console.print(
@@ -95,11 +95,13 @@ def main() -> None:
         "one after another"
     )
     figures: dict[str, Any] = {"alone_ms_a_word": alone_ms, "policy": args.policy}
-    with _server(args.policy, args.max_sessions) as server:
+    with serving(args.policy, args.max_sessions) as server:
         if args.sequence:
-            figures["sequence"] = asyncio.run(_sequence(server, talks, args.sequence, console))
+            figures["sequence"] = asyncio.run(
+                one_after_another(server, talks, args.sequence, console)
+            )
         elif args.storm:
-            figures["storm"] = asyncio.run(_storm(server, talks, args.storm, args.seed, console))
+            figures["storm"] = asyncio.run(storm(server, talks, args.storm, args.seed, console))
         else:
             figures["rounds"] = list(_rounds(server, talks, args, console))
     if args.json:
@@ -113,7 +115,7 @@ def _rounds(
         "sessions", "words", "p50 ms", "p95 ms", "p99 ms", "cores", "rows", "passes/s", "equal"
     )
     for n_sessions in args.sessions:
-        done = asyncio.run(_round(server, talks, n_sessions, args.seed))
+        done = asyncio.run(speak_at_once(server, talks, n_sessions, args.seed))
         table.add_row(
             f"{done.sessions}", f"{done.words}", f"{done.p50_ms:.0f}", f"{done.p95_ms:.0f}",
             f"{done.p99_ms:.0f}", f"{done.server_cpu:.2f}", f"{done.rows_a_pass:.1f}",
@@ -125,7 +127,7 @@ def _rounds(
     console.print(table)
 
 
-async def _round(server: Server, talks: Sequence[Talk], n_sessions: int, seed: int) -> Round:
+async def speak_at_once(server: Server, talks: Sequence[Talk], n_sessions: int, seed: int) -> Round:
     rng = random.Random(seed)
     delays_s = [rng.uniform(0, 5 * WORD_S) for _ in range(n_sessions)]
     before = server.figures()
@@ -185,7 +187,7 @@ async def _speak(url: str, talk: Talk, delay_s: float) -> tuple[str, list[float]
     return text, times_ms
 
 
-async def _sequence(
+async def one_after_another(
     server: Server, talks: Sequence[Talk], n_sessions: int, console: Console
 ) -> list[dict[str, float]]:
     """Sessions one after another; memory now and then."""
@@ -195,14 +197,19 @@ async def _sequence(
         text = await _say_at_once(server.url, "".join(talk.pieces[:10]))
         if not text:
             raise RuntimeError(f"session {number} said nothing")
-        if number == 100 or number % (n_sessions // 10) == 0:
+        if number == 100 or number % max(1, n_sessions // 10) == 0:
             rows.append({"sessions": number, "rss_mb": server.rss_mb()})
             console.print(rows[-1])
     return rows
 
 
-async def _storm(
-    server: Server, talks: Sequence[Talk], seconds: float, seed: int, console: Console
+async def storm(
+    server: Server,
+    talks: Sequence[Talk],
+    seconds: float,
+    seed: int,
+    console: Console,
+    n_at_once: int = 32,
 ) -> dict[str, int]:
     """Sessions that come, go and are cut off; all that survive must equal those alone."""
     rng, ends_s = random.Random(seed), time.perf_counter() + seconds
@@ -219,7 +226,7 @@ async def _storm(
             outcome["survived"] += 1
             outcome["equal"] += text == talk.target
 
-    await asyncio.gather(*(one() for _ in range(32)))
+    await asyncio.gather(*(one() for _ in range(n_at_once)))
     console.print(outcome)
     return outcome
 
@@ -253,7 +260,7 @@ def _append(text: str) -> str:
     return json.dumps({"type": "session.input_text_buffer.append", "text": text})
 
 
-def _talks(path: Path, seconds: float, policy: str) -> tuple[list[Talk], float]:
+def talks_of(path: Path, seconds: float, policy: str) -> tuple[list[Talk], float]:
     """Texts of so many seconds, what they come to, and the CPU time a word takes alone."""
     sources = [item.source for item in read_corpus(path)]
     random.Random(0).shuffle(sources)
@@ -311,7 +318,7 @@ class Server:
 
 
 @contextmanager
-def _server(policy: str, max_sessions: int) -> Iterator[Server]:
+def serving(policy: str, max_sessions: int) -> Iterator[Server]:
     command = [
         sys.executable, "-m", "mlx_simul", "serve", "--port", "0",
         "--max-sessions", f"{max_sessions}", "--max-sessions-per-key", f"{max_sessions}",

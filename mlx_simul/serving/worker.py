@@ -186,8 +186,10 @@ class Worker:
             self.figures.busy_since_s = time.monotonic()
             has_run = any([self._step(served.sessions) for served in self._served.values()])
             self._hand_over()
-        for live in list(self._live.values()):
+        for live in self._live.values():
             live.session.break_off()
+        mx.synchronize()
+        mx.clear_streams()  # else MLX aborts the process when it ends after its thread
 
     def _measure(self) -> None:
         """Warm every model up, and see what a stream of it takes at most."""
