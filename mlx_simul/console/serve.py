@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for package in ("uvicorn", "starlette", "msgspec", "prometheus_client", "sse_starlette"):
         require(package, "serve", "use `mlx-simul translate`")
+    os.umask(0o077)  # the texts in journals are for the server's own user
     _serve(options, owners, {name: _loader(place, session) for name, place in models.items()})
     return 0
 

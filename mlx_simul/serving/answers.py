@@ -14,6 +14,7 @@ _STATUS = {
     "unknown_session": 404,
     "unknown_model": 404,
     "session_closed": 409,
+    "session_elsewhere": 409,
     "too_late": 410,
     "message_too_large": 413,
     "server_full": 503,

@@ -482,6 +482,9 @@ class Streams:
                 header["began"],
             )
             options = header["options"]
+        except BlockingIOError as error:
+            message = "this session is live on another server that has the same journals."
+            raise ProtocolError("session_elsewhere", message, "session") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.exception("the messages of a session cannot be read")
             message = "the records of this session are damaged; begin a new one."
@@ -490,8 +493,13 @@ class Streams:
             self._streams[name] = stream
             stream.opened.set_result(None)
             stream.closed_s = time.monotonic()
+            outbox.close()
             return stream
-        self._require_room(stream.owner)
+        try:
+            self._require_room(stream.owner)
+        except ProtocolError:
+            outbox.close()
+            raise
         stream.left_s = time.monotonic()
         await self._begin(stream, Open(stream.model, options, journal, told.turns))
         return stream
