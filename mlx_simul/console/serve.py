@@ -113,22 +113,32 @@ def all_options(
         tables.setdefault(group_of[name], {})[name] = value
     session = SessionOptions.from_plain(tables.pop("session", {}))
     as_policy(session.policy)
-    models = tables.pop("models", {})
-    if not isinstance(models, dict):
-        raise InvalidOptionError(f"models must be a table of names and folders, got {models!r}.")
-    for text in args.model:
+    models = _models(tables.pop("models", {}), args.model)
+    return make(ServingOptions, tables), session, models or {PACKAGED: ""}
+
+
+def _models(table: Any, flags: Iterable[str]) -> dict[str, str]:
+    """The place of each model by its name, as a file says and as flags do; flags win."""
+    if not isinstance(table, dict):
+        raise InvalidOptionError(f"models must be a table of names and folders, got {table!r}.")
+    for name, place in table.items():
+        if not isinstance(place, str):
+            raise InvalidOptionError(
+                f"models.{name} must be a folder or a Hugging Face repository id, got {place!r}."
+            )
+    named: dict[str, str] = {}
+    for text in flags:
         name, equals, place = text.partition("=")
         if not equals:
             name, place = Path(text).name, "" if text == PACKAGED else text
         if not name:
             raise InvalidOptionError(f"--model is given as FOLDER or NAME=FOLDER, got {text!r}.")
-        models[name] = place
-    for name, place in models.items():
-        if not isinstance(place, str):
+        if name in named:
             raise InvalidOptionError(
-                f"models.{name} must be a folder or a Hugging Face repository id, got {place!r}."
+                f"two models are called {name!r}; name one by --model NAME=FOLDER."
             )
-    return make(ServingOptions, tables), session, models or {PACKAGED: ""}
+        named[name] = place
+    return table | named
 
 
 def _require_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -212,9 +222,8 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _reason(error: OSError) -> str:
-    # Python's own text repeats the address; a name that is not found has a number of another list.
-    plain = error.errno is None or isinstance(error, socket.gaierror)
-    return str(error.strerror or error) if plain else os.strerror(error.errno)
+    # Python's own text repeats the address.
+    return (error.strerror or str(error)).partition(" (while attempting")[0]
 
 
 def _make_folder(folder: Path) -> None:
