@@ -71,6 +71,11 @@ class Server:
             self._process.communicate()
 
 
+def appended(text: str) -> dict[str, str]:
+    """The message with a piece of source."""
+    return {"type": "session.input_text_buffer.append", "text": text}
+
+
 @contextmanager
 def serving(*options: str) -> Iterator[Server]:
     """A server on a free port, which is ended at last."""

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 from clients.conftest import KEY
-from clients.servers import Server, serving
+from clients.interrupted import interrupted
+from clients.servers import Server, appended, serving
 
 openai = pytest.importorskip("openai", reason="tox -e clients installs the official client")
 from openai.lib.realtime_translation import (  # noqa: E402
@@ -26,10 +27,6 @@ def client_of(server, key="any key will do", kind=openai.OpenAI):
         base_url=f"{server.url}/v1",
         websocket_base_url=f"ws://127.0.0.1:{server.port}/v1",
     )
-
-
-def appended(text):
-    return {"type": "session.input_text_buffer.append", "text": text}
 
 
 def target_of(events):
@@ -176,42 +173,18 @@ def test_models_are_listed(server):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_it_reconnects_to_a_server_that_was_started_again(how, tmp_path, translation):
     """Its reconnection asks for our session and the last message; the journal knows the rest."""
-    with serving("--journal", str(tmp_path)) as first:
-        again = None
-        heard = {"session": "", "seq": 0}
+    journal = ("--journal", str(tmp_path))
+    again = []
 
-        def resume(event):
-            return {
-                "extra_query": {
-                    "model": "en-fr", "session": heard["session"], "after": str(heard["seq"]),
-                }
-            }  # fmt: skip
+    with serving(*journal) as first:
 
-        manager = client_of(first).realtime.translations.connect(
-            model="en-fr", on_reconnecting=resume, max_retries=60, max_delay=2
-        )
-        target = ""
-        half = TEXT.index("such")
+        def restart(_):
+            first.end(how)
+            again.append(Server("--port", str(first.port), *journal))
+
         try:
-            with manager as connection:
-                for event in connection:
-                    target += getattr(event, "delta", "") * event.type.startswith("session.output")
-                    heard["seq"] = getattr(event, "seq", heard["seq"])
-                    if event.type == "session.created":
-                        heard["session"] = event.session.id
-                        assert event.resumed is (again is not None)
-                        rest = TEXT[event.source_chars :]
-                        connection.send(appended(rest[: half if again is None else None]))
-                        if again is not None:
-                            connection.session.close()
-                    elif event.type == "session.output_transcript.delta" and again is None:
-                        first.end(how)
-                        again = Server("--port", str(first.port), "--journal", str(tmp_path))
-                    elif event.type == "session.closed":
-                        break
+            assert interrupted(client_of(first), TEXT, restart) == translation(TEXT)
         finally:
-            if again is not None:
-                assert again.end() == 0
-        assert again is not None, "it was never killed"
-        assert target == translation(TEXT)
-        assert any(line.get("resumed") for line in again.log)
+            codes = [server.end() for server in again]
+    assert codes == [0]
+    assert any(line.get("resumed") for line in again[0].log)

@@ -1,4 +1,4 @@
-"""The options of the server: flags over --set, over the environment, over a file; nothing unknown."""
+"""The options of the server: flags win over --set, that over the environment, that over a file."""
 
 import argparse
 import json
