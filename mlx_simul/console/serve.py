@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from mlx_simul.machine.files import expanded
 from mlx_simul.machine.terminal import emit, emit_json
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import as_policy
+from mlx_simul.serving.keys import read_keys
 from mlx_simul.serving.options import ServingOptions
 
 if TYPE_CHECKING:
@@ -34,7 +37,8 @@ A configuration file has the tables [address], [capacity] and [records] with the
 [models] with a folder or repository id for each name ("{PACKAGED}" = "" is the packaged model), and
 [session] with the options of sessions, as `mlx-simul translate --config` takes them. An option may
 also come from the environment: {ENVIRONMENT}PORT is --port. Flags win over --set, --set over the
-environment, and the environment over the file.
+environment, and the environment over the file. Events are logged to standard error, a line of JSON
+each. Ctrl-C and SIGTERM end the server in order, with exit code 0.
 """
 
 
@@ -66,18 +70,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal ends it.
+    """Serve until a signal ends it, which is not a failure.
 
     Raises:
         SimulError: for options, models or addresses that will not do.
     """
     options, session, models = all_options(args, os.environ)
+    keys = options.address.keys
+    owners = None if keys is None else read_keys(expanded(keys))
     if args.check:
         emit_json({**as_table(options), "models": models, "session": as_table(session)})
         return 0
     for package in ("uvicorn", "starlette", "msgspec", "prometheus_client", "sse_starlette"):
         require(package, "serve", "use `mlx-simul translate`")
-    _serve(options, {name: _loader(place, session) for name, place in models.items()})
+    os.umask(0o077)  # the texts in journals are for the server's own user
+    _serve(options, owners, {name: _loader(place, session) for name, place in models.items()})
     return 0
 
 
@@ -91,24 +98,54 @@ def all_options(
     """
     tables: dict[str, Any] = {} if args.config is None else read_toml(args.config)
     group_of = flat_fields(ServingOptions)
-    for name, group in group_of.items():
-        if (text := environment.get(f"{ENVIRONMENT}{name.upper()}")) is not None:
-            set_option(tables, f"{group}.{name}={text}")
+    given = {
+        name.removeprefix(ENVIRONMENT).lower(): text
+        for name, text in environment.items()
+        if name.startswith(ENVIRONMENT)
+    }
+    _require_known(f"{ENVIRONMENT}… variables", given, group_of)
+    for name, text in given.items():
+        set_option(tables, f"{group_of[name]}.{name}={text}")
     for assignment in args.set:
         set_option(tables, assignment)
+    _require_known("tables", tables, [*dict.fromkeys(group_of.values()), "models", "session"])
     for name, value in chosen(args, ServingOptions).items():
         tables.setdefault(group_of[name], {})[name] = value
     session = SessionOptions.from_plain(tables.pop("session", {}))
     as_policy(session.policy)
-    models = dict(tables.pop("models", {}))
-    for text in args.model:
+    models = _models(tables.pop("models", {}), args.model)
+    return make(ServingOptions, tables), session, models or {PACKAGED: ""}
+
+
+def _models(table: Any, flags: Iterable[str]) -> dict[str, str]:
+    """The place of each model by its name, as a file says and as flags do; flags win."""
+    if not isinstance(table, dict):
+        raise InvalidOptionError(f"models must be a table of names and folders, got {table!r}.")
+    for name, place in table.items():
+        if not isinstance(place, str):
+            raise InvalidOptionError(
+                f"models.{name} must be a folder or a Hugging Face repository id, got {place!r}."
+            )
+    named: dict[str, str] = {}
+    for text in flags:
         name, equals, place = text.partition("=")
         if not equals:
             name, place = Path(text).name, "" if text == PACKAGED else text
         if not name:
             raise InvalidOptionError(f"--model is given as FOLDER or NAME=FOLDER, got {text!r}.")
-        models[name] = place
-    return make(ServingOptions, tables), session, models or {PACKAGED: ""}
+        if name in named:
+            raise InvalidOptionError(
+                f"two models are called {name!r}; name one by --model NAME=FOLDER."
+            )
+        named[name] = place
+    return table | named
+
+
+def _require_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise InvalidOptionError(
+            f"unknown {kind}: {', '.join(unknown)}; known are {', '.join(known)}."
+        )
 
 
 def _loader(place: str, options: SessionOptions) -> Loader:
@@ -121,15 +158,17 @@ def _loader(place: str, options: SessionOptions) -> Loader:
     return load
 
 
-def _serve(options: ServingOptions, loaders: Mapping[str, Loader]) -> None:
+def _serve(
+    options: ServingOptions, owners: Mapping[str, str] | None, loaders: Mapping[str, Loader]
+) -> None:
     import uvicorn
 
     from mlx_simul.serving.app import make_app, server_config
-    from mlx_simul.serving.keys import Keys, read_keys
+    from mlx_simul.serving.keys import Keys
+    from mlx_simul.serving.logs import logging_to, note
     from mlx_simul.serving.streams import Streams
 
     address, capacity = options.address, options.capacity
-    owners = None if address.keys is None else read_keys(expanded(address.keys))
     if options.records.journal is not None:
         _make_folder(expanded(options.records.journal))
     # First the port: a model takes long to load, and that it is taken is known at once.
@@ -139,9 +178,25 @@ def _serve(options: ServingOptions, loaders: Mapping[str, Loader]) -> None:
             streams.worker.start()
         port = listener.getsockname()[1]
         shown = f"[{address.host}]" if ":" in address.host else address.host
-        emit(f"serving {', '.join(loaders)} on http://{shown}:{port}\n")
+        place = f"http://{shown}:{port}"
+        emit(f"serving {', '.join(loaders)} on {place}\n")
         config = server_config(make_app(streams, Keys(owners)), capacity)
-        uvicorn.Server(config).run(sockets=[listener])
+        with logging_to(sys.stderr, texts=options.records.log_texts):
+            note(
+                logging.getLogger(__name__),
+                "started",
+                address=place,
+                models=list(loaders),
+                keys=owners is not None,
+                journal=options.records.journal is not None,
+            )
+            server = uvicorn.Server(config)
+            try:
+                server.run(sockets=[listener])
+            except (SystemExit, KeyboardInterrupt):
+                # Once it has ended in order, uvicorn raises the signal that asked for it again.
+                if not server.should_exit:
+                    raise
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -150,9 +205,14 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise SimulError(
-            f"{host} port {port} cannot be listened on: {error.strerror or error}. Give another "
-            "--port, or --port 0 for any that is free."
+            f"{host} port {port} cannot be listened on: {_reason(error)}. Give another --port, or "
+            "--port 0 for any that is free."
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    # Python's own text repeats the address.
+    return (error.strerror or str(error)).partition(" (while attempting")[0]
 
 
 def _make_folder(folder: Path) -> None:

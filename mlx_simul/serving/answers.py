@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlx_simul.serving.languages import language_code
+from mlx_simul.serving.languages import audio_of
 from mlx_simul.serving.messages import ProtocolError
 from mlx_simul.serving.streams import Stream, Streams
 
@@ -14,6 +14,7 @@ _STATUS = {
     "unknown_session": 404,
     "unknown_model": 404,
     "session_closed": 409,
+    "session_elsewhere": 409,
     "too_late": 410,
     "message_too_large": 413,
     "server_full": 503,
@@ -61,8 +62,5 @@ def model_values(streams: Streams, name: str, created: int) -> dict[str, Any]:
         "source_language": source,
         "target_language": target,
         "languages": "any" if trained.translates is None else "fixed",
-        "audio": {
-            "input": {"language": language_code(source)},
-            "output": {"language": language_code(target)},
-        },
+        "audio": audio_of(source, target),
     }

@@ -7,7 +7,7 @@ from typing import Any
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies import as_policy, spec_of
-from mlx_simul.serving.languages import language_code
+from mlx_simul.serving.languages import audio_of
 from mlx_simul.session import SimulSession
 
 _FIXED = ("source_language", "target_language", "instruction", "context", "glossary")
@@ -29,10 +29,7 @@ def described(session: SimulSession, trained: StreamingConfig) -> dict[str, Any]
         policy = repr(options.policy)
     return {
         "type": "translation",
-        "audio": {
-            "input": {"language": language_code(names["source"])},
-            "output": {"language": language_code(names["target"])},
-        },
+        "audio": audio_of(names["source"], names["target"]),
         "source_language": names["source"],
         "target_language": names["target"],
         "policy": policy,

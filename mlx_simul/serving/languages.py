@@ -25,6 +25,21 @@ def language_code(language: str | None) -> str | None:
     return next((code for code, name in _names().items() if name.lower() == wanted), None)
 
 
+def audio_of(source: str | None, target: str | None) -> dict[str, dict[str, str]]:
+    """Two languages as OpenAI's clients see them.
+
+    Args:
+        source: its English name.
+        target: likewise.
+
+    Returns:
+        A code for each side. A side without one is empty: the official clients drop a message in
+        which a language is null.
+    """
+    codes = {"input": language_code(source), "output": language_code(target)}
+    return {side: {} if code is None else {"language": code} for side, code in codes.items()}
+
+
 @cache
 def _names() -> dict[str, str]:
     # Whisper's, and transformers has them: the hundred languages that people speak to a recogniser.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.machine.fields import require_count
+
+PREFIX = re.compile("[a-z0-9]{1,16}")
+"""What may stand before the random part of a session's id."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -21,6 +25,8 @@ class AddressOptions:
             that passes the Host header on, the proxy's.
         origins: other web sites whose pages may use this server, as in https://example.org.
         keys: a file of keys, a name and a key on each line.
+        id_prefix: lower-case letters and digits that begin the ids of this server's sessions, by
+            which a proxy before several servers knows whose a session is.
     """
 
     host: str = field(default="127.0.0.1", metadata={"metavar": "ADDRESS"})
@@ -28,11 +34,17 @@ class AddressOptions:
     names: tuple[str, ...] = field(default=(), metadata={"metavar": "NAME"})
     origins: tuple[str, ...] = field(default=(), metadata={"metavar": "ORIGIN"})
     keys: str | None = field(default=None, metadata={"metavar": "FILE"})
+    id_prefix: str | None = field(default=None, metadata={"metavar": "PREFIX"})
 
     def __post_init__(self) -> None:
         require_count("port", self.port, least=0)
         if self.port > 65535:
             raise InvalidOptionError(f"port must be at most 65535, got {self.port}.")
+        if self.id_prefix is not None and not PREFIX.fullmatch(self.id_prefix):
+            raise InvalidOptionError(
+                "id_prefix must be 1 to 16 of the characters a to z and 0 to 9, got "
+                f"{self.id_prefix!r}."
+            )
         if self.host not in LOOPBACK and self.keys is None:
             raise InvalidOptionError(
                 f"host={self.host!r} can be reached from other machines, so it needs --keys FILE: "

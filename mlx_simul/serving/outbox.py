@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ class Outbox:
         self._turns: list[bytes] = []
         self._file: BinaryIO | None = None
         if path is not None:
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+            self._file = _locked(path)
             if header is not None:
                 self._file.write(msgspec.json.encode(header) + b"\n")
 
@@ -54,21 +55,17 @@ class Outbox:
         """That of a stream whose messages are in a file, and what they told.
 
         Raises:
+            BlockingIOError: if another server writes to it.
             OSError: if the file cannot be read.
             ValueError: if it is damaged.
         """
-        told = Told()
-        whole = 0
         outbox = cls(keep_bytes)
-        for number, line in enumerate(_lines(path)):
-            whole += len(line)
-            if number:
-                message = msgspec.json.decode(line)
-                told.count(message)
-                outbox._keep(message, line[:-1])
-        os.truncate(path, whole)  # what a kill left of a line was not sent
-        outbox._file = open(path, "ab", buffering=0)  # noqa: SIM115
-        return outbox, told
+        outbox._file = _locked(path)
+        try:
+            return outbox, outbox._read(path)
+        except BaseException:
+            outbox.close()
+            raise
 
     @property
     def seq(self) -> int:
@@ -117,6 +114,17 @@ class Outbox:
         if self._file is not None:
             self._file.close()
 
+    def _read(self, path: Path) -> Told:
+        told, whole = Told(), 0
+        for number, line in enumerate(_lines(path)):
+            whole += len(line)
+            if number:
+                message = msgspec.json.decode(line)
+                told.count(message)
+                self._keep(message, line[:-1])
+        os.truncate(path, whole)  # what a kill left of a line was not sent
+        return told
+
     def _keep(self, message: Mapping[str, Any], line: bytes) -> None:
         if message["type"] == "session.turn.done":
             self._turns.append(line)
@@ -129,6 +137,17 @@ class Outbox:
                 break
             self._kept.popleft()
             self._ends.popleft()
+
+
+def _locked(path: Path) -> BinaryIO:
+    """A file to append to; the operating system unlocks it when the process ends."""
+    file = open(path, "ab", buffering=0)  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def header_of(path: Path) -> dict[str, Any]:

@@ -488,11 +488,16 @@ def _closed(finished: Finished) -> dict[str, Any]:
     return {
         "type": "session.closed",
         "reason": finished.reason,
-        "usage": {
-            "source_words": finished.source_words,
-            "target_words": finished.target_words,
-            "turns": finished.turns,
-            "passes": finished.n_passes,
-            "total_ms": round(finished.total_ms),
-        },
+        "usage": usage_of(finished),
+    }
+
+
+def usage_of(finished: Finished) -> dict[str, Any]:
+    """What a stream has used, as clients and logs say it."""
+    return {
+        "source_words": finished.source_words,
+        "target_words": finished.target_words,
+        "turns": finished.turns,
+        "passes": finished.n_passes,
+        "total_ms": round(finished.total_ms),
     }

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from typing import Any
 import msgspec
 
 from mlx_simul.archs.streaming_config import StreamingConfig
-from mlx_simul.events import Read, Tail, Write
+from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.serving.commands import (
     Answer,
     Changed,
@@ -32,8 +33,9 @@ from mlx_simul.serving.commands import (
     Opened,
     Refused,
 )
+from mlx_simul.serving.logs import note
 from mlx_simul.serving.messages import ProtocolError, Settings
-from mlx_simul.serving.options import ServingLimits, ServingOptions
+from mlx_simul.serving.options import PREFIX, ServingLimits, ServingOptions
 from mlx_simul.serving.outbox import Outbox, TooLate, header_of
 from mlx_simul.serving.protocol import (
     Heard,
@@ -43,12 +45,14 @@ from mlx_simul.serving.protocol import (
     ended,
     options_of,
     refusal,
+    usage_of,
 )
 from mlx_simul.serving.worker import Loader, Said, Worker
 
 log = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
+_NAME = re.compile(f"sess_(?:{PREFIX.pattern}_)?[A-Za-z0-9_-]{{22}}")
 MAX_PRIVATE_MESSAGES = 100
 
 
@@ -246,6 +250,7 @@ class Streams:
     async def stop(self) -> None:
         """End: connections are closed, and what has a journal can be resumed."""
         self._stopping = True
+        note(log, "stopping", sessions=len(self))
         if self._sweeper is not None:
             self._sweeper.cancel()
         for stream in self._streams.values():
@@ -310,7 +315,10 @@ class Streams:
         options = options_of(settings, self._limits)
         self._require_room(owner)
         self._forget_oldest()
-        stream_name, secret = f"sess_{secrets.token_urlsafe(16)}", secrets.token_urlsafe(24)
+        prefix = self.options.address.id_prefix
+        of_server = "" if prefix is None else f"{prefix}_"
+        stream_name = f"sess_{of_server}{secrets.token_urlsafe(16)}"
+        secret = secrets.token_urlsafe(24)
         began_s, secret_hash = time.time(), _hash(secret)
         path = self._path(stream_name, "messages")
         header = {
@@ -418,11 +426,19 @@ class Streams:
         self.worker.send(stream, Drop())
         self._said(stream, Failed("this session was ended by its owner.", "dropped"))
 
-    def count_refusal(self, error: ProtocolError) -> None:
-        """Count what a client was refused."""
-        self.refusals[error.code] = self.refusals.get(error.code, 0) + 1
+    def count_refusal(self, error: ProtocolError, stream: Stream | None = None) -> None:
+        """Count and log what a client was refused; the stream, if one is concerned."""
+        session = None if stream is None else stream.name
+        self._refused(error.code, texts={"message": str(error)}, session=session, param=error.param)
 
     # Inside
+
+    def _count_refusal(self, code: str) -> None:
+        self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def _refused(self, code: str, **what: Any) -> None:
+        self._count_refusal(code)
+        note(log, "refused", level=logging.WARNING, code=code, **what)
 
     def _require_room(self, owner: str) -> None:
         capacity = self.options.capacity
@@ -472,16 +488,24 @@ class Streams:
                 header["began"],
             )
             options = header["options"]
+        except BlockingIOError as error:
+            message = "this session is live on another server that has the same journals."
+            raise ProtocolError("session_elsewhere", message, "session") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.exception("the messages of a stream cannot be read")
+            log.exception("the messages of a session cannot be read")
             message = "the records of this session are damaged; begin a new one."
             raise ProtocolError("journal_failed", message, kind="server_error") from error
         if told.closed:
             self._streams[name] = stream
             stream.opened.set_result(None)
             stream.closed_s = time.monotonic()
+            outbox.close()
             return stream
-        self._require_room(stream.owner)
+        try:
+            self._require_room(stream.owner)
+        except ProtocolError:
+            outbox.close()
+            raise
         stream.left_s = time.monotonic()
         await self._begin(stream, Open(stream.model, options, journal, told.turns))
         return stream
@@ -502,7 +526,7 @@ class Streams:
         try:
             return Outbox(self.options.capacity.keep_bytes, path, header)
         except OSError as error:
-            log.error("the messages of a stream cannot be written: %s", error)
+            _not_written(error)
             message = "this session cannot be recorded; the server's disk may be full."
             raise ProtocolError("journal_failed", message, kind="server_error") from error
 
@@ -540,8 +564,8 @@ class Streams:
                 if isinstance(answer, Opened):
                     self.n_opened += 1
                     stream.opened.set_result(None)
-            if isinstance(answer, Failed):
-                self.refusals[answer.code] = self.refusals.get(answer.code, 0) + 1
+                    self._note_opened(stream, answer)
+            self._note(stream, answer)
             if isinstance(answer, Changed | Refused):
                 stream.answer(answer)
             messages += stream.protocol.say(answer)
@@ -551,11 +575,39 @@ class Streams:
         try:
             stream.say(messages)
         except OSError as error:  # the disk of its records is full
-            log.error("the messages of a stream cannot be written: %s", error)
+            _not_written(error)
             self.worker.send(stream, Drop())
             for connection in list(stream.connections):
                 connection.end(1011)
             self._forget(stream)
+
+    def _note_opened(self, stream: Stream, opened: Opened) -> None:
+        note(
+            log,
+            "session opened",
+            session=stream.name,
+            model=stream.model,
+            owner=stream.owner,
+            policy=opened.session.get("policy"),
+            resumed=stream.outbox.seq > 0,
+        )
+
+    def _note(self, stream: Stream, answer: Answer) -> None:
+        """Log how a turn or a stream has ended."""
+        who: dict[str, Any] = {"session": stream.name, "owner": stream.owner}
+        match answer:
+            case TurnEnd() if self.options.records.log_texts:
+                texts = {"source_text": answer.source_text, "target_text": answer.target_text}
+                note(log, "turn", texts=texts, **who, turn=answer.turn)
+            case Refused() if answer.event_id not in stream.changes:  # those are answered over HTTP
+                self.count_refusal(refusal(answer), stream)
+            case Finished():
+                note(log, "session closed", **who, reason=answer.reason, usage=usage_of(answer))
+            case Failed():
+                self._count_refusal(answer.code)
+                texts = {"message": answer.message}
+                level = logging.INFO if answer.code == "dropped" else logging.WARNING
+                note(log, "session closed", level=level, texts=texts, **who, reason=answer.code)
 
     @staticmethod
     def _as_error(failed: Failed) -> ProtocolError:
@@ -585,7 +637,7 @@ class Streams:
         for connection in list(stream.connections):
             behind = stream.outbox.bytes_after(connection.seq)
             if behind > capacity.max_backlog_bytes:
-                self.refusals["slow_reader"] = self.refusals.get("slow_reader", 0) + 1
+                self._refused("slow_reader", session=stream.name, bytes=behind)
                 connection.end(4008)
         if stream.closed_s is not None:
             if now_s - stream.closed_s > capacity.resume_s and not stream.connections:
@@ -603,10 +655,15 @@ class Streams:
 
     def _expire(self, stream: Stream, code: str, why: str) -> None:
         """Close a stream as its client would: what has arrived is translated."""
-        self.count_refusal(ProtocolError(code, why))
+        note(log, "session expired", session=stream.name, owner=stream.owner, reason=code)
         self._tell(stream, stream.protocol.notice(code, f"this session is closed, since {why}."))
         for command in stream.protocol.close():
             self.worker.send(stream, command)
+
+
+def _not_written(error: OSError) -> None:
+    message = "the messages of a session cannot be written"
+    note(log, message, level=logging.ERROR, error=error.strerror)
 
 
 def _unknown() -> ProtocolError:
@@ -630,6 +687,4 @@ def _hash(secret: str) -> str:
 
 def _is_name(name: str) -> bool:
     """Whether it may be a stream's name, and so a part of a path."""
-    rest = name.removeprefix("sess_")
-    plain = rest.replace("-", "").replace("_", "")
-    return rest != name and len(rest) == 22 and plain.isascii() and plain.isalnum()
+    return _NAME.fullmatch(name) is not None

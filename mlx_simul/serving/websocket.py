@@ -117,7 +117,7 @@ async def _listen(socket: WebSocket, connection: Connection, streams: Streams) -
         try:
             streams.obey(connection.stream, connection.stream.protocol.receive(data))
         except ProtocolError as error:
-            streams.count_refusal(error)
+            streams.count_refusal(error, connection.stream)
             connection.tell(error_message(error))
 
 

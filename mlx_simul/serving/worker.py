@@ -48,6 +48,7 @@ from mlx_simul.serving.commands import (
     TurnEnded,
 )
 from mlx_simul.serving.described import described
+from mlx_simul.serving.logs import fields
 from mlx_simul.serving.sessions import Sessions
 from mlx_simul.session import Resumed, SimulSession
 from mlx_simul.stream.journal import forget_turns
@@ -354,7 +355,7 @@ class Worker:
         elif isinstance(error, JournalError):
             code = "journal_failed"
         if code == "internal_error":
-            log.error("a session broke off", exc_info=error)
+            log.error("a session broke off", exc_info=error, extra=fields(session=stream))
         message = str(error) if isinstance(error, SimulError) else "this session broke off."
         live = self._live.get(stream)
         if live is not None:
