@@ -9,6 +9,7 @@ import { Stream } from "./stream.mjs";
 import { languagesOf } from "./turns_view.mjs";
 
 const SHOWN_TURNS = 12; // more than fit on a screen
+const MAX_BEHIND = 500; // messages
 const SMALLEST = 1.2;
 const LARGEST = 12;
 const STEP = 1.15;
@@ -26,35 +27,40 @@ let shown = -1;
 
 // The stream
 
-function listen() {
+// Who comes in the middle of a talk needs its last lines, not all of it; and the server does not
+// keep all of it for ever.
+async function listen() {
+  const seen = await server.streamOf(id);
+  if (seen !== null && seen.last_seq > stream.lastSeq + MAX_BEHIND) {
+    stream.skipTo(seen.last_seq - MAX_BEHIND);
+  }
   events = server.events(id, stream.lastSeq);
-  events.onmessage = ({ data }) => {
-    attempt = 0;
-    state = "";
-    const message = JSON.parse(data);
-    const kind = stream.apply(message);
-    if (kind === "gap") return retry();
-    if (kind === "new" && message.type === "session.turn.done") announce(stream.turns.at(-1));
-    if (stream.closed !== null) {
-      events.close();
-      state = "The talk has ended.";
-    }
-    draw();
-  };
+  events.onmessage = ({ data }) => receive(JSON.parse(data));
+  // The browser's own retries stop at the first answer that is not a stream of events.
   events.onerror = retry;
 }
 
-// The browser's own retries stop at the first answer that is not a stream of events.
+function receive(message) {
+  attempt = 0;
+  state = "";
+  const kind = stream.apply(message);
+  if (kind === "gap") return retry();
+  if (kind === "new" && message.type === "session.turn.done") announce(stream.turns.at(-1));
+  if (stream.closed !== null) {
+    events.close();
+    state = "The talk has ended.";
+  }
+  draw();
+}
+
 async function retry() {
   events.close();
   if (stream.closed !== null) return;
-  state = stream.session === null ? "Connecting" : "Connection lost. Trying again.";
+  state = stream.session === null ? "Connecting." : "Connection lost. Trying again.";
   draw();
-  const why = await server.diagnose(id, null);
-  if (why === "gone") {
-    state = "The server does not know this stream: it has ended, or the address is wrong.";
-    return draw();
-  }
+  const why = await server.diagnose(id);
+  if (why === "gone") state = "The server does not know this talk: it has ended, or the address is wrong.";
+  draw();
   setTimeout(listen, backoffMs(attempt++, clock.random));
 }
 

@@ -13,19 +13,20 @@ export function backoffMs(attempt, random) {
   return longest / 2 + (random() * longest) / 2;
 }
 
-// States: "connecting"; "live"; "waiting" {seconds}; "stopped" {why}, where `why` is "closed",
-// "key", "gone", "taken", "too-large", or a text from the server.
+// States: "connecting"; "live"; "waiting" {isBusy}, to try again; "stopped" {why}, where `why` is
+// "closed", "key", "gone", "taken", "too-large", or a text from the server.
 export class Connection {
   #socket = null;
   #timer = null;
   #attempt = 0;
   #beganMs = 0;
   #greeted = false;
+  #isGone = false; // the last diagnosis was that the server does not know the stream
 
   // open(): a new socket, to the stream that is to be resumed or to a new one.
   // onMessage(message); onState(state, detail).
-  // diagnose(): called when a socket closed before the server greeted; resolves to null (try
-  // again), or to why it is of no use.
+  // diagnose(): called when a socket closed before the server greeted; resolves to "away" or
+  // "busy" (try again), or to why that is of no use.
   constructor({ open, onMessage, onState, diagnose, clock }) {
     Object.assign(this, { open, onMessage, onState, diagnose, clock });
     this.state = "stopped";
@@ -89,6 +90,7 @@ export class Connection {
     }
     if (message?.type === "session.created" && !this.#greeted) {
       this.#greeted = true;
+      this.#isGone = false;
       this.#enter("live");
     }
     this.onMessage(message);
@@ -99,14 +101,18 @@ export class Connection {
     this.#drop();
     if (code in FINAL) return this.#enter("stopped", { why: FINAL[code] });
     if (greeted) return this.#retry();
-    this.#enter("waiting", { seconds: 0 });
+    this.#enter("waiting");
     const why = await this.diagnose();
     if (this.state !== "waiting" || this.#timer !== null) return; // stopped or hurried meanwhile
-    if (why === null) this.#retry();
+    // A server that has just started knows a stream of its journal only once it is resumed.
+    const isGone = why === "gone";
+    const mayHelp = why === "away" || why === "busy" || (isGone && !this.#isGone);
+    this.#isGone = isGone;
+    if (mayHelp) this.#retry(why === "busy");
     else this.#enter("stopped", { why });
   }
 
-  #retry() {
+  #retry(isBusy = false) {
     if (this.#greeted && this.clock.now() - this.#beganMs > STEADY_MS) this.#attempt = 0;
     const waitMs = backoffMs(this.#attempt++, this.clock.random);
     this.#cancel();
@@ -114,7 +120,7 @@ export class Connection {
       this.#timer = null;
       this.#connect();
     }, waitMs);
-    this.#enter("waiting", { seconds: waitMs / 1000 });
+    this.#enter("waiting", { isBusy });
   }
 
   #cancel() {

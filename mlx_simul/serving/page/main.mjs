@@ -86,6 +86,7 @@ const STATES = {
 
 const NOTICES = {
   waiting: "The connection is lost. The page keeps trying; what you type is kept, and sent once it is back.",
+  busy: "The server is there, but takes no session now; it may be full. The page keeps trying.",
   closed: "This session has ended. Its text stays here; the transcript can be downloaded while the server keeps it.",
   gone: "The server no longer knows this session: it was away too long, or has ended. The text stays here until you begin a new one.",
   taken: "This session goes on in another window. One window speaks at a time.",
@@ -98,7 +99,8 @@ function drawState(state, detail) {
   document.body.dataset.state = isBeginning ? "connecting" : state;
   setText(byId("status"), STATES[isBeginning ? "connecting" : state]);
   const why = state === "stopped" && !isBeginning ? detail.why : null;
-  const text = state === "waiting" ? NOTICES.waiting : why === null ? "" : (NOTICES[why] ?? why);
+  const key = state === "waiting" ? (detail.isBusy ? "busy" : "waiting") : why;
+  const text = key === null ? "" : (NOTICES[key] ?? key);
   byId("notice").hidden = text === "";
   setText(byId("notice-text"), text);
   byId("try-now").hidden = state !== "waiting";
@@ -132,7 +134,7 @@ function renew(model) {
 
 async function download(format) {
   try {
-    const blob = await server.transcript(speaker.id, speaker.secret, format, byId("side").value);
+    const blob = await server.transcript(speaker.id, format, byId("side").value);
     const link = el("a", { href: URL.createObjectURL(blob), download: `${speaker.id}.${format}` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -154,9 +156,13 @@ async function copyCaptions() {
   setTimeout(() => setText(button, "Copy the link"), 2_000);
 }
 
+// On a narrow screen the details cover what is behind them, which then takes no focus.
+const isWide = matchMedia("(min-width: 64.01rem)");
+
 function togglePanel(isOpen) {
   byId("panel").hidden = !isOpen;
   byId("show-panel").setAttribute("aria-expanded", String(isOpen));
+  document.querySelector("main").inert = isOpen && !isWide.matches;
   draw();
 }
 
@@ -192,8 +198,7 @@ function listen() {
     "submit",
   );
   window.addEventListener("keydown", (event) => {
-    const isOverlay = getComputedStyle(byId("panel")).position === "fixed";
-    if (event.key !== "Escape" || byId("panel").hidden || !isOverlay) return;
+    if (event.key !== "Escape" || byId("panel").hidden || isWide.matches) return;
     togglePanel(false);
     byId("show-panel").focus();
   });
@@ -208,7 +213,8 @@ function listen() {
 }
 
 chooseTheme(byId("theme"));
-togglePanel(matchMedia("(min-width: 64rem)").matches);
+togglePanel(isWide.matches);
+isWide.addEventListener("change", () => togglePanel(isWide.matches));
 listen();
 const { live } = speaker.stream;
 composer.restore((live?.source ?? "") + speaker.outbox.unread().join(""), PASTED.load());

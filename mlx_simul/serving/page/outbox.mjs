@@ -9,7 +9,7 @@ import { codePoints, indexAfter, wellFormed } from "./words.mjs";
 
 const MAX_MESSAGE_CHARS = 1_000; // well below any limit on a message, even with 4 bytes each
 const WINDOW_CHARS = 3_000; // sent and not yet read: the server's queues are bounded
-const KEPT_CHARS = 4_000; // read already, kept in case a server comes back knowing less
+const KEPT_CHARS = 400; // read already, kept in case a server comes back knowing less
 const WHOLE_WORD = /\S\s/u;
 
 export class Outbox {

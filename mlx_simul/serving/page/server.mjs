@@ -14,7 +14,7 @@ export class Server {
     return new URL(`captions/${encodeURIComponent(id)}`, this.base).href;
   }
 
-  socket({ model, session, after, secret }) {
+  socket({ model, session, after }) {
     const url = new URL("v1/realtime/translations", this.base);
     url.protocol = url.protocol.replace("http", "ws");
     if (model) url.searchParams.set("model", model);
@@ -23,7 +23,7 @@ export class Server {
       url.searchParams.set("after", after);
     }
     // A browser cannot set headers on a socket; subprotocols carry the key.
-    const key = this.key ?? (session ? secret : null);
+    const { key } = this;
     return new WebSocket(url, key ? ["realtime", `openai-insecure-api-key.${key}`] : ["realtime"]);
   }
 
@@ -34,44 +34,44 @@ export class Server {
   }
 
   async models() {
-    return (await this.#get("v1/models", this.key)).data ?? [];
+    return (await this.#get("v1/models")).data ?? [];
   }
 
   // {last_seq, source_chars, …}, or null if it cannot be had.
-  async streamOf(id, secret) {
+  async streamOf(id) {
     try {
-      return await this.#get(`v1/streams/${encodeURIComponent(id)}`, this.key ?? secret);
+      return await this.#get(`v1/streams/${encodeURIComponent(id)}`);
     } catch {
       return null;
     }
   }
 
-  // Why a socket could not be opened, which a browser does not say: null if the network is away
-  // or the server busy, so that trying again may help; "key", "gone", or what the server says.
-  async diagnose(id, secret) {
+  // Why a socket could not be opened, which a browser does not say: "away", if the server does
+  // not answer; "busy", if it does; "key" and "gone"; or what the server says.
+  async diagnose(id) {
     try {
-      if (id !== null) await this.#get(`v1/streams/${encodeURIComponent(id)}`, this.key ?? secret);
-      else await this.#get("v1/models", this.key);
-      return null;
+      await this.#get(id === null ? "v1/models" : `v1/streams/${encodeURIComponent(id)}`);
+      return "busy";
     } catch (error) {
-      if (!(error instanceof Refusal) || error.status >= 500 || error.status === 429) return null;
+      if (!(error instanceof Refusal)) return "away";
+      if (error.status >= 500 || error.status === 429) return "busy";
       if (error.status === 401) return "key";
       return error.status === 404 && id !== null ? "gone" : error.message;
     }
   }
 
-  async transcript(id, secret, format, side) {
+  async transcript(id, format, side) {
     const path = `v1/streams/${encodeURIComponent(id)}/transcript.${format}?side=${side}`;
-    return (await this.#fetch(path, this.key ?? secret)).blob();
+    return (await this.#fetch(path)).blob();
   }
 
-  async #get(path, key) {
-    return (await this.#fetch(path, key)).json();
+  async #get(path) {
+    return (await this.#fetch(path)).json();
   }
 
-  async #fetch(path, key) {
+  async #fetch(path) {
     const response = await fetch(new URL(path, this.base), {
-      headers: key ? { Authorization: `Bearer ${key}` } : {},
+      headers: this.key ? { Authorization: `Bearer ${this.key}` } : {},
       signal: AbortSignal.timeout(PATIENCE_MS),
       cache: "no-store",
     });

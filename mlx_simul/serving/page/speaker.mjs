@@ -17,7 +17,7 @@ export class Speaker {
   #closing = false;
   #hasAskedToClose = false; // on this connection
 
-  // `server` has socket(query), streamOf(id, secret) and diagnose(id, secret);
+  // `server` has socket(query), streamOf(id) and diagnose(id);
   // `storage` has load() and save(object or null).
   // onChange(): anything may have changed. onTurn(turn): one has ended.
   // onUpdated(names): options that were changed here have changed.
@@ -26,7 +26,7 @@ export class Speaker {
     Object.assign(this, { server, storage, clock, onChange, onTurn, onUpdated, onProblem });
     this.connection = new Connection({
       open: () => server.socket(this.#query()),
-      diagnose: () => server.diagnose(this.id, this.secret),
+      diagnose: () => server.diagnose(this.id),
       onMessage: (message) => this.#receive(message),
       onState: (state, detail) => this.#stateIs(state, detail),
       clock,
@@ -44,14 +44,14 @@ export class Speaker {
   }
 
   // Begin another stream; this one is closed, so that its listeners see its end. What a stream
-  // that the server has forgotten did not get to translate goes into the new one.
+  // that is over did not get to translate goes into the new one.
   renew(model = this.model) {
-    const left = this.isLost ? (this.stream.live?.source ?? "") + this.outbox.unread().join("") : "";
+    const left = this.takesText ? "" : (this.stream.live?.source ?? "") + this.outbox.unread().join("");
     this.connection.send({ type: "session.close" });
     this.connection.stop();
     this.#forget();
     this.model = model;
-    this.outbox.append(left);
+    if (left.trim()) this.outbox.append(left);
     this.start();
   }
 
@@ -91,14 +91,14 @@ export class Speaker {
   save() {
     if (this.#isSaved) return;
     this.#isSaved = true;
-    const { id, secret, model, stream, outbox, wanted } = this;
+    const { id, model, stream, outbox, wanted } = this;
     const closing = this.#closing;
-    this.storage.save(id === null ? null : { id, secret, model, stream, outbox, wanted, closing });
+    this.storage.save({ id, model, stream, outbox, wanted, closing });
   }
 
   #restore(saved) {
-    const { id, secret, model, wanted } = saved;
-    Object.assign(this, { id, secret, model, wanted });
+    const { id, model, wanted } = saved;
+    Object.assign(this, { id, model, wanted });
     this.stream = Stream.restored(saved.stream);
     this.outbox = new Outbox(saved.outbox);
     this.#closing = saved.closing;
@@ -106,7 +106,6 @@ export class Speaker {
 
   #forget() {
     this.id = null;
-    this.secret = null;
     this.stream = new Stream();
     this.outbox = new Outbox();
     this.response = new Response();
@@ -121,7 +120,7 @@ export class Speaker {
 
   #query() {
     if (this.id === null) return { model: this.model };
-    return { model: this.model, session: this.id, after: this.stream.lastSeq, secret: this.secret };
+    return { model: this.model, session: this.id, after: this.stream.lastSeq };
   }
 
   #stateIs(state, detail) {
@@ -167,10 +166,10 @@ export class Speaker {
 
   #receive(message) {
     this.#heardMs = this.clock.now();
-    if (message.type === "error") return this.#refused(message.error ?? {});
     if (message.type === "session.created") return this.#created(message);
     const kind = this.stream.apply(message);
     if (kind === "gap") return this.connection.lose(); // resuming fills it
+    if (message.type === "error" && kind !== "old") this.#refused(message.error ?? {});
     if (kind === "new") this.#numbered(message);
     this.#changed();
   }
@@ -178,7 +177,6 @@ export class Speaker {
   #created(message) {
     this.stream.apply(message);
     this.id = message.session.id;
-    this.secret = message.secret ?? this.secret;
     this.model = message.session.model;
     const { lost, unknown } = this.outbox.resume(message.source_chars ?? 0, message.commits ?? 0);
     if (lost) this.onProblem({ message: lostText(lost) });
@@ -245,9 +243,8 @@ export class Speaker {
     const options = asked === undefined ? [] : optionsOf(error.param, asked);
     this.onProblem({ message: error.message ?? error.code ?? "", options });
     // Text that the server did not take is missing there: what it has is known after resuming.
-    const isOurs = typeof error.event_id === "string" && error.event_id.startsWith("page_");
-    if (asked === undefined && isOurs && this.state === "live") this.connection.lose();
-    this.#changed();
+    const isText = asked === undefined && error.event_id?.startsWith?.("page_");
+    if (isText && error.code !== "session_closed") this.connection.lose();
   }
 
   // A dead network does not always close a socket. If text is under way and nothing comes back,
@@ -256,7 +253,7 @@ export class Speaker {
     const { id, clock } = this;
     const [sent] = this.outbox.unread();
     if (this.state !== "live" || !sent || clock.now() - this.#heardMs < SILENT_MS) return;
-    const seen = await this.server.streamOf(id, this.secret);
+    const seen = await this.server.streamOf(id);
     if (this.state !== "live" || this.id !== id) return;
     const isWell = seen !== null && seen.source_chars >= this.outbox.sentTo && seen.last_seq <= this.stream.lastSeq;
     if (isWell) this.#heardMs = clock.now();

@@ -27,11 +27,17 @@ export class Stream {
       return "plain";
     }
     if (seq <= this.lastSeq) return "old";
-    // Who comes late to a stream whose beginning is no longer kept begins in its middle.
-    if (this.lastSeq && seq > this.lastSeq + 1) return "gap";
+    if (seq > this.lastSeq + 1) return "gap";
     this.lastSeq = seq;
     this.#numbered(message);
     return "new";
+  }
+
+  // Go on behind a message, without those before it.
+  skipTo(seq) {
+    this.lastSeq = seq;
+    this.live = null;
+    this.ends = null;
   }
 
   #plain(message) {
