@@ -9,8 +9,8 @@ chunks gives equal events (SPEC section 7).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
 
 FinishReason: TypeAlias = Literal[
     "end_of_turn",
@@ -179,3 +179,19 @@ class Finished:
 
 
 Event: TypeAlias = Read | Write | TurnEnd | Finished
+
+_TYPES = {
+    Read: "read",
+    Write: "write",
+    Tail: "tail",
+    TurnEnd: "turn_end",
+    Finished: "finished",
+}
+
+
+def as_plain(event: Event | Tail) -> dict[str, Any]:
+    """An event as plain values; a turn and the last event say whether they are complete."""
+    values = {"type": _TYPES[type(event)], **asdict(event)}
+    if isinstance(event, TurnEnd | Finished):
+        values["complete"] = event.is_complete
+    return values

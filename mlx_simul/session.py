@@ -146,6 +146,15 @@ class SimulSession:
         return self._resumed
 
     @property
+    def source_words_taken(self) -> int:
+        """Source words that have arrived whole, from the beginning of the stream, read or not.
+
+        Right behind :meth:`end_turn` these are all; before, the last word may be half, and a mark
+        may wait for what comes after it.
+        """
+        return self._feed.n_words
+
+    @property
     def languages(self) -> tuple[str, str]:
         """Source and target language by name, or "Source" and "Target" where none is known."""
         return self._languages
@@ -378,6 +387,7 @@ class SimulSession:
     def _resume(self, journal: Journal) -> Resumed:
         """Feed what a journal holds, and skip the turns that it holds too."""
         chain, n_turns, n_chars, time_ms = self._chain("journal="), 0, 0, 0.0
+        turn_ends: list[int] = []
         if journal.date != self._date:
             # A stream keeps the day on which it began.
             self._date = journal.date
@@ -401,12 +411,13 @@ class SimulSession:
                 self._options = options
             elif entry.mark == "end_turn":
                 self._end_turn()
+                turn_ends.append(self.source_words_taken)
             elif entry.mark == "close":
                 self._close()
             else:
                 n_chars += len(entry.text)
                 self._push(entry.text)
-        return Resumed(n_turns, n_chars, self._feed.is_closed)
+        return Resumed(n_turns, n_chars, tuple(turn_ends), self._feed.is_closed)
 
     def _chain(self, what: str) -> TurnChain:
         """The turns, for what only a stream with turns has."""
@@ -438,9 +449,11 @@ class Resumed:
     Attributes:
         turns: how many had ended (:func:`mlx_simul.stream.journal.read_turns` gives them).
         source_chars: characters of source that had arrived; feed what comes behind them.
+        turn_ends: for each :meth:`SimulSession.end_turn`, the source words that had arrived.
         source_closed: the source had ended.
     """
 
     turns: int
     source_chars: int
+    turn_ends: tuple[int, ...]
     source_closed: bool

@@ -51,6 +51,7 @@ _COMMANDS = {
     "validate": "prove that a folder holds a model that streams",
     "calibrate": "find the attention heads that follow the source, for policies such as align-att",
     "bench": "measure what streaming costs, beside offline generation",
+    "serve": "serve live translation to many, over WebSocket and HTTP, with a page",
     "serve-simuleval": "let SimulEval's client evaluate a model over HTTP",
 }
 

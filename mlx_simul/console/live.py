@@ -10,12 +10,11 @@ import os
 import select
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mlx_simul.errors import SimulError, SimulWarning
-from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, Write
+from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, as_plain
 from mlx_simul.loop.remarks import remark
 from mlx_simul.machine.terminal import emit, emit_json, say
 
@@ -171,15 +170,6 @@ class TextView:
         say(f"warning: {remark}")
 
 
-_TYPES = {
-    Read: "read",
-    Write: "write",
-    Tail: "tail",
-    TurnEnd: "turn_end",
-    Finished: "finished",
-}
-
-
 class JsonView(TextView):
     """Writes one JSON object a line: an event's fields and its ``type``."""
 
@@ -193,15 +183,7 @@ class JsonView(TextView):
 
     def show(self, event: Event | Tail) -> None:
         """Writes the event."""
-        emit_json(fields_of(event))
-
-
-def fields_of(event: Event | Tail) -> dict[str, Any]:
-    """An event as plain values; a turn and the last event say whether they are complete."""
-    fields = {"type": _TYPES[type(event)], **asdict(event)}
-    if isinstance(event, TurnEnd | Finished):
-        fields["complete"] = event.is_complete
-    return fields
+        emit_json(as_plain(event))
 
 
 def warn_of_bad_bytes(data: bytes) -> None:

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mlx_simul.console.arguments import require_writable
-from mlx_simul.console.live import fields_of
-from mlx_simul.console.subtitles import VTT_HEADER, CueMaker, Side, srt, vtt
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.events import TurnEnd
+from mlx_simul.stream.subtitles import Side
+from mlx_simul.stream.transcripts import TRANSCRIPT_KINDS, transcript_form
 
-Form = Callable[[TurnEnd], str]
-
-
-def _subtitles(cue_text: Callable[..., str], side: Side) -> Form:
-    maker = CueMaker(side)
-    return lambda end: "".join(map(cue_text, maker.cues(end)))
-
-
-def _line(side: Side) -> Form:
-    """A line for each turn; of both sides the source, a tab, and the target."""
-
-    def text(end: TurnEnd) -> str:
-        texts = {"source": (end.source_text,), "target": (end.target_text,)}
-        shown = texts.get(side, (end.source_text, end.target_text))
-        return "\t".join(" ".join(part.split()) for part in shown) + "\n"
-
-    return text
-
-
-def _json(side: Side) -> Form:
-    """The whole event, whatever the side."""
-    return lambda end: json.dumps(fields_of(end), ensure_ascii=False) + "\n"
-
-
-_FORMS: dict[str, Callable[[Side], Form]] = {
-    ".srt": lambda side: _subtitles(srt, side),
-    ".vtt": lambda side: _subtitles(vtt, side),
-    ".txt": _line,
-    ".jsonl": _json,
-}
-_HEADERS = {".vtt": VTT_HEADER}
-
-ENDINGS = tuple(_FORMS)
+ENDINGS = tuple(f".{kind}" for kind in TRANSCRIPT_KINDS)
 """Of the files that can be written."""
 
 
@@ -66,8 +33,7 @@ class OutputFile:
 
     def __init__(self, path: Path, side: Side, *, overwrite: bool = False) -> None:
         self.path = path
-        ending = path.suffix.lower()
-        self._form = _FORMS[ending](side)
+        header, self._form = transcript_form(path.suffix.lower()[1:], side)
         self._end = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if overwrite else 0)
         try:
@@ -76,7 +42,7 @@ class OutputFile:
         except OSError as error:
             raise self._refused(error) from error
         try:
-            self._put(_HEADERS.get(ending, ""))
+            self._put(header)
         except BaseException:
             self.close()
             raise

@@ -30,12 +30,12 @@ from mlx_simul.console.live import (
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.console.outputs import ENDINGS, OutputFile, require_outputs
 from mlx_simul.console.resuming import behind_journal
-from mlx_simul.console.subtitles import Side
 from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.events import TurnEnd
 from mlx_simul.machine.files import expanded
 from mlx_simul.machine.terminal import say
 from mlx_simul.options import SessionOptions
+from mlx_simul.stream.subtitles import Side
 
 if TYPE_CHECKING:
     from rich.console import Console

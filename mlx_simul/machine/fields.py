@@ -104,6 +104,15 @@ def plain_fields(kind: type) -> list[Field[Any]]:
     return [item for item in fields(kind) if not item.metadata.get("python_only")]
 
 
+def flat_fields(kind: type) -> dict[str, str]:
+    """The group of each option, of a dataclass whose fields are groups of options."""
+    return {
+        item.name: group.name
+        for group in plain_fields(kind)
+        for item in plain_fields(type_of(kind, group))
+    }
+
+
 def type_of(kind: type, item: Field[Any]) -> Any:
     """The type of a field, as a file can say it."""
     if (plain := item.metadata.get("plain")) is not None:

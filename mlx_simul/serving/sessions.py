@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import compress
+from os import PathLike
 from typing import Any
 
 import mlx.nn as nn
@@ -94,6 +95,7 @@ class Sessions:
         *,
         source: TokenizedSource | None = None,
         prefix: EncodedPrefix | None = None,
+        journal: str | PathLike[str] | None = None,
         **flat: Unpack[OptionKeywords],
     ) -> SimulSession:
         """Let a session join; it leaves by itself with its last event.
@@ -101,6 +103,7 @@ class Sessions:
         Args:
             source: as for :class:`SimulSession`, whose tokens are known.
             prefix: as for :class:`SimulSession`.
+            journal: as for :class:`SimulSession`.
             **flat: options, which take precedence over those given to all.
 
         Returns:
@@ -110,6 +113,7 @@ class Sessions:
         Raises:
             InvalidOptionError: as :class:`SimulSession` does; or if its ``kv_bits`` are not those
                 of the others.
+            JournalError: as :class:`SimulSession` does.
         """
         made: list[Engine] = []
 
@@ -128,6 +132,7 @@ class Sessions:
                 options,
                 source=source,
                 prefix=prefix,
+                journal=journal,
                 pool=self._prefixes,
                 make_engine=make,
             )

@@ -20,6 +20,7 @@ class Feed:
     Attributes:
         has_words: a word has come.
         is_closed: the source has ended.
+        n_words: words that have come out, skipped ones included.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -28,7 +29,7 @@ class Feed:
         self._next_splitter: TurnSplitter | None = None
         self._in_turn = False
         self.has_words = self.is_closed = False
-        self._skip_words = 0
+        self.n_words = self._skip_words = 0
 
     def change(self, setting: Setting) -> None:
         """Cut turns by the rules of another source language, from the next turn on."""
@@ -78,6 +79,7 @@ class Feed:
             self._splitter, self._next_splitter = self._next_splitter, None
 
     def _kept(self, items: Sequence[Item]) -> list[Item]:
+        self.n_words += sum(isinstance(item, str) for item in items)
         for at, item in enumerate(items):
             if not self._skip_words:
                 return list(items[at:])

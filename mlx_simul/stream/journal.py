@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from mlx_simul.errors import JournalError, SimulWarning
 from mlx_simul.events import TurnEnd
-from mlx_simul.machine.files import expanded
+from mlx_simul.machine.files import expanded, replacing_file
 
 FORMAT = 1
 MAX_LINE_BYTES = 64 * 2**20
@@ -222,6 +222,31 @@ def read_turns(path: str | os.PathLike[str]) -> Iterator[TurnEnd]:
         JournalError: if it cannot be read, or is damaged.
     """
     return (entry.turn for entry in read_entries(path) if entry.turn is not None)
+
+
+def forget_turns(path: str | os.PathLike[str], first: int) -> None:
+    """Drop from a journal that some turns have ended, so that a session runs them again.
+
+    Args:
+        path: of a journal that no session has open.
+        first: the number of the first turn to drop; those after it go too.
+
+    Raises:
+        JournalError: if it cannot be read or written, or is damaged.
+    """
+    path = expanded(path)
+    with (
+        _explained(path),
+        replacing_file(path) as partial,
+        path.open("rb") as file,
+        partial.open("wb") as kept,
+    ):
+        for number, line in enumerate(_lines(file), 1):
+            record = _parsed(path, number, line)
+            if "turn" not in record or _turn_end(record["turn"]).turn < first:
+                kept.write(line)
+        kept.flush()
+        os.fsync(kept.fileno())
 
 
 def fingerprint(model: Any) -> str:

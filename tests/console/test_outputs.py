@@ -137,7 +137,7 @@ def rest(source):
 def test_what_a_journal_holds_is_skipped_once(journal, size):
     text = f"{HELD} weather. Good morning."
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    resumed = Resumed(1, len(HELD), False)
+    resumed = Resumed(1, len(HELD), (), False)
     assert rest(behind_journal(WholeText(*pieces), journal, resumed)) == " weather. Good morning."
     # Text that the session adds later is not skipped.
     assert rest(behind_journal(WholeText(text), journal, replace(resumed, source_chars=8))) == (
@@ -154,7 +154,7 @@ def test_what_a_journal_holds_is_skipped_once(journal, size):
     ],
 )
 def test_another_text_is_refused_by_name(journal, text, closed, says):
-    resumed = Resumed(1, len(HELD), closed)
+    resumed = Resumed(1, len(HELD), (), closed)
     with pytest.raises(InvalidOptionError, match=says):
         behind_journal(WholeText(text), journal, resumed)
     assert rest(behind_journal(WholeText(HELD), journal, resumed)) == ""

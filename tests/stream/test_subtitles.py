@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from made_turns import turn
 from rich.cells import cell_len
 
-from mlx_simul.console.subtitles import (
+from mlx_simul.stream.subtitles import (
     MAX_CUE_MS,
     MAX_LINE_COLUMNS,
     MIN_CUE_MS,

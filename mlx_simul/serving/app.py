@@ -1,0 +1,113 @@
+"""The server as an ASGI application: WebSocket, HTTP, the page, figures."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from mlx_simul.serving.http import Http
+from mlx_simul.serving.keys import Keys
+from mlx_simul.serving.metrics import Metrics
+from mlx_simul.serving.options import LOOPBACK
+from mlx_simul.serving.streams import Streams
+from mlx_simul.serving.websocket import serve_websocket
+
+PAGE = Path(__file__).parent / "page"
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def make_app(streams: Streams, keys: Keys) -> Starlette:
+    """The application of a server.
+
+    Args:
+        streams: of the server, whose models are loaded.
+        keys: likewise.
+    """
+    metrics, address = Metrics(streams), streams.options.address
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await streams.start()
+        try:
+            yield
+        finally:
+            await streams.stop()
+
+    async def realtime(socket: WebSocket) -> None:
+        await serve_websocket(socket, streams, keys)
+
+    async def figures(request: Request) -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def page(request: Request) -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    async def captions(request: Request) -> Response:
+        return FileResponse(PAGE / "captions.html")
+
+    async def not_found(request: Request, error: Exception) -> Response:
+        message = f"there is nothing at {request.url.path!r}."
+        body = {"type": "invalid_request_error", "code": "not_found", "message": message}
+        return JSONResponse({"error": body}, 404)
+
+    # The port is not looked at. Any name would let a page of another site, whose name leads here,
+    # pass for our own.
+    names = [*address.names, *LOOPBACK, "[::1]", address.host]
+    any_name = "0.0.0.0" in names or "::" in names
+    return Starlette(
+        routes=[
+            WebSocketRoute("/v1/realtime/translations", realtime),
+            *Http(streams, keys).routes(),
+            Route("/metrics", figures),
+            Route("/", page),
+            Route("/captions/{name}", captions),
+            Mount("/page", StaticFiles(directory=PAGE)),
+        ],
+        middleware=[
+            Middleware(
+                TrustedHostMiddleware,
+                allowed_hosts=["*"] if any_name and not address.names else names,
+                www_redirect=False,
+            ),
+            Middleware(_SafeHeaders),
+        ],
+        exception_handlers={404: not_found},
+        lifespan=lifespan,
+    )
+
+
+class _SafeHeaders:
+    """Adds the headers that let a browser trust nothing but this server's own files."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def adding(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, adding if scope["type"] == "http" else send)
