@@ -1,0 +1,179 @@
+"""Who has no mouse, sees little or nothing, or reads another script."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import PHONE, WIDE
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+# Every visible text whose contrast with what is behind it is below WCAG 2's AA, 4.5:1 (disabled
+# controls are exempt). Colours are drawn, so that any way to write them will do.
+FAINT_TEXTS = """() => {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 1;
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  const drawn = (colours) => {
+    pen.clearRect(0, 0, 1, 1);
+    for (const colour of colours) {
+      pen.fillStyle = colour;
+      pen.fillRect(0, 0, 1, 1);
+    }
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const faint = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const isText = [...node.childNodes].some((each) => each.nodeType === 3 && each.data.trim());
+    if (!isText || !node.checkVisibility() || node.matches(":disabled, noscript, option, .heard *, .skip")) continue;
+    const behind = [];
+    for (let at = node; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
+    const style = getComputedStyle(node);
+    const ground = luminance(drawn(behind));
+    const ink = luminance(drawn([...behind, node.namespaceURI.includes("svg") ? style.fill : style.color]));
+    const contrast = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+    if (contrast < 4.5) faint.push(`${node.id || node.className || node.tagName}: ${contrast.toFixed(2)}`);
+  }
+  return faint;
+}"""
+
+
+def say(page, text: str) -> None:
+    page.locator("#text").press_sequentially(text)
+    page.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_text_has_contrast(new_context, open_page, server, scheme, viewport):
+    page = open_page(server, new_context(color_scheme=scheme, viewport=viewport))
+    say(page, "Do you want coffee?")
+    page.locator("#text").press_sequentially("My train leaves at seven ")
+    expect(page.locator("#live-target")).not_to_be_empty()
+    page.context.set_offline(True)
+    expect(page.locator("#notice")).to_be_visible()
+    page.locator("#text").press_sequentially("o'clock ")
+    expect(page.locator("#live-waiting")).not_to_be_empty()
+    assert page.evaluate(FAINT_TEXTS) == []
+    if viewport == PHONE:
+        page.locator("#show-panel").click()
+        assert page.evaluate(FAINT_TEXTS) == []
+    page.context.set_offline(False)
+    page.wait_for_selector("body[data-state=live]")
+    captions = page.context.new_page()
+    captions.goto(page.locator("#captions").get_attribute("href"))
+    captions.keyboard.press("s")
+    expect(captions.locator("#live-target")).not_to_be_empty()
+    assert captions.evaluate(FAINT_TEXTS) == []
+
+
+def test_faint_text_would_be_found(open_page, server):
+    page = open_page(server)
+    page.evaluate("document.getElementById('hint').style.color = 'rgb(128 128 128 / 60%)'")
+    assert [each.partition(":")[0] for each in page.evaluate(FAINT_TEXTS)] == ["hint"]
+
+
+def test_all_is_done_by_keyboard(open_page, server):
+    page = open_page(server)
+    expect(page.locator("#text")).to_be_focused()
+    page.locator(".skip").focus()
+    expect(page.locator(".skip")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "text"
+    page.keyboard.type("Do you want coffee?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#turns .target")).to_have_text(["Voulez-vous du café ?"])
+
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        name = page.evaluate("document.activeElement?.id || document.activeElement.className")
+        if reached and name in (reached[0], "skip"):
+            break
+        reached.append(name)
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    controls = """() => [...document.querySelectorAll("a, button, input, select, textarea")]
+      .filter((node) => node.checkVisibility() && !node.disabled && node.className !== "skip")
+      .map((node) => node.id)"""
+    missed = set(page.evaluate(controls)) - set(reached) - {"text"}
+    assert missed == set()
+
+    page.locator("#download-txt").focus()
+    with page.expect_download():
+        page.keyboard.press("Enter")
+
+
+def test_on_a_phone_the_details_open_and_close_by_keyboard(new_context, open_page, server):
+    page = open_page(server, new_context(viewport=PHONE))
+    button, panel = page.locator("#show-panel"), page.locator("#panel")
+    expect(panel).to_be_hidden()
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(panel).to_be_visible()
+    expect(button).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#panel') !== null")
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(button).to_be_focused()
+
+
+def test_long_words_wrap(new_context, open_page, server):
+    page = open_page(server, new_context(viewport=PHONE))
+    page.locator("#text").press_sequentially("a" * 200 + " ")
+    expect(page.locator("#live .source")).to_contain_text("aaa")
+    page.keyboard.press("Enter")
+    expect(page.locator("#turns .turn")).to_have_count(1)
+    page.locator("#show-panel").click()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(
+    "text, direction", [("שלום עולם ", "rtl"), ("مرحبا بالعالم ", "rtl"), ("Good day ", "ltr")]
+)
+def test_text_runs_in_its_own_direction(open_page, server, text, direction):
+    page = open_page(server)
+    page.locator("#text").press_sequentially(text)
+    expect(page.locator("#sent")).to_have_text(text.strip())
+    for place in ("#line", "#live .source"):
+        found = page.locator(place).evaluate("(node) => getComputedStyle(node).direction")
+        assert found == direction, place
+    page.keyboard.press("Enter")
+    row = page.locator("#turns .source")
+    expect(row).to_have_text(text.strip())
+    assert row.evaluate("(node) => getComputedStyle(node).direction") == direction
+
+
+def test_a_script_without_spaces_needs_none(open_page, server):
+    page = open_page(server)
+    page.locator("#text").press_sequentially("今日は")
+    # Nothing shows that a character is the last of its word; after a pause it is sent.
+    expect(page.locator("#text")).to_have_value("")
+    expect(page.locator("#sent")).to_have_text("今日は")
+    page.keyboard.press("Enter")
+    expect(page.locator("#turns .source")).to_have_text("今日は")
+
+
+def test_an_input_method_is_left_alone(open_page, server):
+    page = open_page(server)
+    client = page.context.new_cdp_session(page)
+    client.send("Input.imeSetComposition", {"text": "きょう は", "selectionStart": 5, "selectionEnd": 5})
+    expect(page.locator("#text")).to_have_value("きょう は")
+    page.keyboard.insert_text("今日 ")
+    expect(page.locator("#sent")).to_have_text("今日")
+
+
+def test_who_wants_no_motion_gets_none(new_context, open_page, server):
+    page = open_page(server, new_context(reduced_motion="reduce"))
+    moving = """() => [...document.querySelectorAll("*")].filter((node) => {
+      const style = getComputedStyle(node);
+      return style.animationName !== "none" || style.transitionDuration !== "0s";
+    }).length"""
+    assert page.evaluate(moving) == 0
+    captions = page.context.new_page()
+    captions.goto(page.locator("#captions").get_attribute("href"))
+    assert captions.evaluate(moving) == 0
