@@ -1,15 +1,23 @@
-"""A browser, a server, and pages that fail a test if they report an error (tox -e browser)."""
+"""A browser, a server, and pages that fail a test if they report an error (tox -e browser).
+
+Without playwright these tests are not collected.
+"""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 from chromium import HELP, find
 from serving import Server
 
+if find_spec("playwright") is None:
+    collect_ignore_glob = ["test_*.py"]
+
+PATIENCE_MS = 60_000
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 # What Chromium says itself when a server or the network is away.
@@ -19,11 +27,12 @@ EXPECTED = ("Failed to load resource", "WebSocket connection to", "net::ERR_")
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium, without a window."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     path = find()
     assert path is not None, HELP
-    flags = ["--no-sandbox", "--disable-background-networking"]
+    flags = ["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=flags)
         yield browser
@@ -68,7 +77,7 @@ def new_context(browser) -> Iterator[Callable[..., Any]]:
 
     def make(**options) -> Any:
         contexts.append(browser.new_context(**{"viewport": WIDE, **options}))
-        contexts[-1].set_default_timeout(20_000)
+        contexts[-1].set_default_timeout(PATIENCE_MS)
         contexts[-1].on("page", watch)
         return contexts[-1]
 
