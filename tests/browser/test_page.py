@@ -47,8 +47,8 @@ def paste(page, text: str) -> None:
         """(text) => {
           const data = new DataTransfer();
           data.setData("text/plain", text);
-          const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
-          document.getElementById("text").dispatchEvent(event);
+          const how = { clipboardData: data, bubbles: true, cancelable: true };
+          document.getElementById("text").dispatchEvent(new ClipboardEvent("paste", how));
         }""",
         text,
     )
@@ -362,15 +362,15 @@ def test_markup_in_whatever_a_server_says_is_text(context, server):
         "source_text": MARKUP, "target_text": MARKUP, "source_span_words": [0, 1],
         "target_span_words": [0, 1], "delays": [1], "ended_by": MARKUP, "reason": MARKUP,
     }  # fmt: skip
+    delta = {"turn": 1, "delta": MARKUP, "source_words": 2, "target_words": 2}
     said = [
         {"type": "session.created", "session": session, "source_chars": 0, "commits": 0},
         {"type": "session.input_transcript.tail", "text": MARKUP},
         {"type": "session.turn.done", "seq": 1, "turn": 0, **turn},
-        {"type": "session.input_transcript.delta", "seq": 2, "turn": 1, "delta": MARKUP, "source_words": 2},
-        {"type": "session.output_transcript.delta", "seq": 3, "turn": 1, "delta": MARKUP, "source_words": 2,
-         "target_words": 2},
+        {"type": "session.input_transcript.delta", "seq": 2, **delta},
+        {"type": "session.output_transcript.delta", "seq": 3, **delta},
         {"type": "error", "error": {"message": MARKUP, "code": MARKUP}},
-    ]  # fmt: skip
+    ]
     page.route_web_socket(
         re.compile("realtime"), lambda socket: [socket.send(json.dumps(each)) for each in said]
     )

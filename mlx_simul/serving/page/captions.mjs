@@ -27,17 +27,18 @@ let shown = -1;
 
 // The stream
 
-// Who comes in the middle of a talk needs its last lines, not all of it; and the server does not
-// keep all of it for ever.
+// A listener who comes in the middle of a talk needs its last lines; and the server keeps only the
+// newest messages.
 async function listen() {
   const seen = await server.streamOf(id);
   if (seen !== null && seen.last_seq > stream.lastSeq + MAX_BEHIND) {
     stream.skipTo(seen.last_seq - MAX_BEHIND);
   }
-  events = server.events(id, stream.lastSeq);
-  events.onmessage = ({ data }) => receive(JSON.parse(data));
+  const source = server.events(id, stream.lastSeq);
+  events = source;
+  source.onmessage = ({ data }) => events === source && receive(JSON.parse(data));
   // The browser's own retries stop at the first answer that is not a stream of events.
-  events.onerror = retry;
+  source.onerror = () => events === source && retry();
 }
 
 function receive(message) {
@@ -47,18 +48,22 @@ function receive(message) {
   if (kind === "gap") return retry();
   if (kind === "new" && message.type === "session.turn.done") announce(stream.turns.at(-1));
   if (stream.closed !== null) {
-    events.close();
+    hangUp();
     state = "The talk has ended.";
   }
   draw();
 }
 
-async function retry() {
+function hangUp() {
   events.close();
-  if (stream.closed !== null) return;
+  events = null;
+}
+
+async function retry() {
+  hangUp();
   state = stream.session === null ? "Connecting." : "Connection lost. Trying again.";
   draw();
-  const why = await server.diagnose(id);
+  const why = await server.diagnose({ session: id, after: stream.lastSeq });
   if (why === "gone") state = "The server does not know this talk: it has ended, or the address is wrong.";
   draw();
   setTimeout(listen, backoffMs(attempt++, clock.random));

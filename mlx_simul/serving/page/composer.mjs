@@ -46,13 +46,13 @@ export class Composer {
 
   clear() {
     this.pacer.stop();
-    this.text.value = "";
     this.#sent = "";
     this.#drawSent();
   }
 
-  enable(isOpen) {
-    if (!isOpen && this.pacer.isBusy) {
+  // Whether text is taken; a text that is being paced waits if `mayGoOn`.
+  enable(isOpen, mayGoOn) {
+    if (!isOpen && !mayGoOn && this.pacer.isBusy) {
       const { said, of } = this.pacer.progress;
       this.onProblem(`The session ended: the last ${of - said} words of this text were not sent.`);
       this.pacer.stop();

@@ -51,7 +51,7 @@ function drawAll() {
   drawPair(session);
   drawProgress(stream);
   drawState(state, speaker.detail);
-  composer.enable(speaker.takesText);
+  composer.enable(speaker.takesText, speaker.isLost);
   byId("share").hidden = session === null;
   if (session !== null) byId("captions").href = server.captions(speaker.id);
   byId("end").disabled = !speaker.takesText || session === null;
@@ -105,7 +105,7 @@ function drawState(state, detail) {
   setText(byId("notice-text"), text);
   byId("try-now").hidden = state !== "waiting";
   byId("take-over").hidden = !["taken", "too-large"].includes(why);
-  byId("begin-anew").hidden = !(why === "closed" || why === "gone");
+  byId("begin-anew").hidden = !(why === "closed" || speaker.isLost);
   byId("key-form").hidden = why !== "key";
 }
 
@@ -122,8 +122,11 @@ function complain(message) {
 }
 
 function renew(model) {
-  PASTED.save(null);
-  composer.clear();
+  // What a session did not get to that the server has lost goes into the next one.
+  if (!speaker.isLost) {
+    PASTED.save(null);
+    composer.clear();
+  }
   turns.clear();
   staircase.clear();
   settings.clear();
@@ -178,7 +181,7 @@ function listen() {
   const on = (id, what, event = "click") => byId(id).addEventListener(event, what);
   on("try-now", () => speaker.connection.hurry());
   on("take-over", () => speaker.start());
-  on("begin-anew", () => renew());
+  on("begin-anew", () => renew(speaker.id === null ? null : speaker.model));
   on("renew", () => renew());
   on("end", () => speaker.close());
   on("copy-captions", copyCaptions);

@@ -46,18 +46,28 @@ export class Server {
     }
   }
 
-  // Why a socket could not be opened, which a browser does not say: "away", if the server does
-  // not answer; "busy", if it does; "key" and "gone"; or what the server says.
-  async diagnose(id) {
+  // Why a connection could not be opened, which a browser does not say: "away", if the server
+  // does not answer; "busy", if it does; "key" and "gone"; or what the server says.
+  async diagnose({ model, session, after }) {
     try {
-      await this.#get(id === null ? "v1/models" : `v1/streams/${encodeURIComponent(id)}`);
+      if (session) await this.#listen(session, after);
+      else if (model && !(await this.models()).some(({ id }) => id === model)) {
+        return `The server does not have the model “${model}”.`;
+      } else await this.models();
       return "busy";
     } catch (error) {
       if (!(error instanceof Refusal)) return "away";
       if (error.status >= 500 || error.status === 429) return "busy";
       if (error.status === 401) return "key";
-      return error.status === 404 && id !== null ? "gone" : error.message;
+      return session && [404, 410].includes(error.status) ? "gone" : error.message;
     }
+  }
+
+  // Whether what follows a message can still be heard.
+  async #listen(id, after) {
+    const path = `v1/streams/${encodeURIComponent(id)}/events?after=${after}`;
+    const response = await this.#fetch(path);
+    await response.body.cancel();
   }
 
   async transcript(id, format, side) {

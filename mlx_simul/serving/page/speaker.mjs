@@ -6,6 +6,9 @@ import { averageLagging, Response } from "./lag.mjs";
 import { Outbox } from "./outbox.mjs";
 import { Stream } from "./stream.mjs";
 
+// Why a connection may have stopped over which the stream can still go on, or came to its end.
+const RESUMABLE = ["closed", "key", "taken", "too-large"];
+
 const SAVE_MS = 1_000;
 const SILENT_MS = 8_000; // with text under way, a connection that says nothing this long is asked about
 
@@ -17,7 +20,7 @@ export class Speaker {
   #closing = false;
   #hasAskedToClose = false; // on this connection
 
-  // `server` has socket(query), streamOf(id) and diagnose(id);
+  // `server` has socket(query), streamOf(id) and diagnose(query);
   // `storage` has load() and save(object or null).
   // onChange(): anything may have changed. onTurn(turn): one has ended.
   // onUpdated(names): options that were changed here have changed.
@@ -26,7 +29,7 @@ export class Speaker {
     Object.assign(this, { server, storage, clock, onChange, onTurn, onUpdated, onProblem });
     this.connection = new Connection({
       open: () => server.socket(this.#query()),
-      diagnose: () => server.diagnose(this.id),
+      diagnose: () => server.diagnose(this.#query()),
       onMessage: (message) => this.#receive(message),
       onState: (state, detail) => this.#stateIs(state, detail),
       clock,
@@ -82,9 +85,9 @@ export class Speaker {
     return this.stream.closed === null && !this.#closing && !this.isLost;
   }
 
-  // The server no longer knows the stream; what is here stays.
+  // The server does not go on with the stream; what is here stays.
   get isLost() {
-    return this.state === "stopped" && this.detail.why === "gone";
+    return this.state === "stopped" && !RESUMABLE.includes(this.detail.why);
   }
 
   // Save at once: the page may be about to go.

@@ -1,8 +1,8 @@
 // The staircase of a turn: source words across, target words down, and a line that says how many
 // source words had been read when each target word was written. Geometry only; knows no DOM.
 
-const CELL_WIDTH = 34;
-const CELL_HEIGHT = 24;
+const CELL_WIDTH = 26;
+const CELL_HEIGHT = 23;
 const CHAR_WIDTH = 7; // of a label, about
 const MAX_LABEL_CHARS = 18;
 const SLANT = Math.PI / 3; // source labels, as in the picture that `mlx-simul inspect` draws

@@ -3,6 +3,8 @@
 import { byId, setText, svg } from "./dom.mjs";
 import { described, staircase } from "./staircase.mjs";
 
+const LEAST_SCALE = 0.85;
+
 export class StaircaseView {
   #selected = null; // a turn's number; null follows the stream
   #drawn = "";
@@ -63,6 +65,8 @@ export class StaircaseView {
       role: "img",
       "aria-label": described(sourceWords, targetWords, delays),
     });
+    // A long sentence is scrolled rather than made too small to read.
+    picture.style.minInlineSize = `${width * LEAST_SCALE}px`;
     for (const cell of drawing.cells) picture.append(svg("rect", { class: "read", ...cell }));
     for (const x of drawing.columns) {
       picture.append(svg("line", { class: "rule", x1: x, x2: x, y1: grid.y, y2: grid.y + grid.height }));
@@ -80,6 +84,10 @@ export class StaircaseView {
       picture.append(svg("text", { class: "label", x, y, "text-anchor": "end", transform }, text));
     }
     this.picture.replaceChildren(picture);
-    setText(this.caption, `Sentence ${turn + 1}: the line shows how many source words had been read when each target word was written.`);
+    setText(
+      this.caption,
+      `Sentence ${turn + 1}: the line shows how many source words had been read when each target ` +
+        "word was written.",
+    );
   }
 }
