@@ -110,6 +110,7 @@ class SimulSession:
         self._asked: Pass | None = None
         self._reply: Reply | None = None
         self._unsaid: Event | None = None
+        self._needs_source = False
         self._is_finished = False
         self._is_broken = False
         self._journal: Journal | None = None
@@ -310,7 +311,7 @@ class SimulSession:
             A pass again and again until it is answered; None if there is nothing to do before more
             source arrives, or at all.
         """
-        if self._is_finished:
+        if self._is_finished or self._needs_source:
             return None
         step = self._unsaid
         if step is None:
@@ -320,6 +321,7 @@ class SimulSession:
                 reply, self._reply = self._reply, None
                 step = self._steps.send(reply)
         if step == NEED_SOURCE:
+            self._needs_source = True
             return None
         if self._journal is not None and isinstance(step, TurnEnd | Finished):
             # Said only once it is noted; if that fails, it is said the next time.
@@ -348,6 +350,7 @@ class SimulSession:
         It lets go of its journal, on which another session may continue the stream.
         """
         self._is_broken = True
+        self._needs_source = False
         if self._journal is not None:
             self._journal.close()
 
@@ -372,14 +375,17 @@ class SimulSession:
         return (time.perf_counter() - self._began_s) * 1000
 
     def _push(self, text: str) -> None:
+        self._needs_source = False
         with self._breaking_off():
             self._turns.add(self._feed.push(text))
 
     def _end_turn(self) -> None:
+        self._needs_source = False
         with self._breaking_off():
             self._turns.add(self._feed.end_turn())
 
     def _close(self) -> None:
+        self._needs_source = False
         with self._breaking_off():
             self._turns.add(self._feed.close())
             self._turns.close()

@@ -43,6 +43,10 @@ class SourceTargetCache(Protocol):
         """Keys and values of a stream."""
         ...
 
+    def require(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
+        """Pass if :meth:`restore` will."""
+        ...
+
     def restore(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
         """Hold what :meth:`saved` gave earlier."""
         ...

@@ -112,8 +112,8 @@ class LayerCache:
             planes = tuple(map(mx.contiguous, planes))
         return self.present(planes)
 
-    def restore(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
-        """Hold what :meth:`saved` gave earlier.
+    def require(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
+        """Pass if :meth:`restore` will.
 
         Raises:
             InvalidOptionError: if it does not hold so many tokens, or was stored in another way.
@@ -131,10 +131,20 @@ class LayerCache:
                 f"many keys and values, got {sorted(lengths)}; it may be cut short or of another "
                 "model."
             )
+        if row is not None and planes:
+            self.storage.fit(planes, n_rows=1)
+
+    def restore(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
+        """Hold what :meth:`saved` gave earlier.
+
+        Raises:
+            InvalidOptionError: as :meth:`require`; nothing has changed then.
+        """
+        self.require(row, saved, n_source, n_target)
+        planes = (*_as_planes(saved[0]), *_as_planes(saved[1]))
         if row is None:
             self.storage.replace(planes, n_source)
         elif planes:
-            self.storage.fit(planes, n_rows=1)
             self.storage.make_room(n_source, n_target)
             self.storage.write(rows_of(row), -n_source, planes)
 

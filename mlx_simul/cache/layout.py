@@ -56,8 +56,16 @@ class Layout:
         storage.scatter(self._rows, self._places, planes)
 
     def fetch(self, storage: Storage) -> Planes:
-        """What the tokens attend to, (B, K, C, D) each plane; slices."""
-        return storage.between(slice(len(self.plan.lanes)), -self.left, self.right)
+        """What the tokens attend to, (B, K, C, D) each plane; slices if the rows are neighbours.
+
+        Others are copied. Letting them change places with those between, so that they are slices,
+        would copy more: in a live batch each pass is for other streams.
+        """
+        numbers = self._row_numbers
+        first, n_rows = numbers[0], len(numbers)
+        if numbers == list(range(first, first + n_rows)):
+            return storage.between(slice(first, first + n_rows), -self.left, self.right)
+        return storage.between(mx.array(numbers), -self.left, self.right)
 
     def mask(
         self, window: int | None = None, chunk: int | None = None, as_array: bool = True
@@ -86,7 +94,11 @@ class Layout:
 
     @cached_property
     def _rows(self) -> mx.array:
-        return mx.arange(len(self.plan.lanes))[:, None]
+        return mx.array(self._row_numbers)[:, None]
+
+    @cached_property
+    def _row_numbers(self) -> list[int]:
+        return [lane.row or 0 for lane in self.plan.lanes]
 
     @cached_property
     def _is_source(self) -> mx.array:

@@ -79,8 +79,8 @@ class Storage:
         for held, new in zip(self.planes, planes, strict=True):
             held[rows, :, columns] = new.swapaxes(1, 2)
 
-    def between(self, rows: slice, start: int, end: int) -> Planes:
-        """What lies from one place to before another; slices.
+    def between(self, rows: slice | mx.array, start: int, end: int) -> Planes:
+        """What lies from one place to before another; a slice if ``rows`` is one.
 
         Raises:
             CacheStateError: if nothing is stored.
@@ -155,12 +155,6 @@ class Storage:
         self.planes = tuple(mx.contiguous(plane[:n_rows, :, start:end]) for plane in self.planes)
         mx.eval(self.planes)
         self._n_rows, self._middle = n_rows, kept_left
-
-    def move_rows(self, moved: list[int], to: list[int]) -> None:
-        """Put rows where others were; ``to`` is ``moved`` in another order."""
-        rows, places = mx.array(moved), mx.array(to)
-        for plane in self.planes:
-            plane[places] = plane[rows]
 
     def _empty_like(self, x: mx.array) -> mx.array:
         B, K, _, D = x.shape

@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         default=[],
-        metavar="NAME=FOLDER",
-        help="serve a model under a name; may be repeated. A folder or a Hugging Face repository "
-        f"id; by default the packaged one, as {PACKAGED}",
+        metavar="[NAME=]FOLDER",
+        help="serve a model, under the last part of its folder or Hugging Face repository id, or "
+        f"a name; may be repeated. {PACKAGED} is the packaged one, and the default",
     )
     parser.add_argument("--config", type=expanded, metavar="FILE", help="a TOML file; see below")
     parser.add_argument(
@@ -103,8 +103,10 @@ def all_options(
     models = dict(tables.pop("models", {}))
     for text in args.model:
         name, equals, place = text.partition("=")
-        if not (name and equals and place):
-            raise InvalidOptionError(f"--model is given as NAME=FOLDER, got {text!r}.")
+        if not equals:
+            name, place = Path(text).name, "" if text == PACKAGED else text
+        if not name:
+            raise InvalidOptionError(f"--model is given as FOLDER or NAME=FOLDER, got {text!r}.")
         models[name] = place
     return make(ServingOptions, tables), session, models or {PACKAGED: ""}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_simul import archs
 from mlx_simul.archs.prepare import prepared
 from mlx_simul.cache import LayerCache, QuantizedLayerCache
@@ -20,61 +22,57 @@ MOST_TO_SPARE = 4
 
 
 class SharedRunner(Runner):
-    """A runner whose caches hold a row for each of several streams."""
+    """A runner whose caches hold a row for each of several streams, the first rows."""
 
     def __init__(self, model: Any, caches: Iterable[Any]) -> None:
         super().__init__(model, list(caches))
-        self.streams: dict[int, StreamingEngine] = {}
+        self.streams: list[StreamingEngine] = []
         self._n_rows = 0
         for cache in self.caches:
             cache.storage = Storage(0)
 
     def add(self, engine: StreamingEngine) -> None:
         """Give a stream that has not begun yet a row."""
-        if len(self.streams) == self._n_rows:
+        row = len(self.streams)
+        if row == self._n_rows:
             n_more = max(1, self._n_rows)
             for cache in self.caches:
                 cache.storage.add_rows(n_more)
             self._n_rows += n_more
-        row = next(row for row in range(self._n_rows) if row not in self.streams)
-        self.streams[row] = engine
         for cache in self.caches:
             cache.storage.clear(row)
+        self.streams.append(engine)
         engine.live_in(self, row)
 
     def remove(self, engine: StreamingEngine) -> None:
-        """Take a stream's row; memory comes back once much more is held than is needed."""
-        row = next(row for row, other in self.streams.items() if other is engine)
-        del self.streams[row]
+        """Take a stream's row, in which the last one goes on.
+
+        Memory comes back once much more is held than is needed.
+        """
+        row, last = engine.row or 0, self.streams.pop()
+        if last is not engine:
+            self._move(last, row)
         engine.live_in(None, None)
         n_streams = len(self.streams)
         if n_streams and self._n_rows >= MOST_TO_SPARE * n_streams:
-            self._to_the_front([*self.streams.values()])
-            left = max(other.source_tokens for other in self.streams.values())
-            right = max(other.target_tokens for other in self.streams.values())
+            left = max(other.source_tokens for other in self.streams)
+            right = max(other.target_tokens for other in self.streams)
             for cache in self.caches:
                 cache.storage.keep(n_streams, left, right)
             self._n_rows = n_streams
 
-    def _in_order(self, parts: list[Part]) -> list[Part]:
-        if len(parts) < 2:
-            return parts
-        self._to_the_front([part.engine for part in parts])
-        return sorted(parts, key=lambda part: part.engine.row or 0)
-
-    def _to_the_front(self, engines: list[StreamingEngine]) -> None:
-        """Let these have the first rows, so that a pass over them is one over slices."""
-        rows = {engine.row or 0 for engine in engines}
-        free = [row for row in range(len(rows)) if row not in rows]
-        behind = sorted(row for row in rows if row >= len(rows))
-        if not free:
-            return
-        swapped = dict(zip([*behind, *free], [*free, *behind], strict=True))
+    def _move(self, engine: StreamingEngine, row: int) -> None:
+        n_tokens = engine.source_tokens, engine.target_tokens
         for cache in self.caches:
-            cache.storage.move_rows(list(swapped), list(swapped.values()))
-        self.streams = {swapped.get(row, row): engine for row, engine in self.streams.items()}
-        for row, engine in self.streams.items():
-            engine.row = row
+            saved = cache.saved(engine.row, *n_tokens)
+            # As long as what is read of an array is not computed, MLX writes into a copy of it all.
+            mx.eval(saved)
+            cache.restore(row, saved, *n_tokens)
+        self.streams[row] = engine
+        engine.row = row
+
+    def _in_order(self, parts: list[Part]) -> list[Part]:
+        return sorted(parts, key=lambda part: part.engine.row or 0)
 
 
 class Batch:
@@ -93,7 +91,7 @@ class Batch:
         self._storing = ""
 
     def __contains__(self, engine: Any) -> bool:
-        return self._runner is not None and engine in self._runner.streams.values()
+        return self._runner is not None and engine in self._runner.streams
 
     def takes(self, engine: StreamingEngine) -> bool:
         """Whether a stream can share passes: its family fuses, and its caches are plain ones."""

@@ -292,12 +292,10 @@ class StreamingEngine(Engine):
                 f"a saved state of {len(value.layers)} layers does not fit a model of "
                 f"{len(caches)}."
             )
-        before = self.state
-        try:
-            self._restore(value)
-        except InvalidOptionError:
-            self._restore(before)
-            raise
+        # First all of them, so that nothing has changed when one is refused.
+        for cache, saved in zip(caches, value.layers, strict=True):
+            cache.require(self.row, saved, value.n_source, value.n_target)
+        self._restore(value)
 
     def _restore(self, value: StreamState) -> None:
         for cache, saved in zip(self.runner.caches, value.layers, strict=True):

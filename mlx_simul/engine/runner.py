@@ -130,7 +130,7 @@ class Runner:
             part.take_drawn(drawn)
 
     def _in_order(self, parts: list[Part]) -> list[Part]:
-        """Parts in the order of their rows, which are the first ones if there are several."""
+        """Parts in the order of their rows."""
         return parts
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -88,6 +89,12 @@ def make_app(streams: Streams, keys: Keys) -> Starlette:
                 TrustedHostMiddleware,
                 allowed_hosts=["*"] if any_name and not address.names else names,
                 www_redirect=False,
+            ),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=address.origins,
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             ),
             Middleware(_SafeHeaders),
         ],

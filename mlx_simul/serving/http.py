@@ -112,7 +112,7 @@ class Http:
     @_answering
     async def look(self, request: Request) -> Response:
         """How a stream stands."""
-        stream = self.streams.find(request.path_params["name"])
+        stream = await self.streams.find(request.path_params["name"])
         return JSONResponse(
             {
                 "session": dict(stream.protocol.session),
@@ -168,10 +168,12 @@ class Http:
     @_answering
     async def events(self, request: Request) -> Response:
         """All messages from one on, as they come; whoever knows the stream's name may listen."""
-        stream = self.streams.find(request.path_params["name"])
+        stream = await self.streams.find(request.path_params["name"])
         after = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
         if not (after.isascii() and after.isdecimal() and len(after) < 16):
             raise ProtocolError("invalid_value", f"after is a number, got {after[:40]!r}.", "after")
+        if stream.protocol.closed and int(after) == stream.outbox.seq:
+            return Response(status_code=204)  # by which a browser knows not to come again
         connection = self.streams.connect(stream, int(after), speaks=False)
         return EventSourceResponse(
             self._heard(connection), ping=15, send_timeout=30, headers={"Cache-Control": "no-store"}
@@ -180,7 +182,7 @@ class Http:
     @_answering
     async def transcript(self, request: Request) -> Response:
         """What has been said so far, in turns that have ended."""
-        stream = self.streams.find(request.path_params["name"])
+        stream = await self.streams.find(request.path_params["name"])
         kind, side = request.path_params["kind"], request.query_params.get("side", "target")
         if side not in _SIDES:
             raise ProtocolError("invalid_value", f"side is one of {', '.join(_SIDES)}.", "side")
@@ -258,8 +260,8 @@ class Http:
         name, key = request.path_params["name"], key_of(request)
         owner = self._keys.owner(key)
         if owner is not None and (self._keys.needed or key is None):
-            return await self.streams.resume(owner, name)
-        stream = self.streams.find(name)
+            return await self.streams.find(name, owner)
+        stream = await self.streams.find(name)
         if not stream.knows(key):
             raise ProtocolError("invalid_api_key", "this is not the secret of this session.")
         return stream

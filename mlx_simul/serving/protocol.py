@@ -316,7 +316,7 @@ class Protocol:
         return [self._numbered(values) for values in self._values(answer)]
 
     def notice(self, code: str, message: str) -> list[dict[str, Any]]:
-        """A numbered error: something befalls the stream that no message of its client asked for."""
+        """A numbered error: what happens to a stream without a message of its client."""
         error = ProtocolError(code, message, kind="server_error")
         return [self._numbered({"type": "error", "error": error.body()})]
 

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 import time
 from collections import deque
@@ -33,7 +34,7 @@ from mlx_simul.serving.commands import (
     Refused,
 )
 from mlx_simul.serving.messages import ProtocolError, Settings
-from mlx_simul.serving.options import ServingOptions
+from mlx_simul.serving.options import ServingLimits, ServingOptions
 from mlx_simul.serving.outbox import Outbox, TooLate, header_of
 from mlx_simul.serving.protocol import Heard, Protocol, StreamLimits, Told, options_of, refusal
 from mlx_simul.serving.worker import Loader, Said, Worker
@@ -211,8 +212,7 @@ class Streams:
     def __init__(self, loaders: Mapping[str, Loader], options: ServingOptions) -> None:
         self.options, self.models = options, list(loaders)
         capacity = options.capacity
-        limit = None if capacity.memory_mb is None else capacity.memory_mb * 2**20
-        self.worker = Worker(loaders, self._deliver, limit)
+        self.worker = Worker(loaders, self._deliver, memory_limit_bytes(capacity))
         self._limits = StreamLimits(
             capacity.max_waiting_chars, capacity.max_words_per_s, capacity.max_prompt_chars
         )
@@ -259,19 +259,22 @@ class Streams:
         """What a model was trained for."""
         return self.worker.describe(model)
 
-    def find(self, name: str) -> Stream:
-        """A stream by its name.
+    async def find(self, name: str, owner: str | None = None) -> Stream:
+        """A stream that is here, or that the journals of an earlier life of the server hold.
+
+        Args:
+            name: of the stream.
+            owner: of the client's key, if the stream must be its own.
 
         Raises:
             ProtocolError: if there is none.
         """
         stream = self._streams.get(name)
         if stream is None:
-            raise ProtocolError(
-                "unknown_session",
-                "there is no such session: it has never been, or has ended some time ago.",
-                "session",
-            )
+            stream = await self._revive(name)
+        await asyncio.shield(stream.opened)
+        if owner not in (None, stream.owner):
+            raise _unknown()
         return stream
 
     async def open(self, owner: str, model: str | None, settings: Settings) -> tuple[Stream, str]:
@@ -323,24 +326,6 @@ class Streams:
                 path.unlink(missing_ok=True)  # nobody knows its name
             raise
         return stream, secret
-
-    async def resume(self, owner: str, name: str) -> Stream:
-        """A stream that is here, or that the journals of an earlier life of the server hold.
-
-        Args:
-            owner: of the client's key.
-            name: of the stream.
-
-        Raises:
-            ProtocolError: if there is none that belongs to this owner.
-        """
-        stream = self._streams.get(name)
-        if stream is None:
-            stream = await self._revive(owner, name)
-        await asyncio.shield(stream.opened)
-        if stream.owner != owner:
-            raise ProtocolError("unknown_session", "there is no such session.", "session")
-        return stream
 
     def connect(self, stream: Stream, after: int, *, speaks: bool) -> Connection:
         """Begin to hear a stream.
@@ -455,20 +440,19 @@ class Streams:
             self._forget(stream)
             raise
 
-    async def _revive(self, owner: str, name: str) -> Stream:
+    async def _revive(self, name: str) -> Stream:
         path, journal = self._path(name, "messages"), self._path(name, "journal")
-        unknown = ProtocolError("unknown_session", "there is no such session.", "session")
         if path is None or journal is None or not _is_name(name) or not path.exists():
-            raise unknown
+            raise _unknown()
         try:
             header = header_of(path)
-            if header["owner"] != owner or header["model"] not in self.models:
-                raise unknown
+            if header["model"] not in self.models:
+                raise _unknown()
             outbox, told = Outbox.resumed(self.options.capacity.keep_bytes, path)
             stream = Stream(
                 name,
                 header["model"],
-                owner,
+                header["owner"],
                 header["secret"],
                 self._protocol(name, header["began"], told),
                 outbox,
@@ -484,7 +468,7 @@ class Streams:
             stream.opened.set_result(None)
             stream.closed_s = time.monotonic()
             return stream
-        self._require_room(owner)
+        self._require_room(stream.owner)
         stream.left_s = time.monotonic()
         await self._begin(stream, Open(stream.model, options, journal, told.turns))
         return stream
@@ -605,6 +589,21 @@ class Streams:
         stream.say(stream.protocol.notice(code, f"this session is closed, since {why}."))
         stream.protocol.close()
         self.worker.send(stream.name, Close())
+
+
+def _unknown() -> ProtocolError:
+    return ProtocolError(
+        "unknown_session",
+        "there is no such session: it has never been, or has ended some time ago.",
+        "session",
+    )
+
+
+def memory_limit_bytes(capacity: ServingLimits) -> int:
+    """What MLX's arrays may take: as the options say, or half of the machine's memory."""
+    if capacity.memory_mb is not None:
+        return capacity.memory_mb * 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _hash(secret: str) -> str:

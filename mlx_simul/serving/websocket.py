@@ -65,7 +65,7 @@ async def _connected(
         stream, secret = await streams.open(owner, query.get("model"), Settings())
         after = 0
     else:
-        stream = await streams.resume(owner, name)
+        stream = await streams.find(name, owner)
         after = _number(query.get("after", "0"))
     connection = streams.connect(stream, after, speaks=True)
     return connection, created_message(stream, secret=secret, resumed=name is not None)

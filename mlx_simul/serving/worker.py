@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import mlx.core as mx
+
 from mlx_simul.archs import streaming_config
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.errors import JournalError, SessionFailedError, SimulError
@@ -94,6 +96,9 @@ class _Served:
     """A model and its sessions."""
 
     def __init__(self, model: Any, tokenizer: Any, options: SessionOptions) -> None:
+        if options.turn.turns == "auto":
+            # A client says its languages once its session has begun, and only turns can change.
+            options = SessionOptions.of(options, turns="sentence")
         self.trained: StreamingConfig = streaming_config(model)
         self.sessions = Sessions(model, tokenizer, options)
 
@@ -180,23 +185,23 @@ class Worker:
             self.figures.busy_since_s = time.monotonic()
             has_run = any([self._step(served.sessions) for served in self._served.values()])
             self._hand_over()
-        for live in list(self._live.values()):
+        for live in self._live.values():
             live.session.break_off()
+        mx.synchronize()
+        mx.clear_streams()  # else MLX aborts the process when it ends after its thread
 
     def _measure(self) -> None:
         """Warm every model up, and see what a stream of it takes at most."""
-        import mlx.core as mx
-
         self._weights_bytes = mx.get_active_memory()
         for served in self._served.values():
             mx.reset_peak_memory()
-            session = served.sessions.add()
-            # A turn as long as turns get: that is where a stream takes most.
+            session = served.sessions.add(max_words=4)
             session.push("a " * session.options.turn.max_turn_words)
             session.close()
             for _ in served.sessions.events():
                 pass
-            taken = mx.get_peak_memory() - self._weights_bytes
+            # The source of a turn as long as turns get, and its target is about as long.
+            taken = 2 * (mx.get_peak_memory() - self._weights_bytes)
             self._stream_bytes = max(self._stream_bytes, taken)
         mx.clear_cache()
 
@@ -239,6 +244,7 @@ class Worker:
         if said is None:
             return False
         self.figures.steps += 1
+        self.figures.memory_bytes = mx.get_active_memory()
         self.figures.rows += len({session for session, _ in said})
         self.figures.step_s += time.perf_counter() - began_s
         for session, event in said:
@@ -289,8 +295,6 @@ class Worker:
             self._said.append((stream, taken))
 
     def _open(self, stream: str, command: Open) -> None:
-        import mlx.core as mx
-
         served = self._served[command.model]
         limit = self._memory_limit_bytes
         # Rows of a batch may double, and the old ones are there while the new ones are filled.

@@ -1,5 +1,7 @@
 """Where the tokens of a pass lie, and what they see: shortcuts are cases of the one formula."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -137,21 +139,31 @@ def test_slices_are_a_case_of_the_general_layout(lane):
     assert np.array_equal(*held)
 
 
-@given(st.lists(lanes(), min_size=2, max_size=4))
-def test_tokens_of_many_streams_lie_where_they_lie_alone(several):
+@given(st.lists(lanes(), min_size=2, max_size=4), st.data())
+def test_tokens_of_many_streams_lie_where_they_lie_alone(several, data):
+    """In whatever rows they have, neighbours or not."""
+    n_rows = len(several) + 2
+    rows = sorted(data.draw(st.permutations(range(n_rows)))[: len(several)])
+    several = [replace(lane, row=row) for lane, row in zip(several, rows, strict=True)]
     plan = plan_of(*several)
     x = mx.random.normal((len(several), K, plan.n_tokens, D), key=mx.random.key(1))
-    together = Storage(len(several))
-    together.fit((x,))
-    Layout(plan).put(together, (x,))
+    together = Storage(n_rows)
+    together.fit((x,), len(several))
+    layout = Layout(plan)
+    layout.put(together, (x,))
+    (fetched,) = layout.fetch(together)
     for i, lane in enumerate(several):
         n_new = lane.n_new_source + lane.n_new_target
         alone = Storage()
         alone.fit((x[i : i + 1],))
-        SliceLayout(plan_of(lane)).put(alone, (x[i : i + 1, :, :n_new],))
-        places = slice(i, i + 1), -lane.n_source_after, lane.n_target_after
-        wanted = alone.between(slice(1), *places[1:])[0]
-        assert mx.array_equal(together.between(*places)[0], wanted)
+        SliceLayout(plan_of(replace(lane, row=None))).put(alone, (x[i : i + 1, :, :n_new],))
+        left, right = lane.n_source_after, lane.n_target_after
+        wanted = alone.between(slice(1), -left, right)[0]
+        assert mx.array_equal(
+            together.between(slice(rows[i], rows[i] + 1), -left, right)[0], wanted
+        )
+        seen = fetched[i : i + 1, :, layout.left - left : layout.left + right]
+        assert mx.array_equal(seen, wanted)
 
 
 @given(st.lists(lanes(), min_size=1, max_size=3))

@@ -8,7 +8,7 @@ from tiny_models import VARIATIONS, first_of, tiny_model
 
 from mlx_simul.cache.layout import Layout
 from mlx_simul.cache.positions import TokenPositions
-from mlx_simul.cache.storage import Storage
+from mlx_simul.engine.batch import SharedRunner
 from mlx_simul.engine.runner import Part
 from mlx_simul.testing import shared_passes_equal_ones_alone
 
@@ -68,8 +68,20 @@ def test_passes_that_mix_streams_up_are_rejected(monkeypatch, kind, model):
     assert broken(model)
 
 
-def test_rows_that_are_not_moved_are_rejected(monkeypatch):
-    monkeypatch.setattr(Storage, "move_rows", lambda self, moved, to: None)
+def test_a_stream_that_takes_a_row_without_its_tokens_is_rejected(monkeypatch):
+    def take(self, engine, row):
+        self.streams[row] = engine
+        engine.row = row
+
+    monkeypatch.setattr(SharedRunner, "_move", take)
+    assert broken()
+
+
+def test_rows_that_are_not_fetched_in_order_are_rejected(monkeypatch):
+    fetch = Layout.fetch
+    monkeypatch.setattr(
+        Layout, "fetch", lambda self, storage: tuple(plane[::-1] for plane in fetch(self, storage))
+    )
     assert broken()
 
 
