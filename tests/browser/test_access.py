@@ -1,4 +1,4 @@
-"""Who has no mouse, sees little or nothing, or reads another script."""
+"""Keyboard, screen reader, contrast, and other scripts than Latin."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_an_input_method_is_left_alone(open_page, server):
     expect(page.locator("#sent")).to_have_text("今日")
 
 
-def test_who_wants_no_motion_gets_none(new_context, open_page, server):
+def test_reduced_motion_is_respected(new_context, open_page, server):
     page = open_page(server, new_context(reduced_motion="reduce"))
     moving = """() => [...document.querySelectorAll("*")].filter((node) => {
       const style = getComputedStyle(node);

@@ -1,4 +1,4 @@
-"""The page as its users have it: typing, reading, losing the network, and who listens."""
+"""The page as its users see it: typing, reading, losing the network, listening."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_what_was_sent_stays_and_says_so(open_page, server):
     page.locator("#text").press_sequentially("rain ")
     expect(page.locator("#sent")).to_have_text("My train")
     page.keyboard.press("Backspace")
-    expect(page.locator("#hint")).to_contain_text("stays")
+    expect(page.locator("#hint")).to_contain_text("stay")
     page.keyboard.press("Enter")
     expect_turns(page, 1)
     assert page.locator("#turns .source").inner_text() == "My train"
@@ -133,7 +133,7 @@ def test_without_a_network_what_is_typed_is_kept_and_sent_later(open_page, serve
     page.locator("#text").press_sequentially("Do you ")
     expect(page.locator("#live-read")).to_have_text("Do you")
     page.context.set_offline(True)
-    expect(page.locator("#notice-text")).to_contain_text("connection is lost")
+    expect(page.locator("#notice-text")).to_contain_text("Connection lost")
     say(page, "want coffee?")
     expect(page.locator("#live-waiting")).to_have_text("want coffee?")
     page.context.set_offline(False)
@@ -157,7 +157,7 @@ def test_a_server_that_is_killed_and_started_again_goes_on(
     page.locator("#text").press_sequentially("Do you ")
     expect(page.locator("#live-read")).to_have_text("Do you")
     server.kill()
-    expect(page.locator("#notice-text")).to_contain_text("connection is lost")
+    expect(page.locator("#notice-text")).to_contain_text("Connection lost")
     expect(listener.locator("#status")).not_to_be_empty()
     page.locator("#text").press_sequentially("want ")
     server.start()
@@ -191,10 +191,10 @@ def test_a_server_that_forgot_is_said_and_the_text_stays(open_page, start_server
     say(page, FIRST[0])
     expect_turns(page, 1)
     server.kill()
-    expect(page.locator("#notice-text")).to_contain_text("connection is lost")
+    expect(page.locator("#notice-text")).to_contain_text("Connection lost")
     page.locator("#text").press_sequentially("Do you want ")
     server.start()
-    expect(page.locator("#notice-text")).to_contain_text("no longer knows this session")
+    expect(page.locator("#notice-text")).to_contain_text("no longer has this session")
     assert targets(page) == [FIRST[1]]
     expect(page.locator("#text")).to_be_disabled()
     page.locator("#begin-anew").click()
@@ -350,7 +350,7 @@ def test_markup_is_shown_as_text_everywhere(context, open_page, server):
 
 
 def test_markup_in_whatever_a_server_says_is_text(context, server):
-    """A server that another model, or another hand, has filled with markup."""
+    """A server that fills every field with markup."""
     page = context.new_page()
     session = {
         "id": MARKUP, "model": MARKUP, "source_language": MARKUP, "target_language": MARKUP,

@@ -64,7 +64,7 @@ async function retry() {
   state = stream.session === null ? "Connecting." : "Connection lost. Trying again.";
   draw();
   const why = await server.diagnose({ session: id, after: stream.lastSeq });
-  if (why === "gone") state = "The server does not know this talk: it has ended, or the address is wrong.";
+  if (why === "gone") state = "The server does not have this talk: it has ended, or the address is wrong.";
   draw();
   setTimeout(listen, backoffMs(attempt++, clock.random));
 }

@@ -1,11 +1,11 @@
-// Where the speaker types, pastes and drops text. What was sent is append-only, and looks it.
+// Where the speaker types, pastes and drops text. Sent text cannot be edited, and looks so.
 
 import { byId, setText } from "./dom.mjs";
 import { Pacer } from "./pacer.mjs";
 import { direction, sendable } from "./words.mjs";
 
 const PAUSE_MS = 1_200;
-const SENT_CHARS = 60; // of what was sent, the end that stands before the cursor
+const SENT_CHARS = 60; // the end of the sent text, shown before the cursor
 const MAX_TEXT_CHARS = 200_000; // some twenty hours of speech
 const STAYS_MS = 4_000;
 
@@ -66,7 +66,9 @@ export class Composer {
     if (text.length > MAX_TEXT_CHARS) {
       const size = text.length.toLocaleString("en");
       const most = MAX_TEXT_CHARS.toLocaleString("en");
-      return this.onProblem(`This text has ${size} characters. The page takes ${most} at a time: give it in parts.`);
+      return this.onProblem(
+        `This text has ${size} characters; the page takes ${most} at a time. Split it into parts.`,
+      );
     }
     if (!text.trim()) return;
     this.#flush();
@@ -172,11 +174,14 @@ export class Composer {
   }
 
   async #read(files) {
-    if (files.length > 1) return this.onProblem(`${files.length} files at once: give one.`);
+    if (files.length > 1) {
+      return this.onProblem(`You dropped ${files.length} files; drop one at a time.`);
+    }
     const [file] = files;
     if (file === undefined) return;
     if (file.size > 4 * MAX_TEXT_CHARS) {
-      return this.onProblem(`“${file.name}” has ${file.size.toLocaleString("en")} bytes, which is too much at a time: give it in parts.`);
+      const size = file.size.toLocaleString("en");
+      return this.onProblem(`“${file.name}” is too large: ${size} bytes. Split it into parts.`);
     }
     try {
       const bytes = await file.arrayBuffer();
@@ -186,7 +191,7 @@ export class Composer {
     } catch (error) {
       this.onProblem(
         error instanceof TypeError
-          ? `“${file.name}” is not plain text in UTF-8: save it as that and give it again.`
+          ? `“${file.name}” is not plain text in UTF-8. Save it as UTF-8 text and open it again.`
           : `“${file.name}” could not be read: ${error.message}`,
       );
     }
@@ -194,7 +199,7 @@ export class Composer {
 
   #showThatItStays() {
     this.line.classList.add("stays");
-    setText(this.hint, "What was sent stays. Correct it in new words.");
+    setText(this.hint, "Sent words stay. Write the correction as new words.");
     clearTimeout(this.#stays);
     this.#stays = setTimeout(() => {
       this.line.classList.remove("stays");

@@ -1,5 +1,5 @@
-// One stream over sockets that come and go: opening, sending, retrying, resuming. The socket, the
-// timer and the clock are handed in, so it knows no DOM.
+// One stream over sockets that come and go: opening, sending, retrying, resuming. The socket and
+// the clock are passed in, so it knows no DOM.
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 15_000;
@@ -38,7 +38,7 @@ export class Connection {
     this.#connect();
   }
 
-  // Let go of the socket without a word more; start() begins again.
+  // Drop the socket, and leave the stream as it is; start() begins again.
   stop(why = "closed") {
     this.#cancel();
     this.#drop();

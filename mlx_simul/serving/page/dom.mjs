@@ -1,4 +1,4 @@
-// The few things that are done to the DOM. All text goes in as text, never as markup.
+// A few helpers for the DOM. All text goes in as text, never as markup.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -16,7 +16,7 @@ export function svg(tag, attributes = {}, text = null) {
   return node;
 }
 
-// Only if it differs: what is unchanged is not laid out again, nor read out.
+// Only if the text differs: an unchanged node is neither laid out again nor read out.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }

@@ -1,4 +1,4 @@
-// The page: a speaker's stream, what it shows, and what can be done with it.
+// The page: one speaker's stream, and the controls around it.
 
 import { clock } from "./clock.mjs";
 import { Composer } from "./composer.mjs";
@@ -85,12 +85,19 @@ const STATES = {
 };
 
 const NOTICES = {
-  waiting: "The connection is lost. The page keeps trying; what you type is kept, and sent once it is back.",
-  busy: "The server is there, but takes no session now; it may be full. The page keeps trying.",
-  closed: "This session has ended. Its text stays here; the transcript can be downloaded while the server keeps it.",
-  gone: "The server no longer knows this session: it was away too long, or has ended. The text stays here until you begin a new one.",
-  taken: "This session goes on in another window. One window speaks at a time.",
-  "too-large": "The server refused a message as too large. Try again, with less text at a time.",
+  waiting:
+    "Connection lost. The page keeps trying; what you type is kept, and sent when the connection " +
+    "is back.",
+  busy: "The server answers, but does not open a session; it may be full. The page keeps trying.",
+  closed:
+    "This session has ended. Its text stays on this page. Download the transcript soon: the server " +
+    "does not keep it for long.",
+  gone:
+    "The server no longer has this session: it was disconnected for too long, or it has ended. " +
+    "Its text stays on this page until you begin a new one.",
+  taken: "This session is now open in another window. Only one window can speak at a time.",
+  "too-large":
+    "The server refused a message because it was too large. Try again, with less text at a time.",
   key: "This server asks for a key.",
 };
 
@@ -122,7 +129,7 @@ function complain(message) {
 }
 
 function renew(model) {
-  // What a session did not get to that the server has lost goes into the next one.
+  // If the server has lost the session, its untranslated text goes into the next one.
   if (!speaker.isLost) {
     PASTED.save(null);
     composer.clear();
@@ -159,7 +166,7 @@ async function copyCaptions() {
   setTimeout(() => setText(button, "Copy the link"), 2_000);
 }
 
-// On a narrow screen the details cover what is behind them, which then takes no focus.
+// On a narrow screen the details cover the main part, which then takes no focus.
 const isWide = matchMedia("(min-width: 64.01rem)");
 
 function togglePanel(isOpen) {

@@ -1,15 +1,15 @@
 // The text and the commits of one stream, in order, until the server has them. Knows no DOM.
 //
-// A position counts code points from the beginning of the stream. What has been handed over is
-// known only when words come back as read, or when a connection begins and the server says how
-// much it has; so operations stay here until then, and what a lost connection swallowed is sent
-// again: nothing twice, nothing lost.
+// A position counts code points from the beginning of the stream. The page learns how much the
+// server has only when words come back as read, or when a connection begins. Operations stay here
+// until then, and those that a lost connection swallowed are sent again: nothing twice, nothing
+// lost.
 
 import { codePoints, indexAfter, wellFormed } from "./words.mjs";
 
 const MAX_MESSAGE_CHARS = 1_000; // well below any limit on a message, even with 4 bytes each
 const WINDOW_CHARS = 3_000; // sent and not yet read: the server's queues are bounded
-const KEPT_CHARS = 400; // read already, kept in case a server comes back knowing less
+const KEPT_CHARS = 400; // of the text that was read, in case a server comes back with less
 const WHOLE_WORD = /\S\s/u;
 
 export class Outbox {
@@ -37,8 +37,8 @@ export class Outbox {
     this.ops.push({ at: this.end, commit: this.commits, sentMs: null });
   }
 
-  // A connection begins: the server has this much. Returns how much it has lost for good, or
-  // has of what is not known here; both are 0 unless something went wrong.
+  // A connection begins: the server has this much. Returns two numbers of characters, both 0
+  // unless something went wrong: those that neither side has, and those that only the server has.
   resume(sourceChars, commits) {
     const first = this.ops.length ? this.ops[0].at : this.end;
     if (sourceChars > this.end || (sourceChars === this.end && commits > this.commits)) {
@@ -103,7 +103,7 @@ export class Outbox {
     return i >= 0 && i < this.next ? this.ops[i].sentMs : null;
   }
 
-  // What was given and not yet read: [sent on this connection, waiting for one].
+  // The text that has not been read yet: [already sent, still to be sent].
   unread() {
     return [this.#sentText(), this.#textOf(this.next, this.ops.length)];
   }

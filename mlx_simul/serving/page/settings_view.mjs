@@ -32,7 +32,7 @@ const FIELDS = {
 export class SettingsView {
   #shown = {}; // option -> the text that the server's value gave
 
-  // change(options): ask for these.
+  // change(options): asks the server for these values.
   constructor(change) {
     this.fields = Object.entries(FIELDS).map(([name, form]) => {
       const input = byId(`option-${name}`);
@@ -55,7 +55,7 @@ export class SettingsView {
       input.disabled = session === null || fixed.has(name) || !isOpen;
       if (session === null) continue;
       const text = form.text(name in wanted ? wanted[name] : session[name]);
-      // What somebody is typing stays, and so does a value that was refused, beside its reason.
+      // A value that is being typed stays, and so does a refused one, beside its reason.
       if (text === this.#shown[name]) continue;
       this.#shown[name] = text;
       if (document.activeElement !== input) input.value = text;

@@ -1,12 +1,12 @@
-// The speaker's side of one stream: text in, the stream's state out, over connections that break
-// and page loads that begin anew. What it needs of a browser is handed in, so it knows no DOM.
+// The speaker's side of one stream: text in, the stream's state out, across broken connections and
+// reloads of the page. The browser's services are passed in, so it knows no DOM.
 
 import { Connection } from "./connection.mjs";
 import { averageLagging, Response } from "./lag.mjs";
 import { Outbox } from "./outbox.mjs";
 import { Stream } from "./stream.mjs";
 
-// Why a connection may have stopped over which the stream can still go on, or came to its end.
+// Reasons for a connection to stop that do not cost the stream.
 const RESUMABLE = ["closed", "key", "taken", "too-large"];
 
 const SAVE_MS = 1_000;
@@ -46,8 +46,8 @@ export class Speaker {
     this.connection.start();
   }
 
-  // Begin another stream; this one is closed, so that its listeners see its end. What a stream
-  // that is over did not get to translate goes into the new one.
+  // Begin another stream, and close this one, so that its listeners see its end. If it is over and
+  // some text was not translated, that text goes into the new stream.
   renew(model = this.model) {
     const left = this.takesText ? "" : (this.stream.live?.source ?? "") + this.outbox.unread().join("");
     this.connection.send({ type: "session.close" });
@@ -85,7 +85,7 @@ export class Speaker {
     return this.stream.closed === null && !this.#closing && !this.isLost;
   }
 
-  // The server does not go on with the stream; what is here stays.
+  // The server cannot continue the stream. The text on the page stays.
   get isLost() {
     return this.state === "stopped" && !RESUMABLE.includes(this.detail.why);
   }
@@ -245,7 +245,7 @@ export class Speaker {
     if (asked !== undefined) this.#settle(error.event_id, asked);
     const options = asked === undefined ? [] : optionsOf(error.param, asked);
     this.onProblem({ message: error.message ?? error.code ?? "", options });
-    // Text that the server did not take is missing there: what it has is known after resuming.
+    // The server did not take some text. Resuming tells how much it has, and sends the rest again.
     const isText = asked === undefined && error.event_id?.startsWith?.("page_");
     if (isText && error.code !== "session_closed") this.connection.lose();
   }
@@ -258,8 +258,8 @@ export class Speaker {
     if (this.state !== "live" || !sent || clock.now() - this.#heardMs < SILENT_MS) return;
     const seen = await this.server.streamOf(id);
     if (this.state !== "live" || this.id !== id) return;
-    const isWell = seen !== null && seen.source_chars >= this.outbox.sentTo && seen.last_seq <= this.stream.lastSeq;
-    if (isWell) this.#heardMs = clock.now();
+    const hasAll = seen !== null && seen.source_chars >= this.outbox.sentTo;
+    if (hasAll && seen.last_seq <= this.stream.lastSeq) this.#heardMs = clock.now();
     else this.connection.lose();
   }
 }
@@ -272,9 +272,9 @@ function optionsOf(param, asked) {
 }
 
 const lostText = (n) =>
-  `The server no longer has ${n} characters of the source, and this page does not either: ` +
-  "that part is not translated.";
+  `The server has lost ${n} characters of the source, and this page no longer has them: that part ` +
+  "is not translated.";
 
 const unknownText = (n) =>
   `The server has ${n} characters more than this page remembers, perhaps from another window. ` +
-  "They appear once they are read.";
+  "They appear when they are read.";

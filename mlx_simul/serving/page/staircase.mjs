@@ -67,7 +67,7 @@ function shortened(word) {
   return chars.length > MAX_LABEL_CHARS ? `${chars.slice(0, MAX_LABEL_CHARS - 1).join("")}…` : word;
 }
 
-// The same in words, for those who do not see the picture.
+// The staircase in words, for a reader who cannot see the picture.
 export function described(sourceWords, targetWords, delays) {
   const steps = targetWords.slice(0, delays.length).map((word, i) => {
     const seen = delays[i];

@@ -70,7 +70,7 @@ export class Stream {
   #turn(message) {
     const number = message.turn ?? 0;
     if (this.live?.turn !== number) {
-      // Who comes late does not know how many words there were before.
+      // A listener who comes late does not know how many words came before.
       const [sourceBefore, targetBefore] = this.ends ?? (number === 0 ? [0, 0] : [null, null]);
       this.live = new LiveTurn({ turn: number, sourceBefore, targetBefore });
     }

@@ -1,8 +1,11 @@
 // Words of a text: what may be sent already, and pieces at the pace of speech. Knows no DOM.
 
 // Scripts without spaces, in which every character may be a word (SPEC section 2).
-const SPACELESS =
-  /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;
+const SPACELESS = new RegExp(
+  "[\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}" +
+    "\\p{Script=Khmer}\\p{Script=Myanmar}]",
+  "u",
+);
 const PIECE = new RegExp(`\\s*(?:${SPACELESS.source}|(?:(?!${SPACELESS.source})\\S)+)\\s*`, "gu");
 // A mark that ends a sentence, and quotes or brackets that may follow it.
 const SENTENCE_END = /[.!?…。！？।؟][\p{Pe}\p{Pf}"']*$/u;
@@ -37,11 +40,11 @@ export function wellFormed(text) {
   return text.replace(/\p{Surrogate}/gu, "\ufffd");
 }
 
-// How much of what is being typed can be sent: whole words at once; more after a pause.
-// A word may be corrected until the space behind it is typed.
+// How much of the typed text can be sent: whole words, and more after a pause. A word may be
+// corrected until the space after it is typed.
 //
 // Returns [text to send, text that stays]. After a pause, the end of a sentence is sent with the
-// space that shows it is whole, and text in a script without spaces, where nobody types one.
+// space that shows it is whole, and so is text in a script without spaces.
 export function sendable(typed, hasPaused) {
   const last = typed.search(/\s\S*$/u);
   const end = last < 0 ? 0 : last + 1;

@@ -1,4 +1,4 @@
-// A clock that is turned by hand, and a server that speaks the protocol over sockets in memory.
+// A clock that tests advance, and a server that speaks the protocol over sockets in memory.
 
 export class Clock {
   #timers = [];
@@ -37,9 +37,8 @@ export class Clock {
 
 export const settled = () => new Promise((resolve) => setImmediate(resolve));
 
-// Takes text, reads each whole word, and writes it in capitals as soon as it is read. What the
-// network swallows depends on `losesIn` and `losesOut`: messages that still arrive, in each
-// direction, before the connection breaks without a word.
+// Takes text, reads each whole word, and writes it in capitals at once. A socket's `losesIn` and
+// `losesOut` say how many messages still arrive, in each direction, before it breaks.
 export class FakeServer {
   sockets = [];
   streams = new Map();

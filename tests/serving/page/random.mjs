@@ -12,7 +12,10 @@ export function seeded(seed) {
   return { next, below, pick: (list) => list[below(list.length)] };
 }
 
-const PIECES = ["a", "word", " ", "  ", "\n", "\n\n", ".", "é", "e\u0301", "𝒳", "👩‍👩‍👧", "漢", "字", "ไท", "שלום", "<img>", "\u200b", "\ud800", "x".repeat(300)];
+const PIECES = [
+  ...["a", "word", " ", "  ", "\n", "\n\n", ".", "é", "e\u0301", "𝒳", "👩‍👩‍👧", "漢", "字", "ไท", "שלום"],
+  ...["<img>", "\u200b", "\ud800", "x".repeat(300)],
+];
 
 export function randomText({ below, pick }, most = 12) {
   return Array.from({ length: below(most) }, () => pick(PIECES)).join("");

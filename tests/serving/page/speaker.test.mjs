@@ -64,7 +64,8 @@ test("over any cuts and reloads nothing is lost and nothing comes twice", async 
         case 0:
         case 1:
         case 2: {
-          const word = `${random.pick(["a", "longer", "wörd", "𝒳", "end."])}${step}${random.pick([" ", ""])}`;
+          const begins = random.pick(["a", "longer", "wörd", "𝒳", "end."]);
+          const word = `${begins}${step}${random.pick([" ", ""])}`;
           page.speaker.type(word);
           given += word;
           break;
