@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 from chromium import HELP, find
-from serving import Server
+from served import WIDE, Server
 
 if find_spec("playwright") is None:
     collect_ignore_glob = ["test_*.py"]
 
 PATIENCE_MS = 60_000
-WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 # What Chromium says itself when a server or the network is away.
 EXPECTED = ("Failed to load resource", "WebSocket connection to", "net::ERR_")

@@ -1,4 +1,4 @@
-"""A server of the packaged model in a process of its own, which tests may kill."""
+"""A server of the packaged model in its own process, which tests may kill; sizes of windows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+
+WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 
 class Server:
