@@ -120,7 +120,8 @@ class SimulSession:
         self._asked: Pass | None = None
         self._reply: Reply | None = None
         self._unsaid: Event | None = None
-        self._needs_source = False
+        # Nothing can be done before source comes, and whether any has since that was last said.
+        self._needs_source = self._has_news = False
         self._is_finished = False
         self._is_broken = False
         self._journal: Journal | None = None
@@ -426,9 +427,13 @@ class SimulSession:
                     return self._asked
                 reply, self._reply = self._reply, None
                 step = self._steps.send(reply)
-        if step == NEED_SOURCE:
-            self._needs_source = True
-            return None
+                while step == NEED_SOURCE:
+                    if not self._has_news:
+                        self._needs_source = True
+                        return None
+                    # Source may have come while the pass before this was being run.
+                    self._has_news = False
+                    step = self._steps.send(None)
         if self._journal is not None and isinstance(step, TurnEnd | Finished):
             # Said only once it is noted; if that fails, it is said the next time.
             self._unsaid = step
@@ -478,17 +483,17 @@ class SimulSession:
             raise
 
     def _push(self, text: str) -> None:
-        self._needs_source = False
+        self._needs_source, self._has_news = False, True
         with self._breaking_off():
             self._turns.add(self._feed.push(text))
 
     def _end_turn(self) -> None:
-        self._needs_source = False
+        self._needs_source, self._has_news = False, True
         with self._breaking_off():
             self._turns.add(self._feed.end_turn())
 
     def _close(self) -> None:
-        self._needs_source = False
+        self._needs_source, self._has_news = False, True
         with self._breaking_off():
             self._turns.add(self._feed.close())
             self._turns.close()
