@@ -26,7 +26,7 @@ WINDOW_S = 10
 _FIELDS = "mlx_simul_fields"
 _TEXTS = "mlx_simul_texts"
 
-# A whole id lets anybody listen, and these are long-lived; six characters tell sessions apart.
+# Anyone who knows a whole id can listen; six characters are enough to tell sessions apart.
 _SESSION = re.compile(rf"(sess_(?:{PREFIX.pattern}_)?[\w-]{{6}})[\w-]{{16,}}")
 _SECRET = re.compile(r"ek_[\w-]{32}|(?<=openai-insecure-api-key\.)[^\s,\"']+|(?<=Bearer )[^\s\"']+")
 
@@ -46,7 +46,7 @@ def note(
         event: what happens, in a word or two.
         level: of :mod:`logging`.
         texts: what may hold the words of a client; written only if the owner asks for texts.
-        known: whatever else there is to know, as JSON has it; None is left out.
+        known: other facts, as JSON has them; None is left out.
     """
     logger.log(level, event, extra={**fields(**known), _TEXTS: texts or {}})
 
