@@ -17,7 +17,7 @@ def main_columns(results: Figures) -> Columns:
         "LAAL": _latency("laal"),
         "with computing": lambda row: number((row["latency_ca"] or {}).get("laal")),
     }
-    return {**latency, **_quality_columns(results)}
+    return {**latency, **quality_columns(results)}
 
 
 def talk_columns(results: Figures) -> Columns:
@@ -27,17 +27,13 @@ def talk_columns(results: Figures) -> Columns:
         "LongYAAL with computing": _seconds("latency_ca", "yaal"),
         "StreamLAAL": _seconds("latency", "laal"),
         "StreamLAAL with computing": _seconds("latency_ca", "laal"),
-        **_quality_columns(results),
+        **quality_columns(results),
         "lost": lambda row: str(row["n_lost"]),
     }
 
 
-def number(value: float | None, n_digits: int = 2) -> str:
-    """A figure, or nothing where there is none."""
-    return "" if value is None else f"{value:.{n_digits}f}"
-
-
-def _quality_columns(results: Figures) -> Columns:
+def quality_columns(results: Figures) -> dict[str, Callable[[Figures], str]]:
+    """How good; none where quality was not measured."""
     if not all("bleu" in row for row in results["policies"].values()):
         return {}
     return {
@@ -46,6 +42,11 @@ def _quality_columns(results: Figures) -> Columns:
         "chrF": lambda row: _with_ci(row["chrf"]),
         "length": lambda row: number(row["length_ratio"]),
     }
+
+
+def number(value: float | None, n_digits: int = 2) -> str:
+    """A figure, or nothing where there is none."""
+    return "" if value is None else f"{value:.{n_digits}f}"
 
 
 def _seconds(kind: str, name: str) -> Callable[[Figures], str]:
