@@ -173,10 +173,10 @@ def clock(results: Mapping[str, Any]) -> str:
     return {"wall": "wall-clock time", "cpu": "CPU time"}[results["options"]["clock"]]
 
 
-def table(rows: Mapping[str, Any], columns: Columns) -> str:
+def table(rows: Mapping[str, Any], columns: Columns, first: str = "policy") -> str:
     """A row for each policy, or whatever the figures are called by."""
     lines = [[f"`{spec}`", *(cell(row) for cell in columns.values())] for spec, row in rows.items()]
-    return _markdown(["policy", *columns], lines)
+    return _markdown([first, *columns], lines)
 
 
 def fenced(text: str) -> str:

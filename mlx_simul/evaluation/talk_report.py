@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlx_simul.evaluation.columns import (
     OTHER_TALK_COLUMNS,
+    Columns,
     number,
     quality_columns,
     talk_columns,
@@ -20,6 +22,25 @@ from mlx_simul.evaluation.report import (
     versions,
 )
 from mlx_simul.policies import WHOLE
+
+
+def _count(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: str(row[f"n_{name}"])
+
+
+HISTORY_COLUMNS: Columns = {
+    **{title: cell for title, cell in quality_columns({"policies": {}}).items() if title != "p"},
+    "p of chrF": lambda row: number(row["chrf"]["p"], 3),
+    "prefix tokens": lambda row: number(row["prefix_tokens"], 0),
+    "turns": _count("turns"),
+    "not ended": _count("not_ended"),
+    "copies": _count("copies"),
+    "repeats": _count("repeats"),
+    "loops": _count("loops"),
+}
+"""Of ``benchmarks/history.py``: how good, what stands before a turn, and turns that went wrong: a limit
+or a drought ended them; source and target are equal; the target is that of the turn before; three
+words in a row occur three times."""
 
 
 def talks_section(
@@ -55,6 +76,33 @@ def talks_section(
         told = "; ".join(f"{metric} `{text}`" for metric, text in first["signatures"].items())
         parts.append(f"± is half of a 95 % interval. sacrebleu: {told}.\n")
     return "\n".join([*parts, table(rows, others), table(rows, work | OTHER_TALK_COLUMNS)])
+
+
+def history_section(name: str, results: Mapping[str, Any]) -> str:
+    """What earlier pairs are worth: a table of what ``benchmarks/history.py`` found.
+
+    Args:
+        name: of the section.
+        results: as the benchmark writes them.
+    """
+    options, corpus = results["options"], results["corpus"]
+    words = ["python", "benchmarks/history.py", "--corpus", options["corpus"]]
+    flags = {"source_language": "--from", "target_language": "--to"}
+    for option, value in options.items():
+        if option != "corpus" and value is not None:
+            flag = flags.get(option, "--" + option.replace("_", "-"))
+            words += [flag, *map(str, value if isinstance(value, list) else [value])]
+    return "\n".join(
+        [
+            f"## History: {name}\n",
+            f"{corpus['n_sentences']} sentences with {corpus['source_words']} words, in talks of "
+            f"{options['sentences_per_talk']}, under `{options['policy']}`. p is for the difference from the first "
+            "row (paired bootstrap); ± is half of a 95 % interval. [streams.md](streams.md#history) "
+            "says what follows.\n",
+            fenced(shlex.join(words)),
+            table(results["figures"], HISTORY_COLUMNS, "before each turn"),
+        ]
+    )
 
 
 def _rows(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
