@@ -1,8 +1,8 @@
 """What is history worth? Talks with none, 1, 2 and 4 finished pairs before each turn.
 
-Beside them stand the same talks with the whole of each sentence read first, as an offline model does,
-and the same sentences with a session each. All run at once, in passes that they share, and each
-writes what it would write by itself. So quality is that of ``mlx-simul evaluate
+Beside them stand the same talks with each sentence read whole before it is translated, as an
+offline model does, and the same sentences with a session each. All run at once, in passes that they
+share, and each writes what it would write by itself. So quality is that of ``mlx-simul evaluate
 --sentences-per-talk N --history N``; times would not be, and are left out.
 
     python benchmarks/history.py --corpus dev.tsv --model FOLDER_OR_REPO --from English --to French
@@ -24,10 +24,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 import mlx_simul
+from mlx_simul.evaluation.columns import HISTORY_COLUMNS
 from mlx_simul.evaluation.conditions import shown
 from mlx_simul.evaluation.quality import paired_bootstrap, text_quality
 from mlx_simul.evaluation.talk_record import Display, TalkRecord
-from mlx_simul.evaluation.talk_report import HISTORY_COLUMNS
 from mlx_simul.evaluation.talk_sentences import realigned_talk
 from mlx_simul.evaluation.talks import Talk, read_talks
 from mlx_simul.events import Event, Finished, TurnEnd

@@ -12,7 +12,8 @@ Results of talks are recorded likewise. Several under one name stand in one sect
 evaluation of that name beside them if it is of the same model and the same sentences::
 
     mlx-simul evaluate --corpus dev.tsv --sentences-per-talk 50 --folder runs/talks
-    python tools/results.py --talks en-fr=runs/talks
+    python benchmarks/history.py --corpus dev.tsv --json runs/history.json
+    python tools/results.py --talks en-fr=runs/talks --history en-fr=runs/history.json
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_simul.evaluation.report import evaluation_section, losses_section
-from mlx_simul.evaluation.talk_report import talks_section
+from mlx_simul.evaluation.talk_report import history_section, talks_section
 from mlx_simul.evaluation.talk_run import TALK_RESULTS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -55,6 +56,9 @@ def page(folder: Path) -> str:
         beside = folder / f"{name}.evaluation.json"
         alone = json.loads(beside.read_text("utf-8")) if beside.is_file() else None
         parts.append(talks_section(name, json.loads(path.read_text("utf-8")), alone))
+    for path in sorted(folder.glob("*.history.json")):
+        name = path.name.removesuffix(".history.json")
+        parts.append(history_section(name, json.loads(path.read_text("utf-8"))))
     for kind, (title, first) in BENCHMARKS.items():
         for path in sorted(folder.glob(f"*.{kind}.json")):
             name = path.name.removesuffix(f".{kind}.json")
@@ -77,7 +81,7 @@ def record(args: argparse.Namespace, folder: Path) -> None:
     for name, results in runs.items():
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
         (folder / f"{name}.talks.json").write_text(text, "utf-8")
-    for kind in BENCHMARKS:
+    for kind in ("history", *BENCHMARKS):
         for name, source in getattr(args, kind):
             shutil.copyfile(source, folder / f"{name}.{kind}.json")
 
@@ -86,8 +90,8 @@ def main() -> int:
     """Record what is given, and write the page; or compare it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="fail if the page is not up to date")
-    folders = ("evaluation", "DIR"), ("talks", "DIR")
-    for kind, what in (*folders, *((kind, "FILE") for kind in BENCHMARKS)):
+    kinds = {"evaluation": "DIR", "talks": "DIR", "history": "FILE"}
+    for kind, what in {**kinds, **dict.fromkeys(BENCHMARKS, "FILE")}.items():
         parser.add_argument(
             f"--{kind.replace('_', '-')}",
             action="append",

@@ -57,6 +57,10 @@ def _seconds(kind: str, name: str) -> Callable[[Figures], str]:
     return cell
 
 
+def _count(name: str) -> Callable[[Figures], str]:
+    return lambda row: str(row[f"n_{name}"])
+
+
 def _drift(name: str, scale: float = 1) -> Callable[[Figures], str]:
     def cell(row: Figures) -> str:
         return f"{row['drift']['drift'][name] / scale:+.2f}" if row["drift"] else ""
@@ -94,3 +98,18 @@ OTHER_TALK_COLUMNS: Columns = {
 }
 """Of talks: from the first ten minutes to the last; taken back; turns that the model ended;
 sentences to which nothing was aligned, and units that were aligned to nothing."""
+
+HISTORY_COLUMNS: Columns = {
+    "BLEU": lambda row: _with_ci(row["bleu"]),
+    "chrF": lambda row: _with_ci(row["chrf"]),
+    "p of chrF": lambda row: number(row["chrf"]["p"], 3),
+    "length": lambda row: number(row["length_ratio"]),
+    "prefix tokens": lambda row: number(row["prefix_tokens"], 0),
+    "turns": _count("turns"),
+    "not ended": _count("not_ended"),
+    "copies": _count("copies"),
+    "repeats": _count("repeats"),
+    "loops": _count("loops"),
+}
+"""Of ``benchmarks/history.py``: how good; what stands before a turn; and turns that went wrong. A
+limit or a drought ended them, they equal their source or the turn before, or they repeat words."""

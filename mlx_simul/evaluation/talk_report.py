@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_simul.evaluation.columns import (
+    HISTORY_COLUMNS,
     OTHER_TALK_COLUMNS,
-    Columns,
     number,
     quality_columns,
     talk_columns,
@@ -22,25 +22,6 @@ from mlx_simul.evaluation.report import (
     versions,
 )
 from mlx_simul.policies import WHOLE
-
-
-def _count(name: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: str(row[f"n_{name}"])
-
-
-HISTORY_COLUMNS: Columns = {
-    **{title: cell for title, cell in quality_columns({"policies": {}}).items() if title != "p"},
-    "p of chrF": lambda row: number(row["chrf"]["p"], 3),
-    "prefix tokens": lambda row: number(row["prefix_tokens"], 0),
-    "turns": _count("turns"),
-    "not ended": _count("not_ended"),
-    "copies": _count("copies"),
-    "repeats": _count("repeats"),
-    "loops": _count("loops"),
-}
-"""Of ``benchmarks/history.py``: how good, what stands before a turn, and turns that went wrong: a limit
-or a drought ended them; source and target are equal; the target is that of the turn before; three
-words in a row occur three times."""
 
 
 def talks_section(
@@ -96,9 +77,9 @@ def history_section(name: str, results: Mapping[str, Any]) -> str:
         [
             f"## History: {name}\n",
             f"{corpus['n_sentences']} sentences with {corpus['source_words']} words, in talks of "
-            f"{options['sentences_per_talk']}, under `{options['policy']}`. p is for the difference from the first "
-            "row (paired bootstrap); ± is half of a 95 % interval. [streams.md](streams.md#history) "
-            "says what follows.\n",
+            f"{options['sentences_per_talk']}, under `{options['policy']}`. p is for the "
+            f"difference from the first row (paired bootstrap); ± is half of a 95 % interval. "
+            f"[streams.md](streams.md#history) explains the columns.\n",
             fenced(shlex.join(words)),
             table(results["figures"], HISTORY_COLUMNS, "before each turn"),
         ]

@@ -11,7 +11,7 @@ from repository import ROOT
 
 from mlx_simul.console.evaluate import add_arguments, options_from
 from mlx_simul.evaluation.report import at_equal_latency, command, evaluation_section
-from mlx_simul.evaluation.talk_report import talks_section
+from mlx_simul.evaluation.talk_report import history_section, talks_section
 
 TOOLS = ROOT / "tools"
 
@@ -234,6 +234,47 @@ def test_talks_without_quality_have_latencies_only(talks):
 
 
 @pytest.fixture
+def history():
+    """As ``benchmarks/history.py`` writes it."""
+    row = {
+        "bleu": {"score": 9.5, "ci": 1.0, "p": None},
+        "chrf": {"score": 30.0, "ci": 1.0, "p": None},
+        "length_ratio": 1.25,
+        "prefix_tokens": 41.6,
+        "n_turns": 101,
+        "n_not_ended": 4,
+        "n_copies": 3,
+        "n_repeats": 2,
+        "n_loops": 1,
+    }
+    options = {
+        "corpus": "dev.tsv",
+        "model": "some model",
+        "source_language": "English",
+        "target_language": None,
+        "policy": "wait-k:3",
+        "history": [0, 2],
+        "sentences_per_talk": 25,
+    }
+    figures = {"0 pairs": row, "2 pairs": row | {"chrf": {"score": 3.0, "ci": 1.0, "p": 0.001}}}
+    return {
+        "options": options,
+        "corpus": {"n_sentences": 100, "source_words": 512},
+        "figures": figures,
+    }
+
+
+def test_history_has_a_table_and_its_command(history):
+    text = history_section("tiny", history)
+    assert "100 sentences with 512 words, in talks of 25, under `wait-k:3`" in text
+    told = "python benchmarks/history.py --corpus dev.tsv --model 'some model' --from English "
+    assert told + "--policy wait-k:3 --history 0 2 --sentences-per-talk 25\n" in text
+    row = "| 9.5 ± 1.0 | 30.0 ± 1.0 |  | 1.25 | 42 | 101 | 4 | 3 | 2 | 1 |"
+    assert f"| `0 pairs` {row}" in text
+    assert "| `2 pairs` | 9.5 ± 1.0 | 3.0 ± 1.0 | 0.001 |" in text
+
+
+@pytest.fixture
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     return import_module("results")
@@ -263,7 +304,9 @@ def test_the_page_is_written_from_what_is_recorded(tool, results, tmp_path, monk
     assert "differs from the recorded results" in capsys.readouterr().err
 
 
-def test_runs_of_talks_are_recorded_under_one_name(tool, talks, results, tmp_path, monkeypatch):
+def test_runs_of_talks_are_recorded_under_one_name(
+    tool, talks, results, history, tmp_path, monkeypatch
+):
     recorded = []
     for number, run in enumerate(talks):
         folder = tmp_path / str(number)
@@ -273,12 +316,16 @@ def test_runs_of_talks_are_recorded_under_one_name(tool, talks, results, tmp_pat
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "evaluation.json").write_text(json.dumps(results), "utf-8")
+    (tmp_path / "history.json").write_text(json.dumps(history), "utf-8")
+    recorded += [f"--evaluation=tiny={alone}", f"--history=tiny={tmp_path / 'history.json'}"]
     docs = tmp_path / "docs"
-    told = ["results.py", "--docs", str(docs), f"--evaluation=tiny={alone}", *recorded]
+    told = ["results.py", "--docs", str(docs), *recorded]
     monkeypatch.setattr(sys, "argv", told)
     assert tool.main() == 0
     assert json.loads((docs / "results" / "tiny.talks.json").read_text("utf-8")) == talks
-    assert talks_section("tiny", talks, results) in (docs / "results.md").read_text("utf-8")
+    page = (docs / "results.md").read_text("utf-8")
+    assert talks_section("tiny", talks, results) in page
+    assert history_section("tiny", history) in page
 
 
 def test_the_page_in_the_documents_is_up_to_date(tool, monkeypatch):
