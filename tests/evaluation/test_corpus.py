@@ -69,7 +69,6 @@ def test_an_empty_set_is_refused(tmp_path):
 @pytest.mark.parametrize("target", [[], ["oui", 3], ["oui", " "]])
 def test_a_list_of_targets_is_checked(tmp_path, target):
     path = write(tmp_path / "set.jsonl", json.dumps({"source": "yes", "target": target}))
-    with pytest.raises(
-        DataError, match=r"line 1: the (list of targets|target) is (empty|not a text)"
-    ):
+    says = r"line 1: the (list of targets|target) is (empty|not a text)"
+    with pytest.raises(DataError, match=says):
         read_corpus(path)
