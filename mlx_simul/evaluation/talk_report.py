@@ -45,9 +45,9 @@ def talks_section(
     work = {"work a source word (ms)": lambda row: number(row["seconds"] * ms, 1)}
     parts = [
         f"## Talks: {name}\n",
-        f"`{first['model']}` on `{corpus['name']}`: {corpus['n_talks']} talks of "
-        f"{corpus['n_sentences']} sentences with {corpus['source_words']} words in total "
-        f"({corpus['minutes']:.0f} minutes), {corpus['n_references']} references. Latency is in "
+        f"`{first['model']}` on `{corpus['name']}`: {corpus['n_sentences']} "
+        f"sentences in {corpus['n_talks']} talks, with {corpus['source_words']} words in total "
+        f"({corpus['minutes']:.0f} minutes) and {corpus['n_references']} references. Latency is in "
         f"seconds. *With computing* adds the time to compute ({clock(first)}). {versions(first)} "
         f"[talks.md](talks.md) explains the scores.\n",
         fenced("\n".join(map(command, runs))),

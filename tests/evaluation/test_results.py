@@ -190,7 +190,7 @@ def talks(results):
 
 def test_runs_of_talks_are_called_by_what_sets_them_apart(talks, results):
     text = talks_section("tiny", talks, results)
-    assert "2 talks of 10 sentences with 70 words in total (4 minutes)" in text
+    assert "10 sentences in 2 talks, with 70 words in total (4 minutes)" in text
     assert "| `wait-k:3 --history 0` | 21.0 ± 1.0 | 50.0 ± 1.0 | 0.98 |" in text
     assert "| `wait-k:3 --history 2` | 12.5 ± 1.0 |" in text
     assert "| `wait-k:3 --history 2` | 1.20 | 1.30 | 1.50 | 1.60 | 0 |" in text
