@@ -61,8 +61,8 @@ def main() -> None:
         "frame": args.frame,
     }
     lanes = [
-        *(Lane(f"{n} pairs", talk, args.policy, n) for n in args.history for talk in talks),
-        *(Lane("0 pairs, each sentence whole", talk, WHOLE, 0) for talk in talks),
+        *(Lane(pairs_of(n), talk, args.policy, n) for n in args.history for talk in talks),
+        *(Lane(f"{pairs_of(0)}, each sentence whole", talk, WHOLE, 0) for talk in talks),
         *(Lane("each sentence alone", talk, args.policy, 0, is_alone=True) for talk in talks),
     ]
     translate(mlx_simul.Sessions(model, tokenizer, **asked), lanes)
@@ -214,6 +214,10 @@ def has_loop(said: Sequence[str]) -> bool:
     """Whether some words in a row come again and again."""
     runs = zip(*(said[i:] for i in range(LOOP_WORDS)), strict=False)
     return max(Counter(runs).values(), default=0) >= LOOP_TIMES
+
+
+def pairs_of(n: int) -> str:
+    return "1 pair" if n == 1 else f"{n} pairs"
 
 
 def turn_of(end: TurnEnd) -> dict[str, str]:
