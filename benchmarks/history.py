@@ -40,7 +40,7 @@ LOOP_WORDS, LOOP_TIMES = 3, 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--corpus", required=True, help="a test set, as for mlx-simul evaluate")
     parser.add_argument("--model", help="folder or repository id; the packaged model by default")
     parser.add_argument("--from", dest="source_language")

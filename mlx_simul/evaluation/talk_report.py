@@ -56,7 +56,7 @@ def talks_section(
         parts.append(table(rows | _rows_alone(first, alone), quality))
         told = "; ".join(f"{metric} `{text}`" for metric, text in first["signatures"].items())
         parts.append(f"± is half of a 95 % interval. sacrebleu: {told}.\n")
-    return "\n".join([*parts, table(rows, others), table(rows, work | OTHER_TALK_COLUMNS)])
+    return "\n".join([*parts, table(rows, others), table(rows, {**work, **OTHER_TALK_COLUMNS})])
 
 
 def history_section(name: str, results: Mapping[str, Any]) -> str:
