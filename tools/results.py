@@ -7,6 +7,13 @@ To record results there::
     python benchmarks/modes.py --model models/smollm2 --json runs/modes.json
     python tools/results.py --evaluation en-fr=runs/en-fr \\
         --target-start smollm2=runs/target_start.json --modes smollm2=runs/modes.json
+
+Results of talks are recorded likewise. Several under one name stand in one section, which shows the
+evaluation of that name beside them if it is of the same model and the same sentences::
+
+    mlx-simul evaluate --corpus dev.tsv --sentences-per-talk 50 --folder runs/talks
+    python benchmarks/history.py --corpus dev.tsv --json runs/history.json
+    python tools/results.py --talks en-fr=runs/talks --history en-fr=runs/history.json
 """
 
 from __future__ import annotations
@@ -16,8 +23,11 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlx_simul.evaluation.report import evaluation_section, losses_section
+from mlx_simul.evaluation.talk_report import history_section, talks_section
+from mlx_simul.evaluation.talk_run import TALK_RESULTS
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\
@@ -41,6 +51,14 @@ def page(folder: Path) -> str:
         picture = folder / f"{name}.svg"
         shown = f"{folder.name}/{picture.name}" if picture.is_file() else None
         parts.append(evaluation_section(name, json.loads(path.read_text("utf-8")), shown))
+    for path in sorted(folder.glob("*.talks.json")):
+        name = path.name.removesuffix(".talks.json")
+        beside = folder / f"{name}.evaluation.json"
+        alone = json.loads(beside.read_text("utf-8")) if beside.is_file() else None
+        parts.append(talks_section(name, json.loads(path.read_text("utf-8")), alone))
+    for path in sorted(folder.glob("*.history.json")):
+        name = path.name.removesuffix(".history.json")
+        parts.append(history_section(name, json.loads(path.read_text("utf-8"))))
     for kind, (title, first) in BENCHMARKS.items():
         for path in sorted(folder.glob(f"*.{kind}.json")):
             name = path.name.removesuffix(f".{kind}.json")
@@ -57,7 +75,13 @@ def record(args: argparse.Namespace, folder: Path) -> None:
         shutil.copyfile(source / "evaluation.json", folder / f"{name}.evaluation.json")
         for picture in source.glob("quality-latency.*"):
             shutil.copyfile(picture, folder / f"{name}{picture.suffix}")
-    for kind in BENCHMARKS:
+    runs: dict[str, list[Any]] = {}
+    for name, source in args.talks:
+        runs.setdefault(name, []).append(json.loads((source / TALK_RESULTS).read_text("utf-8")))
+    for name, results in runs.items():
+        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+        (folder / f"{name}.talks.json").write_text(text, "utf-8")
+    for kind in ("history", *BENCHMARKS):
         for name, source in getattr(args, kind):
             shutil.copyfile(source, folder / f"{name}.{kind}.json")
 
@@ -66,7 +90,8 @@ def main() -> int:
     """Record what is given, and write the page; or compare it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="fail if the page is not up to date")
-    for kind, what in (("evaluation", "DIR"), *((kind, "FILE") for kind in BENCHMARKS)):
+    kinds = {"evaluation": "DIR", "talks": "DIR", "history": "FILE"}
+    for kind, what in {**kinds, **dict.fromkeys(BENCHMARKS, "FILE")}.items():
         parser.add_argument(
             f"--{kind.replace('_', '-')}",
             action="append",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from mlx_simul.errors import SimulError, SimulWarning
 from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, as_plain
 from mlx_simul.loop.remarks import remark
-from mlx_simul.machine.terminal import emit, emit_json, say
+from mlx_simul.machine.terminal import emit, emit_json, outputs_are_one, say
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -166,7 +166,9 @@ class TextView:
             self._has_ended_line = True
 
     def note(self, remark: str) -> None:
-        """Goes to standard error."""
+        """Goes to standard error; where that is standard output too, to a line of its own."""
+        if self._has_begun and not self._has_ended_line and outputs_are_one():
+            emit("\n")
         say(f"warning: {remark}")
 
 

@@ -17,7 +17,7 @@ def main_columns(results: Figures) -> Columns:
         "LAAL": _latency("laal"),
         "with computing": lambda row: number((row["latency_ca"] or {}).get("laal")),
     }
-    return {**latency, **_quality_columns(results)}
+    return {**latency, **quality_columns(results)}
 
 
 def talk_columns(results: Figures) -> Columns:
@@ -27,17 +27,13 @@ def talk_columns(results: Figures) -> Columns:
         "LongYAAL with computing": _seconds("latency_ca", "yaal"),
         "StreamLAAL": _seconds("latency", "laal"),
         "StreamLAAL with computing": _seconds("latency_ca", "laal"),
-        **_quality_columns(results),
+        **quality_columns(results),
         "lost": lambda row: str(row["n_lost"]),
     }
 
 
-def number(value: float | None, n_digits: int = 2) -> str:
-    """A figure, or nothing where there is none."""
-    return "" if value is None else f"{value:.{n_digits}f}"
-
-
-def _quality_columns(results: Figures) -> Columns:
+def quality_columns(results: Figures) -> dict[str, Callable[[Figures], str]]:
+    """How good; none where quality was not measured."""
     if not all("bleu" in row for row in results["policies"].values()):
         return {}
     return {
@@ -48,12 +44,21 @@ def _quality_columns(results: Figures) -> Columns:
     }
 
 
+def number(value: float | None, n_digits: int = 2) -> str:
+    """A figure, or nothing where there is none."""
+    return "" if value is None else f"{value:.{n_digits}f}"
+
+
 def _seconds(kind: str, name: str) -> Callable[[Figures], str]:
     def cell(row: Figures) -> str:
         ms = (row[kind] or {}).get(name)
         return number(None if ms is None else ms / 1000)
 
     return cell
+
+
+def _count(name: str) -> Callable[[Figures], str]:
+    return lambda row: str(row[f"n_{name}"])
 
 
 def _drift(name: str, scale: float = 1) -> Callable[[Figures], str]:
@@ -93,3 +98,18 @@ OTHER_TALK_COLUMNS: Columns = {
 }
 """Of talks: from the first ten minutes to the last; taken back; turns that the model ended;
 sentences to which nothing was aligned, and units that were aligned to nothing."""
+
+HISTORY_COLUMNS: Columns = {
+    "BLEU": lambda row: _with_ci(row["bleu"]),
+    "chrF": lambda row: _with_ci(row["chrf"]),
+    "p of chrF": lambda row: number(row["chrf"]["p"], 3),
+    "length": lambda row: number(row["length_ratio"]),
+    "prefix tokens": lambda row: number(row["prefix_tokens"], 0),
+    "turns": _count("turns"),
+    "not ended": _count("not_ended"),
+    "copies": _count("copies"),
+    "repeats": _count("repeats"),
+    "loops": _count("loops"),
+}
+"""Of ``benchmarks/history.py``: how good; what stands before a turn; and turns that went wrong. A
+limit or a drought ended them, they equal their source or the turn before, or they repeat words."""

@@ -34,15 +34,15 @@ def evaluation_section(name: str, results: Mapping[str, Any], picture: str | Non
         f"`{results['model']}` on `{corpus['name']}`: {corpus['n_sources']} sources with "
         f"{corpus['source_words']} words in total, {corpus['n_references']} references. Latency is "
         f"in source words, counted for each target {_unit(results)}. *With computing* adds the "
-        f"time to compute ({_clock(results)}), at {results['options']['word_ms']:g} ms per source "
-        f"word. {_versions(results)}\n",
-        _fenced(command(results)),
+        f"time to compute ({clock(results)}), at {results['options']['word_ms']:g} ms per source "
+        f"word. {versions(results)}\n",
+        fenced(command(results)),
     ]
     if picture is not None:
         parts.append(f"![BLEU over LAAL]({picture})\n")
     parts += [
-        _table(rows, main_columns(results)),
-        _table(rows, OTHER_COLUMNS),
+        table(rows, main_columns(results)),
+        table(rows, OTHER_COLUMNS),
     ]
     if results["signatures"]:
         told = "; ".join(f"{metric} `{text}`" for metric, text in results["signatures"].items())
@@ -81,7 +81,7 @@ def losses_section(
         [
             f"## {title}\n",
             "Teacher-forced nats per target token; lower is better.\n",
-            _fenced(made_by),
+            fenced(made_by),
             _markdown([first, *names], lines),
         ]
     )
@@ -103,12 +103,14 @@ def command(results: Mapping[str, Any]) -> str:
     words += ["--corpus", options.get("corpus", results["corpus"]["name"])]
     if references := options.get("references"):
         words += ["--reference", *references]
+    words += ["--talks"] if options.get("talks") else []
     words += ["--folder", "results", "--policy", *grid]
     told = {
         "source-key": (options.get("source_key", "source"), "source"),
         "target-key": (options.get("target_key", "target"), "target"),
         "split": (options.get("split", "test"), "test"),
         "baseline": (options["baseline"], WHOLE if WHOLE in grid else grid[0]),
+        "sentences-per-talk": (options.get("sentences_per_talk"), None),
         "sources": (options["n_sources"], None),
         "unit": (options["unit"], "word"),
         "word-ms": (options["word_ms"], 400.0),
@@ -120,7 +122,7 @@ def command(results: Mapping[str, Any]) -> str:
     for name, (value, usual) in told.items():
         words += [] if value == usual else [f"--{name}", str(value)]
     for name, value in options["session"].items():
-        words += _session_words(name, value)
+        words += session_words(name, value)
     words += [] if all("bleu" in row for row in rows.values()) else ["--no-quality"]
     return shlex.join(words)
 
@@ -147,6 +149,39 @@ def at_equal_latency(rows: Mapping[str, Any]) -> dict[str, tuple[float, float, f
                 found[spec] = laal, bleu, before + share * (after - before)
                 break
     return found
+
+
+def session_words(name: str, value: Any) -> list[str]:
+    """An option of the session as the command line takes it."""
+    flag = _flags(SessionOptions)[name]
+    if isinstance(value, bool):
+        return [flag] if value else []
+    if isinstance(value, Mapping):
+        return [flag, f"{name}.json"]  # the command line takes a file
+    return [flag, NONE if value is None else str(value)]
+
+
+def versions(results: Mapping[str, Any]) -> str:
+    """A sentence on the versions and machinery that results were made with."""
+    made = dict(results["made_with"])
+    where = f"{made.pop('device')}, BLAS: {made.pop('blas')}, processes: {made.pop('processes')}"
+    return f"Made with {', '.join(f'{name} {number}' for name, number in made.items())} ({where})."
+
+
+def clock(results: Mapping[str, Any]) -> str:
+    """What times were taken by."""
+    return {"wall": "wall-clock time", "cpu": "CPU time"}[results["options"]["clock"]]
+
+
+def table(rows: Mapping[str, Any], columns: Columns, first: str = "policy") -> str:
+    """A row for each policy, or whatever the figures are called by."""
+    lines = [[f"`{spec}`", *(cell(row) for cell in columns.values())] for spec, row in rows.items()]
+    return _markdown([first, *columns], lines)
+
+
+def fenced(text: str) -> str:
+    """A block of code."""
+    return f"```\n{text}\n```\n"
 
 
 def _beside_offline(results: Mapping[str, Any]) -> Iterator[str]:
@@ -195,16 +230,6 @@ def _beside_wait_k(rows: Mapping[str, Any]) -> Iterator[str]:
             yield f"At equal LAAL, `{best}` comes closest to wait-k: {-gain:.1f} BLEU below it."
 
 
-def _session_words(name: str, value: Any) -> list[str]:
-    """An option of the session as the command line takes it."""
-    flag = _flags(SessionOptions)[name]
-    if isinstance(value, bool):
-        return [flag] if value else []
-    if isinstance(value, Mapping):
-        return [flag, f"{name}.json"]  # the command line takes a file
-    return [flag, NONE if value is None else str(value)]
-
-
 def _flags(kind: type) -> dict[str, str]:
     """The flag of each option of a dataclass, and of the groups in it."""
     found: dict[str, str] = {}
@@ -225,25 +250,6 @@ def _unit(results: Mapping[str, Any]) -> str:
     return {"word": "word", "char": "character"}[results["options"]["unit"]]
 
 
-def _clock(results: Mapping[str, Any]) -> str:
-    return {"wall": "wall-clock time", "cpu": "CPU time"}[results["options"]["clock"]]
-
-
-def _versions(results: Mapping[str, Any]) -> str:
-    made = dict(results["made_with"])
-    where = f"{made.pop('device')}, BLAS: {made.pop('blas')}, processes: {made.pop('processes')}"
-    return f"Made with {', '.join(f'{name} {number}' for name, number in made.items())} ({where})."
-
-
-def _table(rows: Mapping[str, Any], columns: Columns) -> str:
-    lines = [[f"`{spec}`", *(cell(row) for cell in columns.values())] for spec, row in rows.items()]
-    return _markdown(["policy", *columns], lines)
-
-
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["--:"] * (len(head) - 1)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))
-
-
-def _fenced(text: str) -> str:
-    return f"```\n{text}\n```\n"

@@ -14,7 +14,7 @@ def remark(event: Event) -> str | None:
         n_read, n_written = end - first, len(event.delays)
         said = _said(event.reason, n_read, n_written)
         goes_on = "; the rest of the sentence is the next turn" if event.ended_by == "limit" else ""
-        return f"turn {event.turn}, source words {first + 1} to {end}: {said}{goes_on}."
+        return f"turn {event.turn + 1}, source words {first + 1} to {end}: {said}{goes_on}."
     if not isinstance(event, Finished) or event.reason == "end_of_turn":
         return None
     if event.reason == "empty_source":

@@ -89,6 +89,14 @@ def say(message: str) -> None:
         print(f"mlx-simul: {escaped(message)}", file=sys.stderr)
 
 
+def outputs_are_one() -> bool:
+    """Whether standard output and standard error are the same terminal, pipe or file."""
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):  # one of them is closed, or not a file
+        return False
+
+
 def escaped(message: str) -> str:
     """The message with escapes in place of characters that could steer a terminal."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), message)

@@ -75,8 +75,8 @@ _UNKNOWN_STOP = regex.compile(
 _ORDINARY_WORDS = {"en": ("me", "ill", "ok", "ore"), "es": ("bien", "mar", "contra", "sobre")}
 
 _LETTER = regex.compile(r"\p{L}")
-# "M.", "z.B.", "т. е.": a letter with a stop, or several.
-_INITIAL = regex.compile(r"(?:^|[^\p{L}\p{M}\p{N}.])(?:\p{L}\p{M}*\.)+\s*\Z")
+# "M.", "z.B.", "т. е.": a letter with a stop, or several; not the end of "Tom's." or "can't."
+_INITIAL = regex.compile(r"(?<![\p{L}\p{M}\p{N}.])(?!(?<=\p{L}['’])\p{Ll})(?:\p{L}\p{M}*\.)+\s*\Z")
 _NUMBER = regex.compile(r"\p{N}[.．]\s*\Z")
 _LOWERCASE_OR_DIGIT = regex.compile(r"[\p{Ll}\p{N}]")
 # All that sentencex looks at behind a full stop.

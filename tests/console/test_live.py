@@ -273,6 +273,22 @@ def test_remarks_go_to_standard_error(capsys):
     assert capsys.readouterr() == ("", "mlx-simul: warning: it is late\n")
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_remark_stands_on_a_line_of_its_own(tmp_path, monkeypatch, is_shared):
+    """In a terminal, and in a file that takes both outputs; a text by itself stays as it is."""
+    shown, other = tmp_path / "shown", tmp_path / "other"
+    with shown.open("a", 1) as out, (shown if is_shared else other).open("a", 1) as err:
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.stderr", err)
+        with TextView() as view:
+            view.note("it is early")
+            view.show(Write(0, " Good", False, 1, 0))
+            view.note("it is late")
+            view.show(Write(1, " day", False, 2, 1))
+    early, late = (f"mlx-simul: warning: it is {when}\n" for when in ("early", "late"))
+    assert shown.read_text() == (f"{early}Good\n{late} day\n" if is_shared else "Good day\n")
+
+
 def test_control_codes_do_not_reach_a_terminal(capsys, monkeypatch):
     """A model, or whoever wrote the source, must not be able to move the cursor or set a title."""
     said = Write(0, "a\x1b]0;title\x07b\x9bc\n", False, 1, 0)

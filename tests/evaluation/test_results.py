@@ -11,6 +11,7 @@ from repository import ROOT
 
 from mlx_simul.console.evaluate import add_arguments, options_from
 from mlx_simul.evaluation.report import at_equal_latency, command, evaluation_section
+from mlx_simul.evaluation.talk_report import history_section, talks_section
 
 TOOLS = ROOT / "tools"
 
@@ -156,6 +157,124 @@ def test_what_the_command_is_told_is_what_was_evaluated(results):
 
 
 @pytest.fixture
+def talks(results):
+    """Two runs over the sentences of ``results``, without history and with two pairs."""
+    lags = {"words": 0.5, "ms": 200.0, "ca_ms": 400.0}
+    figures = {
+        "latency": {"yaal": 1200.0, "laal": 1500.0},
+        "latency_ca": {"yaal": 1300.0, "laal": 1600.0},
+        "drift": {"drift": lags},
+        "erasure": {"share": 0.0},
+        "n_lost": 0,
+        "n_turns": 12,
+        "n_empty": 1,
+        "n_unplaced": 0,
+        "ends": {"end_of_turn": 9, "drought": 3},
+        "seconds": 7.0,
+    }
+    quality = ("bleu", "chrf", "length_ratio")
+    scores = {name: results["policies"]["wait-k:3"][name] for name in quality}
+    corpus = {"n_talks": 2, "n_sentences": 10, "minutes": 4.0}
+    corpus |= {name: results["corpus"][name] for name in ("name", "n_references", "source_words")}
+    runs = []
+    for history, bleu in ((0, 21.0), (2, 12.5)):
+        session = {"frame": "few-shot", "history": history}
+        shape = {"session": session, "sentences_per_talk": 5, "baseline": "wait-k:3"}
+        row = {**figures, **scores, "bleu": {"score": bleu, "ci": 1.0}}
+        options = {**results["options"], **shape}
+        runs.append(
+            {**results, "corpus": corpus, "options": options, "policies": {"wait-k:3": row}}
+        )
+    return runs
+
+
+def test_runs_of_talks_are_called_by_what_sets_them_apart(talks, results):
+    text = talks_section("tiny", talks, results)
+    assert "10 sentences in 2 talks, with 70 words in total (4 minutes)" in text
+    assert "| `wait-k:3 --history 0` | 21.0 ± 1.0 | 50.0 ± 1.0 | 0.98 |" in text
+    assert "| `wait-k:3 --history 2` | 12.5 ± 1.0 |" in text
+    assert "| `wait-k:3 --history 2` | 1.20 | 1.30 | 1.50 | 1.60 | 0 |" in text
+    # 7 seconds over 70 words; 9 of 12 turns.
+    assert "| `wait-k:3 --history 2` | 100.0 | +0.50 | +0.20 | +0.40 | 0.0% | 12 | 75.0% |" in text
+    assert "`wait-k:3 --frame" not in text
+
+
+def test_the_same_sentences_alone_and_offline_stand_beside_talks(talks, results):
+    text = talks_section("tiny", talks, results)
+    assert "| `wait-k:3, each sentence alone` | 30.0 ± 1.5 | 50.0 ± 1.0 | 0.98 |" in text
+    assert "| `whole, each sentence alone` | 35.0 ± 1.5 |" in text
+    assert "wait-k:5, each" not in text
+
+
+@pytest.mark.parametrize("change", [{"n_sources": 11}, {"source_words": 71}, {"name": "a.tsv"}])
+def test_other_sentences_do_not(talks, results, change):
+    results["corpus"] |= change
+    assert "each sentence alone" not in talks_section("tiny", talks, results)
+    assert "each sentence alone" not in talks_section("tiny", talks, None)
+
+
+def test_the_command_of_talks_is_what_was_evaluated(talks):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for run in talks:
+        told = options_from(parser.parse_args(shlex.split(command(run))[2:]))
+        assert told.sentences_per_talk == 5 and not told.talks
+        assert told.session == run["options"]["session"]
+    talks[0]["options"] |= {"talks": True, "sentences_per_talk": None}
+    told = options_from(parser.parse_args(shlex.split(command(talks[0]))[2:]))
+    assert told.talks and told.sentences_per_talk is None
+
+
+def test_talks_without_quality_have_latencies_only(talks):
+    for run in talks:
+        for name in ("bleu", "chrf"):
+            del run["policies"]["wait-k:3"][name]
+    text = talks_section("tiny", talks, None)
+    assert "BLEU" not in text and "| `wait-k:3 --history 0` | 1.20 |" in text
+
+
+@pytest.fixture
+def history():
+    """As ``benchmarks/history.py`` writes it."""
+    row = {
+        "bleu": {"score": 9.5, "ci": 1.0, "p": None},
+        "chrf": {"score": 30.0, "ci": 1.0, "p": None},
+        "length_ratio": 1.25,
+        "prefix_tokens": 41.6,
+        "n_turns": 101,
+        "n_not_ended": 4,
+        "n_copies": 3,
+        "n_repeats": 2,
+        "n_loops": 1,
+    }
+    options = {
+        "corpus": "dev.tsv",
+        "model": "some model",
+        "source_language": "English",
+        "target_language": None,
+        "policy": "wait-k:3",
+        "history": [0, 2],
+        "sentences_per_talk": 25,
+    }
+    figures = {"0 pairs": row, "2 pairs": row | {"chrf": {"score": 3.0, "ci": 1.0, "p": 0.001}}}
+    return {
+        "options": options,
+        "corpus": {"n_sentences": 100, "source_words": 512},
+        "figures": figures,
+    }
+
+
+def test_history_has_a_table_and_its_command(history):
+    text = history_section("tiny", history)
+    assert "100 sentences with 512 words, in talks of 25, under `wait-k:3`" in text
+    told = "python benchmarks/history.py --corpus dev.tsv --model 'some model' --from English "
+    assert told + "--policy wait-k:3 --history 0 2 --sentences-per-talk 25\n" in text
+    row = "| 9.5 ± 1.0 | 30.0 ± 1.0 |  | 1.25 | 42 | 101 | 4 | 3 | 2 | 1 |"
+    assert f"| `0 pairs` {row}" in text
+    assert "| `2 pairs` | 9.5 ± 1.0 | 3.0 ± 1.0 | 0.001 |" in text
+
+
+@pytest.fixture
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     return import_module("results")
@@ -183,6 +302,30 @@ def test_the_page_is_written_from_what_is_recorded(tool, results, tmp_path, monk
     (docs / "results.md").write_text(text.replace("30.0", "31.0"), "utf-8")
     assert tool.main() == 1
     assert "differs from the recorded results" in capsys.readouterr().err
+
+
+def test_runs_of_talks_are_recorded_under_one_name(
+    tool, talks, results, history, tmp_path, monkeypatch
+):
+    recorded = []
+    for number, run in enumerate(talks):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "talks.json").write_text(json.dumps(run), "utf-8")
+        recorded.append(f"--talks=tiny={folder}")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "evaluation.json").write_text(json.dumps(results), "utf-8")
+    (tmp_path / "history.json").write_text(json.dumps(history), "utf-8")
+    recorded += [f"--evaluation=tiny={alone}", f"--history=tiny={tmp_path / 'history.json'}"]
+    docs = tmp_path / "docs"
+    told = ["results.py", "--docs", str(docs), *recorded]
+    monkeypatch.setattr(sys, "argv", told)
+    assert tool.main() == 0
+    assert json.loads((docs / "results" / "tiny.talks.json").read_text("utf-8")) == talks
+    page = (docs / "results.md").read_text("utf-8")
+    assert talks_section("tiny", talks, results) in page
+    assert history_section("tiny", history) in page
 
 
 def test_the_page_in_the_documents_is_up_to_date(tool, monkeypatch):

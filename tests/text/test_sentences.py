@@ -37,6 +37,21 @@ def test_sentences_concatenate_to_their_text(text: str) -> None:
         assert "".join(sentence_splitter(language)(text)) == text
 
 
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "We met at Mary's. |I left. |I can't. |I'm tired. |He’d. |A cat came."),
+        ("en", "It is J. Smith's. |Ask 'J. Smith' and J. Doe."),
+        ("fr", "Un roman d'A. Dumas. |Il est là."),
+    ],
+)
+def test_what_follows_an_apostrophe_is_an_initial_only_as_a_capital(
+    language: str, text: str
+) -> None:
+    sentences = text.split("|")
+    assert sentence_splitter(language)("".join(sentences)) == sentences
+
+
 # What sentencex gets wrong by itself: it cuts where a "|" is not, or does not where one is.
 @pytest.mark.parametrize(
     ("language", "text"),
