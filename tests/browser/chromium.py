@@ -35,7 +35,8 @@ def install() -> None:
 
 def main() -> int:
     """Print the path."""
-    if find() is None and shutil.which("apt-get") and os.geteuid() == 0:
+    may_install = "CHROMIUM" not in os.environ and shutil.which("apt-get") and os.geteuid() == 0
+    if find() is None and may_install:
         try:
             install()
         except subprocess.CalledProcessError as error:

@@ -220,6 +220,24 @@ def test_one_window_speaks_at_a_time(context, open_page, server):
     expect_turns(page, 2)
 
 
+def test_a_server_with_keys_asks_for_one(context, start_server, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("anna a-key-that-is-long-enough\n", "utf-8")
+    server = start_server("--keys", str(keys))
+    page = context.new_page()
+    page.goto(server.url)
+    for key in ("another-key-that-is-wrong", "a-key-that-is-long-enough"):
+        expect(page.locator("#notice-text")).to_have_text("This server asks for a key.")
+        page.locator("#key").fill(key)
+        page.keyboard.press("Enter")
+    page.wait_for_selector("body[data-state=live]")
+    say(page, SECOND[0])
+    expect_turns(page, 1)
+    page.reload()
+    page.wait_for_selector("body[data-state=live]")
+    assert targets(page) == [SECOND[1]]
+
+
 # ---- Options ----
 
 

@@ -107,6 +107,7 @@ export class Connection {
     // A server that has just started knows a stream of its journal only once it is resumed.
     const isGone = why === "gone";
     const mayHelp = why === "away" || why === "busy" || (isGone && !this.#isGone);
+    if (isGone && !this.#isGone) this.#attempt = 0; // it answers: ask again soon
     this.#isGone = isGone;
     if (mayHelp) this.#retry(why === "busy");
     else this.#enter("stopped", { why });

@@ -151,7 +151,7 @@ test("a server that has just started may not know a stream until it is resumed",
   const page = await live();
   page.server.refusal = "gone";
   page.server.drop();
-  await page.clock.pass(800); // refused once
+  await page.clock.pass(600); // refused once
   assert.equal(page.speaker.state, "waiting");
   page.server.refusal = null;
   await page.clock.pass(10_000);
