@@ -6,7 +6,8 @@ from typing import Any
 
 from mlx_simul.serving.languages import audio_of
 from mlx_simul.serving.messages import ProtocolError
-from mlx_simul.serving.streams import Stream, Streams
+from mlx_simul.serving.stream import Stream
+from mlx_simul.serving.streams import Streams
 
 _STATUS = {
     "invalid_api_key": 401,

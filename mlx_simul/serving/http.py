@@ -21,7 +21,8 @@ from mlx_simul.serving.keys import Keys
 from mlx_simul.serving.messages import ProtocolError, settings_of
 from mlx_simul.serving.outbox import TooLate
 from mlx_simul.serving.protocol import Heard
-from mlx_simul.serving.streams import Connection, Stream, Streams
+from mlx_simul.serving.stream import Connection, Stream
+from mlx_simul.serving.streams import Streams
 from mlx_simul.stream.subtitles import Side
 from mlx_simul.stream.transcripts import transcript_form
 

@@ -7,20 +7,15 @@ Everything here runs on the thread of an event loop; the thread that owns MLX is
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import os
 import re
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
@@ -42,170 +37,17 @@ from mlx_simul.serving.protocol import (
     Protocol,
     StreamLimits,
     Told,
-    ended,
     options_of,
     refusal,
     usage_of,
 )
+from mlx_simul.serving.stream import Connection, Stream, hash_of
 from mlx_simul.serving.worker import Loader, Said, Worker
 
 log = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
 _NAME = re.compile(f"sess_(?:{PREFIX.pattern}_)?[A-Za-z0-9_-]{{22}}")
-MAX_PRIVATE_MESSAGES = 100
-
-
-class Connection:
-    """Somebody who hears a stream: its speaker, or a listener.
-
-    Args:
-        stream: that is heard.
-        seq: the number of the last message that is known there.
-
-    Attributes:
-        seq: likewise, as messages are taken.
-        closed_with: the code that a WebSocket is to be closed with, once it is to be.
-    """
-
-    def __init__(self, stream: Stream, seq: int) -> None:
-        self.stream, self.seq = stream, seq
-        self.closed_with: int | None = None
-        self._private: deque[bytes] = deque(maxlen=MAX_PRIVATE_MESSAGES)
-        self._tail: bytes | None = None
-        self._awake = asyncio.Event()
-        self._gone = asyncio.Event()
-        self.wake()
-
-    def tell(self, message: Mapping[str, Any]) -> None:
-        """Say something to this one alone."""
-        self._private.append(msgspec.json.encode(message))
-        self.wake()
-
-    def show_tail(self, text: str) -> None:
-        """Show what a recogniser may still change, in place of what it said before."""
-        self._tail = msgspec.json.encode({"type": "session.input_transcript.tail", "text": text})
-        self.wake()
-
-    def wake(self) -> None:
-        """Have :meth:`next` look again."""
-        self._awake.set()
-
-    def end(self, code: int) -> None:
-        """Have the connection closed."""
-        if self.closed_with is None:
-            self.closed_with = code
-        self._gone.set()
-        self.wake()
-
-    async def ended(self) -> int:
-        """Wait until the connection is to be closed, for another reason than the stream's end."""
-        await self._gone.wait()
-        return self.closed_with or 1000
-
-    async def next(self) -> list[tuple[int | None, bytes]]:
-        """What is to be sent now, with numbers; empty once all has been, or nothing more will be.
-
-        Raises:
-            TooLate: if messages that were not sent yet have been given up.
-        """
-        while self.closed_with is None:
-            found: list[tuple[int | None, bytes]] = [
-                (None, self._private.popleft()) for _ in range(len(self._private))
-            ]
-            for seq, data in self.stream.outbox.after(self.seq):
-                found.append((seq, data))
-                self.seq = seq
-            if self._tail is not None:
-                found.append((None, self._tail))
-                self._tail = None
-            if found:
-                return found
-            if self.stream.protocol.closed:
-                return []
-            self._awake.clear()
-            await self._awake.wait()
-        return []
-
-
-class Stream:
-    """One stream of a server.
-
-    Args:
-        name: that nobody can guess.
-        model: its name.
-        owner: of the key that began it.
-        secret_hash: of the secret by which its source is sent over HTTP.
-        protocol: its conversation.
-        outbox: its messages.
-        began_s: when it began, in seconds since 1970.
-
-    Attributes:
-        opened: done once its session has begun, or could not.
-        speaker: the connection that sends its source.
-        connections: all who hear it, the speaker among them.
-        changes: requests of HTTP for other options, that wait for the answer.
-        heard_s: when its speaker last said something, by ``time.monotonic``.
-        left_s: when its speaker's connection was lost; None while there is one, or never was.
-        closed_s: when its last message was said.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        model: str,
-        owner: str,
-        secret_hash: str,
-        protocol: Protocol,
-        outbox: Outbox,
-        began_s: float,
-    ) -> None:
-        self.name, self.model, self.owner = name, model, owner
-        self._secret_hash = secret_hash
-        self.protocol, self.outbox, self.began_s = protocol, outbox, began_s
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.speaker: Connection | None = None
-        self.connections: set[Connection] = set()
-        self.changes: dict[str, asyncio.Future[None]] = {}
-        self.heard_s = time.monotonic()
-        self.left_s: float | None = None
-        self.closed_s: float | None = None
-
-    def knows(self, secret: str | None) -> bool:
-        """Whether a secret is the one of this stream."""
-        given = _hash(secret or "")
-        return hmac.compare_digest(given, self._secret_hash)
-
-    def answer(self, answer: Changed | Refused) -> None:
-        """Answer the request of HTTP that waits for this, if one does."""
-        waiting = self.changes.get(answer.event_id or "")
-        if waiting is None or waiting.done():
-            return
-        if isinstance(answer, Changed):
-            waiting.set_result(None)
-        else:
-            waiting.set_exception(refusal(answer))
-
-    def say(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Give numbered messages to all who hear, and the others to the speaker alone."""
-        numbered = [message for message in messages if "seq" in message]
-        if numbered:
-            self.outbox.add(numbered)
-        for message in messages:
-            if "seq" not in message and self.speaker is not None:
-                self.speaker.tell(message)
-        for connection in self.connections:
-            connection.wake()
-        if self.protocol.closed and self.closed_s is None:
-            self.closed_s = time.monotonic()
-            self.let_go()
-
-    def let_go(self) -> None:
-        """Write no more down, and answer the requests that wait: nothing will come of them."""
-        self.outbox.close()
-        for waiting in self.changes.values():
-            if not waiting.done():
-                waiting.set_exception(ended())
 
 
 class Streams:
@@ -319,7 +161,7 @@ class Streams:
         of_server = "" if prefix is None else f"{prefix}_"
         stream_name = f"sess_{of_server}{secrets.token_urlsafe(16)}"
         secret = secrets.token_urlsafe(24)
-        began_s, secret_hash = time.time(), _hash(secret)
+        began_s, secret_hash = time.time(), hash_of(secret)
         path = self._path(stream_name, "messages")
         header = {
             "messages": 1,
@@ -655,6 +497,7 @@ class Streams:
 
     def _expire(self, stream: Stream, code: str, why: str) -> None:
         """Close a stream as its client would: what has arrived is translated."""
+        self._count_refusal(code)
         note(log, "session expired", session=stream.name, owner=stream.owner, reason=code)
         self._tell(stream, stream.protocol.notice(code, f"this session is closed, since {why}."))
         for command in stream.protocol.close():
@@ -679,10 +522,6 @@ def memory_limit_bytes(capacity: ServingLimits) -> int:
     if capacity.memory_mb is not None:
         return capacity.memory_mb * 2**20
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _is_name(name: str) -> bool:

@@ -15,7 +15,8 @@ from mlx_simul.serving.keys import Keys
 from mlx_simul.serving.messages import ProtocolError, Settings
 from mlx_simul.serving.outbox import TooLate
 from mlx_simul.serving.protocol import error_message
-from mlx_simul.serving.streams import Connection, Streams
+from mlx_simul.serving.stream import Connection
+from mlx_simul.serving.streams import Streams
 
 log = logging.getLogger(__name__)
 

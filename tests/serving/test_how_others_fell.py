@@ -12,7 +12,7 @@ from served import SENTENCES, TALK, alone, limit_memory
 from mlx_simul import SimulSession
 from mlx_simul.events import Write
 from mlx_simul.serving import http
-from mlx_simul.serving.streams import Stream
+from mlx_simul.serving.stream import Stream
 from mlx_simul.serving.worker import Worker
 
 

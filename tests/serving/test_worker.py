@@ -72,7 +72,7 @@ def test_what_clients_see_of_a_session(served, name):
     served.send(stream, begin(instruction="Translate", target_language="French"))
     session = served.until(stream, Opened)[0].session
     assert (session["model"], session["policy"], session["history"]) == ("tiny", "wait-k:2", 0)
-    assert session["audio"] == {"input": {"language": None}, "output": {"language": "fr"}}
+    assert session["audio"] == {"input": {}, "output": {"language": "fr"}}
     assert session["fixed"] == [] and session["instruction"] == "Translate"
     served.send(stream, Drop())
 

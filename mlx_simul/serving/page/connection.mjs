@@ -6,7 +6,7 @@ const LONGEST_WAIT_MS = 15_000;
 const STEADY_MS = 10_000; // a connection that lasted this long starts the waits from the beginning
 
 // Why the server ended a connection for good (close codes of the protocol).
-const FINAL = { 4001: "key", 4002: "gone", 4003: "taken", 4009: "too-large" };
+const FINAL = { 4001: "key", 4002: "gone", 4003: "taken", 1009: "too-large" };
 
 export function backoffMs(attempt, random) {
   const longest = Math.min(FIRST_WAIT_MS * 2 ** attempt, LONGEST_WAIT_MS);
