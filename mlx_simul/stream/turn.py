@@ -12,6 +12,7 @@ from typing import Any
 import mlx.nn as nn
 
 from mlx_simul import archs
+from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.archs.trained import told
 from mlx_simul.engine import Engine
 from mlx_simul.engine.base import LogitsProcessor, Sampler
@@ -78,8 +79,8 @@ class Setting:
         names = ("history", "max_turn_words", "splitter")
         if given := [name for name in names if getattr(turn, name) != getattr(usual, name)]:
             raise InvalidOptionError(
-                f"{' and '.join(given)}: for a stream with turns, and this one reads its source as "
-                f'one turn; leave that out, or give turns="sentence".'
+                f"{' and '.join(given)}: only a stream with turns has that, and this one reads its "
+                f'source as one turn; leave that out, or give turns="sentence".'
             )
 
     @property
@@ -148,6 +149,7 @@ def make_setting(
         return Setting(options, policy, None, source.segments[0], source.header, ends)
     trained = archs.streaming_config(model)
     asked = told(trained, options.prompt)
+    _warn_of_history(trained, options)
     prompt = StreamingDataPreparator(
         tokenizer,
         instruction=asked.instruction,
@@ -177,6 +179,19 @@ def make_setting(
         source_language,
         target_language,
     )
+
+
+def _warn_of_history(trained: StreamingConfig, options: SessionOptions) -> None:
+    """A model that only translates takes what it never saw before a source for a part of it."""
+    n_pairs = max(options.turn.history, len(options.prompt.pairs))
+    n_known = trained.history_pairs or 0
+    if trained.translates is not None and n_pairs > n_known:
+        warnings.warn(
+            f"{n_pairs} finished pairs may stand before a turn, and this model was trained with "
+            f"{n_known or 'none'}: it will translate worse. Leave history and pairs out.",
+            SimulWarning,
+            stacklevel=2,
+        )
 
 
 class TurnMaker:

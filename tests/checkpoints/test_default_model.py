@@ -16,7 +16,7 @@ from repository import ROOT
 import mlx_simul
 from mlx_simul.checkpoints.loading import DEFAULT_MODEL
 from mlx_simul.console import cli
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, SimulWarning
 
 MAX_WHEEL_BYTES = 10_000_000
 MAX_LOAD_S = 2
@@ -57,6 +57,13 @@ def test_it_loads_in_under_two_seconds():
         assert model.model.embed_tokens.weight.dtype == mx.float32
     with pytest.raises(InvalidOptionError, match="translates English to French"):
         mlx_simul.SimulSession(model, tokenizer, target_language="German")
+
+
+@pytest.mark.parametrize("options", [{"history": 2}, {"pairs": [("Yes.", "Oui.")]}])
+def test_it_warns_of_a_history_that_it_was_not_trained_with(options):
+    model, tokenizer = mlx_simul.load()
+    with pytest.warns(SimulWarning, match="trained with none: it will translate worse"):
+        mlx_simul.SimulSession(model, tokenizer, **options)
 
 
 def test_the_package_fits_into_its_wheel():

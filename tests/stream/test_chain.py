@@ -395,7 +395,7 @@ def test_a_limit_that_lets_no_word_be_read_ends_the_stream(model, tokenizer):
 )
 def test_options_of_turns_are_refused_where_there_are_none(model, tokenizer, option):
     (name,) = option
-    with pytest.raises(InvalidOptionError, match=f"{name}: for a stream with turns"):
+    with pytest.raises(InvalidOptionError, match=f"{name}: only a stream with turns"):
         SimulSession(model, tokenizer, turns=None, **option)
     SimulSession(model, tokenizer, turns="sentence", **option)
 
