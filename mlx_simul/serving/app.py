@@ -141,6 +141,9 @@ class _SafeHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if "etag" in headers:
+                    # A file: after an upgrade old modules must not meet new ones.
+                    headers.setdefault("Cache-Control", "no-cache")
             await send(message)
 
         await self._app(scope, receive, adding if scope["type"] == "http" else send)

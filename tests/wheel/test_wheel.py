@@ -41,6 +41,7 @@ def test_it_holds_the_model_and_the_credits_in_ten_megabytes(wheel):
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
         assert f"{folder}/{name}" in names
     assert f"{folder}/README.md" in names
+    assert "mlx_simul/serving/page/index.html" in names
     assert any(name.endswith(".dist-info/licenses/NOTICE") for name in names)
     assert not [name for name in names if re.match(r"(tests|docs|tools|benchmarks)/", name)]
 
