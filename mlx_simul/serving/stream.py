@@ -16,6 +16,9 @@ from mlx_simul.serving.commands import Changed, Refused
 from mlx_simul.serving.outbox import Outbox
 from mlx_simul.serving.protocol import Protocol, ended, refusal
 
+BATCH_BYTES = 65_536
+"""Of messages that a connection takes at once, in whole messages."""
+
 MAX_PRIVATE_MESSAGES = 100
 """That wait for one connection: errors about what it sent."""
 
@@ -77,9 +80,13 @@ class Connection:
             found: list[tuple[int | None, bytes]] = [
                 (None, self._private.popleft()) for _ in range(len(self._private))
             ]
+            n_bytes = 0
             for seq, data in self.stream.outbox.after(self.seq):
                 found.append((seq, data))
                 self.seq = seq
+                n_bytes += len(data)
+                if n_bytes >= BATCH_BYTES:
+                    break  # what is taken at once does not count as a backlog
             if self._tail is not None:
                 found.append((None, self._tail))
                 self._tail = None

@@ -22,6 +22,14 @@ def server(loader):
     running.stop()
 
 
+@pytest.fixture
+def own_server(loader):
+    """A server without keys, and without the sessions of other tests."""
+    running = Server(loader)
+    yield running
+    running.stop()
+
+
 @pytest.fixture(scope="session")
 def locked(loader):
     """A server that asks for a key."""

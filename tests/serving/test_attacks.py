@@ -382,9 +382,8 @@ def seen(talk, mark):
     return any(each["type"] == "error" and each["error"]["event_id"] == mark for each in last)
 
 
-def test_a_fuzz_harms_no_other_session_and_not_the_server(server, talk_alone):
-    dice = random.Random(15)
-    until(lambda: not server.streams.worker._live)
+def test_a_fuzz_harms_no_other_session_and_not_the_server(own_server, talk_alone):
+    server, dice = own_server, random.Random(15)
     with server.speak(max_queue=None) as calm, server.speak(max_queue=None) as wild:
         reader = threading.Thread(target=wild.to_the_end)
         reader.start()

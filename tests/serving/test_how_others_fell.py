@@ -145,7 +145,9 @@ def test_liveness_stayed_green_while_passes_hung(server, model, monkeypatch):
     until(lambda: server.http.get("/healthz").status_code == 200)
 
 
-def test_memory_grew_with_each_session(server):
+def test_memory_grew_with_each_session(own_server):
+    server = own_server
+
     def run(n):
         for _ in range(n):
             with server.speak() as talk:

@@ -306,7 +306,8 @@ def test_a_body_that_is_too_large_is_refused(server):
     server.http.delete(f"/v1/streams/{stream['id']}?now=1", headers=bearer(stream))
 
 
-def test_a_server_that_is_full_says_so(server):
+def test_a_server_that_is_full_says_so(own_server):
+    server = own_server
     with server.limited(max_sessions=1), server.speak() as talk:
         answer = server.http.post("/v1/streams")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_full")
