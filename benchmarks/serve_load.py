@@ -324,7 +324,10 @@ def serving(policy: str, max_sessions: int) -> Iterator[Server]:
         "--max-sessions", f"{max_sessions}", "--max-sessions-per-key", f"{max_sessions}",
         "--resume-s", "5", "--set", f"session.policy={policy}",
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Its log would come between the rows.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             address = process.stdout.readline().split()[-1]
