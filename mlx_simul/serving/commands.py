@@ -81,12 +81,16 @@ class Opened:
         source_chars: characters of source that its journal holds.
         n_turn_ends: how often its client has ended a turn, by the journal.
         source_closed: its source has ended, by the journal.
+        source_words: all words of that source that have arrived whole.
+        source_words_done: those of them in turns that have ended.
     """
 
     session: Mapping[str, Any]
     source_chars: int = 0
     n_turn_ends: int = 0
     source_closed: bool = False
+    source_words: int = 0
+    source_words_done: int = 0
 
 
 @dataclass(frozen=True)

@@ -324,6 +324,9 @@ class Protocol:
                 self.session = {**self.session, **answer.session}
                 self.source_chars, self.commits = answer.source_chars, answer.n_turn_ends
                 self.closing = answer.source_closed
+                # Else all that an earlier life has translated would seem to wait.
+                self._words_taken = answer.source_words
+                self._words_read = answer.source_words_done
                 return []
             case Refused():
                 return [error_message(refusal(answer))]

@@ -240,6 +240,8 @@ class Streams:
     def obey(self, stream: Stream, heard: Sequence[Heard]) -> None:
         """Do what a stream's client has asked for."""
         stream.heard_s = time.monotonic()
+        if stream.speaker is None:
+            stream.left_s = None  # it speaks by requests, which need no connection
         for item in heard:
             if isinstance(item, Tail):
                 for connection in stream.connections:

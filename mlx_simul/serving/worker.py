@@ -327,6 +327,8 @@ class Worker:
                     resumed.source_chars,
                     len(resumed.turn_ends),
                     resumed.source_closed,
+                    session.source_words_taken,
+                    resumed.source_words_done,
                 ),
             )
         )

@@ -356,6 +356,21 @@ def test_what_lasts_too_long_is_closed_as_its_client_would(streams, run, model, 
     assert streams.refusals[code] == n_before + 1
 
 
+def test_a_client_that_speaks_by_requests_has_not_left(streams, run):
+    capacity = streams.options.capacity
+
+    async def scene():
+        stream, speaker = await opened(streams)
+        streams.disconnect(speaker)
+        tell(streams, stream, APPEND, text="It goes on by requests")
+        swept(streams, stream, later_s=capacity.resume_s + 2)
+        assert not stream.protocol.closing
+        swept(streams, stream, later_s=capacity.idle_s + 2)
+        assert stream.protocol.closing
+
+    run(scene())
+
+
 def test_a_slow_reader_is_disconnected_and_may_resume(streams, run, model, tokenizer):
     limit(streams, max_backlog_bytes=500)
 
@@ -489,6 +504,25 @@ def recorded(running, tmp_path_factory):
     name = loop.run(asyncio.wait_for(scene(), WAIT_S))
     streams.options = options
     return folder, name
+
+
+def test_a_stream_of_many_words_takes_more_after_a_kill(streams, run, tmp_path):
+    journal_in(streams, tmp_path)
+    n_words = len(TALK.split())
+
+    async def scene():
+        stream, speaker = await opened(streams)
+        tell(streams, stream, APPEND, text=TALK)
+        tell(streams, stream, COMMIT)
+        await heard(speaker, "session.input_text_buffer.committed")
+        forget(streams, stream)
+        again = await streams.find(stream.name, "ann")
+        # No word is whole yet, so none is read, and nothing but these counts tells what waits.
+        tell(streams, again, APPEND, text="Hel")
+        await streams.change(again, Settings())
+        assert (again.protocol._words_taken, again.protocol.words_behind) == (n_words, 0)
+
+    run(scene())
 
 
 @given(st.data())
