@@ -438,6 +438,13 @@ def options_of(settings: Settings, limits: StreamLimits) -> dict[str, Any]:
             f"history is from 0 to {MAX_HISTORY_PAIRS} pairs, got {given['history']}.",
             "session.history",
         )
+    if (n_pairs := len(given.get("pairs", ()))) > MAX_HISTORY_PAIRS:
+        # A template takes much longer for many short pairs than their characters tell.
+        raise ProtocolError(
+            "invalid_value",
+            f"pairs are at most {MAX_HISTORY_PAIRS}, got {n_pairs}.",
+            "session.pairs",
+        )
     texts = [given.get(name) or "" for name in ("instruction", "context", "policy")]
     texts += [given.get(f"{side}_language") or "" for side in ("source", "target")]
     texts += [text for pair in (given.get("glossary") or {}).items() for text in pair]

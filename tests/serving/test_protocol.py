@@ -139,6 +139,11 @@ def refusal(protocol, sent):
             "session.glossary[...]",
         ),
         (message("update", session={"pairs": [["a"]]}), "invalid_value", "session.pairs[0]"),
+        (
+            message("update", session={"pairs": [["a", "b"]] * (MAX_HISTORY_PAIRS + 1)}),
+            "invalid_value",
+            "session.pairs",
+        ),
         (message("update", session={"instruction": "a" * 9000}), "prompt_too_long", "session"),
         (
             message("update", session={"glossary": {"a" * 5000: "b" * 5000}}),
