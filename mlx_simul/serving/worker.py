@@ -59,7 +59,9 @@ Loader: TypeAlias = Callable[[], tuple[Any, Any, SessionOptions]]
 """Loads a model, its tokenizer, and the options of its sessions; called by the thread itself."""
 
 Key: TypeAlias = Hashable
-"""Stands for one life of a stream: one that is resumed by another session has another key."""
+"""Stands for one life of a stream: one that is resumed by another session has another key.
+
+As a text it is the stream's name."""
 
 Said: TypeAlias = tuple[Key, Answer]
 """The key of a stream, and what became of it."""
@@ -356,9 +358,11 @@ class Worker:
             code = "invalid_option"
         elif isinstance(error, JournalError):
             code = "journal_failed"
-        if code == "internal_error":
-            log.error("a session broke off", exc_info=error, extra=fields(session=stream))
         message = str(error) if isinstance(error, SimulError) else "this session broke off."
+        if code == "journal_failed":  # its own message has the server's folders in it
+            message = "the records of this session cannot be read or written; begin a new one."
+        if code in ("internal_error", "journal_failed"):
+            log.error("a session broke off", exc_info=error, extra=fields(session=str(stream)))
         live = self._live.get(stream)
         if live is not None:
             self._drop(live)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import io
 import json
 import shutil
 import time
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from served import OPTIONS, SENTENCES, TALK, WAIT_S, alone
+from streams import Stumble
 
 from mlx_simul.events import TurnEnd, Write
 from mlx_simul.serving.commands import Drop
+from mlx_simul.serving.logs import logging_to
 from mlx_simul.serving.messages import ProtocolError, Settings
 from mlx_simul.serving.options import RecordOptions, ServingOptions
 from mlx_simul.serving.outbox import Outbox
@@ -312,9 +315,31 @@ def test_a_stream_that_cannot_be_resumed_is_not_kept(streams, run, recorded, tmp
         leaving.cancel()
         assert (await refused(streams.find(name))).code == "journal_failed"
         assert not streams._streams
-        assert (await refused(streams.find(name))).code == "journal_failed"
+        error = await refused(streams.find(name))
+        assert error.code == "journal_failed" and str(tmp_path) not in str(error)
 
     run(scene())
+
+
+def test_what_breaks_a_session_off_is_logged_where_it_happened(streams, run, monkeypatch):
+    log = io.StringIO()
+
+    def stumble(text):
+        raise Stumble(f"about {text}")
+
+    async def scene():
+        stream, speaker = await opened(streams)
+        monkeypatch.setattr(streams.worker._live[stream].session, "push", stumble)
+        tell(streams, stream, APPEND, text="a client's words")
+        await heard(speaker)
+        return stream.name
+
+    with logging_to(log):
+        name = run(scene())
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    (line,) = (line for line in lines if line["event"] == "a session broke off")
+    assert line["session"][:-3] in name and "in stumble" in line["traceback"]
+    assert "client's" not in log.getvalue()
 
 
 # What waits too long ends
