@@ -143,6 +143,10 @@ class Refused:
     event_id: str | None = None
 
 
+SERVER_FAULTS = frozenset({"internal_error", "journal_failed"})
+"""Codes of failures that no client can help."""
+
+
 @dataclass(frozen=True)
 class Failed:
     """A stream has broken off, or could not begin.

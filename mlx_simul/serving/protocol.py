@@ -25,6 +25,7 @@ import msgspec
 
 from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.serving.commands import (
+    SERVER_FAULTS,
     Answer,
     Change,
     Changed,
@@ -363,7 +364,7 @@ class Protocol:
             case Finished():
                 return [_closed(answer)]
             case Failed():
-                kind = "server_error" if answer.code == "internal_error" else None
+                kind = "server_error" if answer.code in SERVER_FAULTS else None
                 error = ProtocolError(answer.code, answer.message)
                 error.kind = kind or error.kind
                 return [

@@ -20,6 +20,7 @@ from typing import Any
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.serving.commands import (
+    SERVER_FAULTS,
     Answer,
     Changed,
     Drop,
@@ -455,7 +456,7 @@ class Streams:
 
     @staticmethod
     def _as_error(failed: Failed) -> ProtocolError:
-        full, internal = failed.code == "server_full", failed.code == "internal_error"
+        full, internal = failed.code == "server_full", failed.code in SERVER_FAULTS
         kind = "rate_limit_error" if full else "server_error" if internal else None
         return ProtocolError(failed.code, failed.message, kind=kind or "invalid_request_error")
 
