@@ -66,7 +66,13 @@ class Close:
 
 @dataclass(frozen=True)
 class Drop:
-    """Forget the stream; nothing is said of it any more."""
+    """Forget the stream; nothing is said of it any more.
+
+    Attributes:
+        files: of the stream, to be deleted.
+    """
+
+    files: tuple[Path, ...] = ()
 
 
 Command: TypeAlias = Open | Push | EndTurn | Change | Close | Drop

@@ -163,7 +163,7 @@ class Streams:
         stream_name = f"sess_{of_server}{secrets.token_urlsafe(16)}"
         secret = secrets.token_urlsafe(24)
         began_s, secret_hash = time.time(), hash_of(secret)
-        path = self._path(stream_name, "messages")
+        path, journal = (self._path(stream_name, kind) for kind in ("messages", "journal"))
         header = {
             "messages": 1,
             "stream": stream_name,
@@ -183,12 +183,11 @@ class Streams:
             began_s,
         )
         try:
-            await self._begin(stream, Open(name, options, self._path(stream_name, "journal")))
+            await self._begin(stream, Open(name, options, journal))
         except BaseException:  # it was refused, or the client has left meanwhile
-            self.worker.send(stream, Drop())
+            # Only the server knows its name, so nothing could ever resume from its files.
+            self.worker.send(stream, Drop(tuple(each for each in (path, journal) if each)))
             self._forget(stream)
-            if path is not None:
-                path.unlink(missing_ok=True)  # only the server knows its name
             raise
         return stream, secret
 

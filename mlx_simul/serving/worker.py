@@ -282,6 +282,12 @@ class Worker:
             self._open(stream, command)
             return
         live = self._live.get(stream)
+        if isinstance(command, Drop):
+            if live is not None:
+                self._drop(live)
+            for path in command.files:
+                path.unlink(missing_ok=True)
+            return
         if live is None:  # it has ended, or failed
             return
         match command:
@@ -295,9 +301,6 @@ class Worker:
                 self._change(live, command)
             case Close():
                 live.session.close()
-            case Drop():
-                self._drop(live)
-                return
         self._said.append((stream, Taken(live.session.source_words_taken)))
 
     def _open(self, stream: Key, command: Open) -> None:
