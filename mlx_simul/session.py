@@ -483,9 +483,11 @@ class SimulSession:
             raise
 
     def _push(self, text: str) -> None:
-        self._needs_source, self._has_news = False, True
         with self._breaking_off():
-            self._turns.add(self._feed.push(text))
+            items = self._feed.push(text)
+            self._turns.add(items)
+        if items:  # half a word is no news, and a loop that is asked again notes it
+            self._needs_source, self._has_news = False, True
 
     def _end_turn(self) -> None:
         self._needs_source, self._has_news = False, True

@@ -66,7 +66,13 @@ class Close:
 
 @dataclass(frozen=True)
 class Drop:
-    """Forget the stream; nothing is said of it any more."""
+    """Forget the stream; nothing is said of it any more.
+
+    Attributes:
+        files: of the stream, to be deleted.
+    """
+
+    files: tuple[Path, ...] = ()
 
 
 Command: TypeAlias = Open | Push | EndTurn | Change | Close | Drop
@@ -81,12 +87,16 @@ class Opened:
         source_chars: characters of source that its journal holds.
         n_turn_ends: how often its client has ended a turn, by the journal.
         source_closed: its source has ended, by the journal.
+        source_words: all words of that source that have arrived whole.
+        source_words_done: those of them in turns that have ended.
     """
 
     session: Mapping[str, Any]
     source_chars: int = 0
     n_turn_ends: int = 0
     source_closed: bool = False
+    source_words: int = 0
+    source_words_done: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,10 @@ class Refused:
     message: str
     param: str | None = None
     event_id: str | None = None
+
+
+SERVER_FAULTS = frozenset({"internal_error", "journal_failed"})
+"""Codes of failures that no client can help."""
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,9 @@ class Http:
     async def secret(self, request: Request) -> Response:
         """A secret that a page may have in place of a key."""
         owner = require_owner(request, self._keys)
+        if self._keys.owner_of_key(key_of(request)) is None:
+            # Else a page could renew its own for ever.
+            raise ProtocolError("invalid_api_key", "a secret cannot make another; send a key.")
         asked = _decoded(await self._body(request) or b"{}", _Secret)
         lifetime_s = (asked.expires_after or {}).get("seconds", 600)
         if not isinstance(lifetime_s, int) or not 10 <= lifetime_s <= MAX_SECRET_S:

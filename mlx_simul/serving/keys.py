@@ -14,6 +14,8 @@ from mlx_simul.errors import InvalidOptionError
 MIN_KEY_CHARS = 16
 MAX_KEY_FILE_BYTES = 1_048_576
 MAX_SECRETS = 10_000
+"""Of one owner at a time."""
+
 LOCAL = "local"
 """The owner of every session of a server without keys."""
 
@@ -82,6 +84,14 @@ class Keys:
         Args:
             key: what the client gave; None if nothing.
         """
+        found = self.owner_of_key(key)
+        if found is not None or key is None:
+            return found
+        owner, expires_s = self._secrets.get(_hash(key), (None, 0.0))
+        return owner if self._clock_s() < expires_s else None
+
+    def owner_of_key(self, key: str | None) -> str | None:
+        """Whose a key is; a secret does not count as one."""
         if self._owners is None:
             return LOCAL
         if key is None:
@@ -90,21 +100,20 @@ class Keys:
         for known, owner in self._owners.items():
             if hmac.compare_digest(known, given):
                 found = owner
-        if found is not None:
-            return found
-        owner, expires_s = self._secrets.get(given, (None, 0.0))
-        return owner if self._clock_s() < expires_s else None
+        return found
 
     def make_secret(self, owner: str, lifetime_s: float) -> tuple[str, int]:
         """A secret that stands for its owner's key for a while, and when it expires.
 
         Raises:
-            OverflowError: if there are too many already.
+            OverflowError: if its owner has too many already.
         """
         now_s = self._clock_s()
         self._secrets = {key: each for key, each in self._secrets.items() if now_s < each[1]}
-        if len(self._secrets) >= MAX_SECRETS:
-            raise OverflowError(f"there are {MAX_SECRETS} secrets that have not expired")
+        if sum(who == owner for who, _ in self._secrets.values()) >= MAX_SECRETS:
+            raise OverflowError(
+                f"{MAX_SECRETS} secrets of this key's owner have not expired; wait until some have"
+            )
         secret = f"ek_{secrets.token_urlsafe(24)}"
         expires_s = int(now_s + lifetime_s)
         self._secrets[_hash(secret)] = (owner, expires_s)

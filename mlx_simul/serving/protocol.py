@@ -25,6 +25,7 @@ import msgspec
 
 from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.serving.commands import (
+    SERVER_FAULTS,
     Answer,
     Change,
     Changed,
@@ -324,6 +325,9 @@ class Protocol:
                 self.session = {**self.session, **answer.session}
                 self.source_chars, self.commits = answer.source_chars, answer.n_turn_ends
                 self.closing = answer.source_closed
+                # Else all that an earlier life has translated would seem to wait.
+                self._words_taken = answer.source_words
+                self._words_read = answer.source_words_done
                 return []
             case Refused():
                 return [error_message(refusal(answer))]
@@ -360,7 +364,7 @@ class Protocol:
             case Finished():
                 return [_closed(answer)]
             case Failed():
-                kind = "server_error" if answer.code == "internal_error" else None
+                kind = "server_error" if answer.code in SERVER_FAULTS else None
                 error = ProtocolError(answer.code, answer.message)
                 error.kind = kind or error.kind
                 return [
@@ -434,6 +438,13 @@ def options_of(settings: Settings, limits: StreamLimits) -> dict[str, Any]:
             "invalid_value",
             f"history is from 0 to {MAX_HISTORY_PAIRS} pairs, got {given['history']}.",
             "session.history",
+        )
+    if (n_pairs := len(given.get("pairs", ()))) > MAX_HISTORY_PAIRS:
+        # A template takes much longer for many short pairs than their characters tell.
+        raise ProtocolError(
+            "invalid_value",
+            f"pairs are at most {MAX_HISTORY_PAIRS}, got {n_pairs}.",
+            "session.pairs",
         )
     texts = [given.get(name) or "" for name in ("instruction", "context", "policy")]
     texts += [given.get(f"{side}_language") or "" for side in ("source", "target")]

@@ -142,6 +142,10 @@ class Stream:
         self.left_s: float | None = None
         self.closed_s: float | None = None
 
+    def __str__(self) -> str:
+        """Its name."""
+        return self.name
+
     def knows(self, secret: str | None) -> bool:
         """Whether a secret is the one of this stream."""
         given = hash_of(secret or "")

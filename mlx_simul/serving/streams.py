@@ -20,6 +20,7 @@ from typing import Any
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.serving.commands import (
+    SERVER_FAULTS,
     Answer,
     Changed,
     Drop,
@@ -162,7 +163,7 @@ class Streams:
         stream_name = f"sess_{of_server}{secrets.token_urlsafe(16)}"
         secret = secrets.token_urlsafe(24)
         began_s, secret_hash = time.time(), hash_of(secret)
-        path = self._path(stream_name, "messages")
+        path, journal = (self._path(stream_name, kind) for kind in ("messages", "journal"))
         header = {
             "messages": 1,
             "stream": stream_name,
@@ -182,12 +183,11 @@ class Streams:
             began_s,
         )
         try:
-            await self._begin(stream, Open(name, options, self._path(stream_name, "journal")))
+            await self._begin(stream, Open(name, options, journal))
         except BaseException:  # it was refused, or the client has left meanwhile
-            self.worker.send(stream, Drop())
+            # Only the server knows its name, so nothing could ever resume from its files.
+            self.worker.send(stream, Drop(tuple(each for each in (path, journal) if each)))
             self._forget(stream)
-            if path is not None:
-                path.unlink(missing_ok=True)  # only the server knows its name
             raise
         return stream, secret
 
@@ -240,6 +240,8 @@ class Streams:
     def obey(self, stream: Stream, heard: Sequence[Heard]) -> None:
         """Do what a stream's client has asked for."""
         stream.heard_s = time.monotonic()
+        if stream.speaker is None:
+            stream.left_s = None  # it speaks by requests, which need no connection
         for item in heard:
             if isinstance(item, Tail):
                 for connection in stream.connections:
@@ -453,7 +455,7 @@ class Streams:
 
     @staticmethod
     def _as_error(failed: Failed) -> ProtocolError:
-        full, internal = failed.code == "server_full", failed.code == "internal_error"
+        full, internal = failed.code == "server_full", failed.code in SERVER_FAULTS
         kind = "rate_limit_error" if full else "server_error" if internal else None
         return ProtocolError(failed.code, failed.message, kind=kind or "invalid_request_error")
 

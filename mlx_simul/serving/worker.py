@@ -59,7 +59,9 @@ Loader: TypeAlias = Callable[[], tuple[Any, Any, SessionOptions]]
 """Loads a model, its tokenizer, and the options of its sessions; called by the thread itself."""
 
 Key: TypeAlias = Hashable
-"""Stands for one life of a stream: one that is resumed by another session has another key."""
+"""Stands for one life of a stream: one that is resumed by another session has another key.
+
+As a text it is the stream's name."""
 
 Said: TypeAlias = tuple[Key, Answer]
 """The key of a stream, and what became of it."""
@@ -280,6 +282,12 @@ class Worker:
             self._open(stream, command)
             return
         live = self._live.get(stream)
+        if isinstance(command, Drop):
+            if live is not None:
+                self._drop(live)
+            for path in command.files:
+                path.unlink(missing_ok=True)
+            return
         if live is None:  # it has ended, or failed
             return
         match command:
@@ -293,9 +301,6 @@ class Worker:
                 self._change(live, command)
             case Close():
                 live.session.close()
-            case Drop():
-                self._drop(live)
-                return
         self._said.append((stream, Taken(live.session.source_words_taken)))
 
     def _open(self, stream: Key, command: Open) -> None:
@@ -327,6 +332,8 @@ class Worker:
                     resumed.source_chars,
                     len(resumed.turn_ends),
                     resumed.source_closed,
+                    session.source_words_taken,
+                    resumed.source_words_done,
                 ),
             )
         )
@@ -354,9 +361,11 @@ class Worker:
             code = "invalid_option"
         elif isinstance(error, JournalError):
             code = "journal_failed"
-        if code == "internal_error":
-            log.error("a session broke off", exc_info=error, extra=fields(session=stream))
         message = str(error) if isinstance(error, SimulError) else "this session broke off."
+        if code == "journal_failed":  # its own message has the server's folders in it
+            message = "the records of this session cannot be read or written; begin a new one."
+        if code in ("internal_error", "journal_failed"):
+            log.error("a session broke off", exc_info=error, extra=fields(session=str(stream)))
         live = self._live.get(stream)
         if live is not None:
             self._drop(live)

@@ -85,6 +85,8 @@ def test_a_page_may_have_a_secret_in_place_of_a_key(locked, monkeypatch):
     assert secret.startswith("ek_") and answer.json()["session"]["model"] == "tiny"
     with locked.speak(subprotocols=as_subprotocols(secret)) as talk:
         assert locked.streams._streams[talk.name].owner == "ann"
+    more = locked.http.post(place, headers=as_bearer(secret), json={})
+    assert more.status_code == 401 and "value" not in more.json()
     monkeypatch.setattr(locked.keys, "_clock_s", lambda: answer.json()["expires_at"] + 1.0)
     with pytest.raises(InvalidStatus):
         locked.speak(subprotocols=as_subprotocols(secret))
@@ -120,6 +122,7 @@ def test_secrets_expire_and_do_not_pile_up(monkeypatch):
     made = [keys.make_secret("ann", 10)[0] for _ in range(3)]
     with pytest.raises(OverflowError):
         keys.make_secret("ann", 10)
+    assert keys.owner(keys.make_secret("bob", 10)[0]) == "bob"  # ann's are no concern of his
     assert [keys.owner(secret) for secret in made] == ["ann"] * 3
     now_s[0] = 110.0
     assert keys.owner(made[0]) is None

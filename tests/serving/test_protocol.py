@@ -139,6 +139,11 @@ def refusal(protocol, sent):
             "session.glossary[...]",
         ),
         (message("update", session={"pairs": [["a"]]}), "invalid_value", "session.pairs[0]"),
+        (
+            message("update", session={"pairs": [["a", "b"]] * (MAX_HISTORY_PAIRS + 1)}),
+            "invalid_value",
+            "session.pairs",
+        ),
         (message("update", session={"instruction": "a" * 9000}), "prompt_too_long", "session"),
         (
             message("update", session={"glossary": {"a" * 5000: "b" * 5000}}),
@@ -458,6 +463,18 @@ def test_a_resumed_stream_knows_what_has_arrived():
     protocol = Protocol(told=Told(seq=7))
     protocol.say(Opened({}, 40, 0, True))
     assert refusal(protocol, append("a")).code == "session_closed"
+
+
+def test_what_an_earlier_life_has_translated_does_not_wait():
+    protocol = Protocol(StreamLimits(max_waiting_chars=100), Told(seq=7, turns=900))
+    protocol.say(Opened({}, 40_000, source_words=9002, source_words_done=9000))
+    protocol.receive(append("half a wo"))
+    protocol.say(Taken(9004))
+    assert protocol.words_behind == 4
+    protocol.receive(append("rd"))
+    waits = Protocol(StreamLimits(max_waiting_chars=100), Told(seq=7, turns=1))
+    waits.say(Opened({}, 200, source_words=30, source_words_done=10))
+    assert refusal(waits, append("a")).code == "source_backlog_full"
 
 
 # Negative controls

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import io
 import json
 import shutil
 import time
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from served import OPTIONS, SENTENCES, TALK, WAIT_S, alone
+from streams import Stumble
 
 from mlx_simul.events import TurnEnd, Write
 from mlx_simul.serving.commands import Drop
+from mlx_simul.serving.logs import logging_to
 from mlx_simul.serving.messages import ProtocolError, Settings
 from mlx_simul.serving.options import RecordOptions, ServingOptions
 from mlx_simul.serving.outbox import Outbox
@@ -281,7 +284,7 @@ def test_a_client_that_leaves_while_its_session_begins_leaves_nothing(streams, r
         assert len(streams.worker._live) == 1
 
     run(scene())
-    assert len(list(tmp_path.glob("*.messages"))) == 1
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".journal", ".messages"]
 
 
 def test_one_that_leaves_while_a_stream_is_resumed_does_not_hold_others_up(streams, run, tmp_path):
@@ -312,9 +315,32 @@ def test_a_stream_that_cannot_be_resumed_is_not_kept(streams, run, recorded, tmp
         leaving.cancel()
         assert (await refused(streams.find(name))).code == "journal_failed"
         assert not streams._streams
-        assert (await refused(streams.find(name))).code == "journal_failed"
+        error = await refused(streams.find(name))
+        assert (error.code, error.kind) == ("journal_failed", "server_error")
+        assert str(tmp_path) not in str(error)
 
     run(scene())
+
+
+def test_what_breaks_a_session_off_is_logged_where_it_happened(streams, run, monkeypatch):
+    log = io.StringIO()
+
+    def stumble(text):
+        raise Stumble(f"about {text}")
+
+    async def scene():
+        stream, speaker = await opened(streams)
+        monkeypatch.setattr(streams.worker._live[stream].session, "push", stumble)
+        tell(streams, stream, APPEND, text="a client's words")
+        await heard(speaker)
+        return stream.name
+
+    with logging_to(log):
+        name = run(scene())
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    (line,) = (line for line in lines if line["event"] == "a session broke off")
+    assert line["session"][:-3] in name and "in stumble" in line["traceback"]
+    assert "client's" not in log.getvalue()
 
 
 # What waits too long ends
@@ -354,6 +380,21 @@ def test_what_lasts_too_long_is_closed_as_its_client_would(streams, run, model, 
     assert target(messages) == text_alone(model, tokenizer, TALK)
     assert messages[-1]["type"] == "session.closed"
     assert streams.refusals[code] == n_before + 1
+
+
+def test_a_client_that_speaks_by_requests_has_not_left(streams, run):
+    capacity = streams.options.capacity
+
+    async def scene():
+        stream, speaker = await opened(streams)
+        streams.disconnect(speaker)
+        tell(streams, stream, APPEND, text="It goes on by requests")
+        swept(streams, stream, later_s=capacity.resume_s + 2)
+        assert not stream.protocol.closing
+        swept(streams, stream, later_s=capacity.idle_s + 2)
+        assert stream.protocol.closing
+
+    run(scene())
 
 
 def test_a_slow_reader_is_disconnected_and_may_resume(streams, run, model, tokenizer):
@@ -489,6 +530,25 @@ def recorded(running, tmp_path_factory):
     name = loop.run(asyncio.wait_for(scene(), WAIT_S))
     streams.options = options
     return folder, name
+
+
+def test_a_stream_of_many_words_takes_more_after_a_kill(streams, run, tmp_path):
+    journal_in(streams, tmp_path)
+    n_words = len(TALK.split())
+
+    async def scene():
+        stream, speaker = await opened(streams)
+        tell(streams, stream, APPEND, text=TALK)
+        tell(streams, stream, COMMIT)
+        await heard(speaker, "session.input_text_buffer.committed")
+        forget(streams, stream)
+        again = await streams.find(stream.name, "ann")
+        # No word is whole yet, so none is read, and nothing but these counts tells what waits.
+        tell(streams, again, APPEND, text="Hel")
+        await streams.change(again, Settings())
+        assert (again.protocol._words_taken, again.protocol.words_behind) == (n_words, 0)
+
+    run(scene())
 
 
 @given(st.data())

@@ -410,6 +410,16 @@ def test_a_drafter_that_would_remember_every_turn_is_refused(model, tokenizer):
 # Flat
 
 
+def test_pieces_that_complete_no_word_are_not_remembered(model, tokenizer):
+    session = SimulSession(model, tokenizer, **OPTIONS)
+    session.feed("How are you, my fr")
+    n_given = len(session._turns._turn.record)
+    for piece in ["", "i"] * 50:
+        assert session.feed(piece) == []
+    assert len(session._turns._turn.record) == n_given
+    assert session.feed("end ") and len(session._turns._turn.record) > n_given
+
+
 def test_nothing_that_a_session_holds_grows(model, tokenizer):
     session = SimulSession(model, tokenizer, **OPTIONS)
 
