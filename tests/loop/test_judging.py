@@ -133,7 +133,9 @@ def test_heads_come_from_the_checkpoint(tokenizer, monkeypatch):
     with pytest.raises(InvalidOptionError, match="mlx-simul calibrate"):
         SimulSession(model, tokenizer, policy=AlignAtt(1))
     heads = ((0, 1), (1, 0))
-    monkeypatch.setattr(model, "streaming_config", StreamingConfig(alignment_heads=heads))
+    monkeypatch.setattr(
+        model, "streaming_config", StreamingConfig(alignment_heads=heads), raising=False
+    )
     events = run(model, tokenizer, TEXT, policy=AlignAtt(1), **SHORT)
     assert events == run(model, tokenizer, TEXT, policy=AlignAtt(1, heads=heads), **SHORT)
 
