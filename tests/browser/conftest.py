@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from browser_server import WIDE, Server
 from chromium import HELP, find
-from served import WIDE, Server
 
 if find_spec("playwright") is None:
     collect_ignore_glob = ["test_*.py"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from browser_server import PHONE, WIDE
 from playwright.sync_api import expect
-from served import PHONE, WIDE
 
 pytestmark = pytest.mark.browser
 

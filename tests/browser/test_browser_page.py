@@ -6,8 +6,8 @@ import json
 import re
 
 import pytest
+from browser_server import PHONE
 from playwright.sync_api import expect
-from served import PHONE
 
 pytestmark = pytest.mark.browser
 
