@@ -120,8 +120,10 @@ class SimulSession:
         self._asked: Pass | None = None
         self._reply: Reply | None = None
         self._unsaid: Event | None = None
-        # Nothing can be done before source comes, and whether any has since that was last said.
-        self._needs_source = self._has_news = False
+        # No step is possible until source arrives.
+        self._needs_source = False
+        # Source has arrived since the steps last asked for it.
+        self._has_news = False
         self._is_finished = False
         self._is_broken = False
         self._journal: Journal | None = None

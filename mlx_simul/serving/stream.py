@@ -20,7 +20,8 @@ BATCH_BYTES = 65_536
 """Of messages that a connection takes at once, in whole messages."""
 
 MAX_PRIVATE_MESSAGES = 100
-"""That wait for one connection: errors about what it sent."""
+"""Errors that wait for one connection, about what it sent. A client that takes none while it sends
+more loses the oldest; the metrics count all of them."""
 
 
 class Connection:

@@ -220,7 +220,7 @@ class TurnChain:
         return LiveTurn(loop, prompt, self._maker.clock)
 
     def _words_left(self) -> int | None:
-        """Words that may still be written, a part of one counting; None if there is no limit."""
+        """How many words may still be written, rounded up; None if there is no limit."""
         most = self._maker.setting.options.limits.max_words
         return None if most is None else max(0, math.ceil(most - self.target_speech))
 
