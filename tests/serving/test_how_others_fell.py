@@ -118,6 +118,7 @@ def test_the_output_of_a_client_that_left_was_computed_for_ever(server):
     # What had arrived was translated, and a listener knows why it ended.
     errors = [m["error"]["code"] for _, m in server.listen(talk.name) if m["type"] == "error"]
     assert errors == ["speaker_left"]
+    until(lambda: not stream.connections)  # a stream is kept while somebody hears it
     server.run(server.streams.sweep, stream, time.monotonic() + 2 * resume_s)
     assert server.http.get(f"/v1/streams/{talk.name}").status_code == 404
 
