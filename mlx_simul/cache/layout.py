@@ -65,7 +65,7 @@ class Layout:
         first, n_rows = numbers[0], len(numbers)
         if numbers == list(range(first, first + n_rows)):
             return storage.between(slice(first, first + n_rows), -self.left, self.right)
-        return storage.between(mx.array(numbers), -self.left, self.right)
+        return storage.gather(numbers, -self.left, self.right)
 
     def mask(
         self, window: int | None = None, chunk: int | None = None, as_array: bool = True

@@ -16,6 +16,7 @@ and biases of quantised ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import mlx.core as mx
@@ -79,8 +80,8 @@ class Storage:
         for held, new in zip(self.planes, planes, strict=True):
             held[rows, :, columns] = new.swapaxes(1, 2)
 
-    def between(self, rows: slice | mx.array, start: int, end: int) -> Planes:
-        """What lies from one place to before another; a slice if ``rows`` is one.
+    def between(self, rows: slice, start: int, end: int) -> Planes:
+        """What lies from one place to before another; slices.
 
         Raises:
             CacheStateError: if nothing is stored.
@@ -89,6 +90,22 @@ class Storage:
             raise CacheStateError("nothing is cached yet: update the source or the target first.")
         start, end = start + self._middle, end + self._middle
         return tuple(plane[rows, :, start:end] for plane in self.planes)
+
+    def gather(self, rows: Sequence[int], start: int, end: int) -> Planes:
+        """As :meth:`between`, of any rows; copies.
+
+        Raises:
+            CacheStateError: if nothing is stored.
+        """
+        gathered = []
+        for plane in self.between(ALL_ROWS, start, end):
+            B, K, C, D = plane.shape
+            # MLX copies what it gathers in one piece only if it lies in one piece: that of a head
+            # does, that of a row does not.
+            heads = mx.array([row * K + k for row in rows for k in range(K)])
+            of_heads = mx.take(plane.reshape(B * K, C, D), heads, axis=0)
+            gathered.append(of_heads.reshape(len(rows), K, C, D))
+        return tuple(gathered)
 
     def make_room(self, left: int, right: int) -> None:
         """Have room for so many tokens on each side of the middle.
