@@ -7,11 +7,13 @@ message that it allowed is the response time of the server, and nothing else. Al
 those of the sessions alone.
 
     python benchmarks/serve_load.py --text dev.tsv [--sessions 1 16 64 128] [--seconds 20]
+    python benchmarks/serve_load.py --text dev.tsv --servers 2        # a server for each core
     python benchmarks/serve_load.py --text dev.tsv --sequence 2000    # memory, one after another
     python benchmarks/serve_load.py --text dev.tsv --storm 60         # joins, leaves and kills
 
 The rounds go on until the 95th percentile exceeds --limit-ms. ``alone`` is how many sessions could
-be served one after another on one core, from the time that a word takes alone.
+be served one after another on one core, from the time that a word takes alone. Several servers
+share the sessions evenly, as a proxy before them would.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,27 +97,32 @@ def main() -> None:
         "one after another"
     )
     figures: dict[str, Any] = {"alone_ms_a_word": alone_ms, "policy": args.policy}
-    with serving(args.policy, args.max_sessions) as server:
+    with ExitStack() as running:
+        servers = [
+            running.enter_context(serving(args.policy, args.max_sessions))
+            for _ in range(args.servers)
+        ]
         if args.sequence:
             figures["sequence"] = asyncio.run(
-                one_after_another(server, talks, args.sequence, console)
+                one_after_another(servers[0], talks, args.sequence, console)
             )
         elif args.storm:
-            figures["storm"] = asyncio.run(storm(server, talks, args.storm, args.seed, console))
+            storms = storm(servers[0], talks, args.storm, args.seed, console)
+            figures["storm"] = asyncio.run(storms)
         else:
-            figures["rounds"] = list(_rounds(server, talks, args, console))
+            figures["rounds"] = list(_rounds(servers, talks, args, console))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def _rounds(
-    server: Server, talks: Sequence[Talk], args: argparse.Namespace, console: Console
+    servers: Sequence[Server], talks: Sequence[Talk], args: argparse.Namespace, console: Console
 ) -> Iterator[dict[str, Any]]:
     table = Table(
         "sessions", "words", "p50 ms", "p95 ms", "p99 ms", "cores", "rows", "passes/s", "equal"
     )
     for n_sessions in args.sessions:
-        done = asyncio.run(speak_at_once(server, talks, n_sessions, args.seed))
+        done = asyncio.run(speak_at_once(servers, talks, n_sessions, args.seed))
         table.add_row(
             f"{done.sessions}", f"{done.words}", f"{done.p50_ms:.0f}", f"{done.p95_ms:.0f}",
             f"{done.p99_ms:.0f}", f"{done.server_cpu:.2f}", f"{done.rows_a_pass:.1f}",
@@ -127,19 +134,23 @@ def _rounds(
     console.print(table)
 
 
-async def speak_at_once(server: Server, talks: Sequence[Talk], n_sessions: int, seed: int) -> Round:
+async def speak_at_once(
+    servers: Sequence[Server], talks: Sequence[Talk], n_sessions: int, seed: int
+) -> Round:
+    """Have so many sessions speak; those of several servers are summed up."""
     rng = random.Random(seed)
     delays_s = [rng.uniform(0, 5 * WORD_S) for _ in range(n_sessions)]
-    before = server.figures()
+    before = _sum_of(servers)
     speakers = [
-        _speak(server.url, talks[i % len(talks)], delay_s) for i, delay_s in enumerate(delays_s)
+        _speak(servers[i % len(servers)].url, talks[i % len(talks)], delay_s)
+        for i, delay_s in enumerate(delays_s)
     ]
     heard = await asyncio.gather(*speakers)
-    after = server.figures()
+    after = _sum_of(servers)
     times_ms = sorted(ms for _, session_ms in heard for ms in session_ms)
     centiles = statistics.quantiles(times_ms, n=100)
     passes = after["passes"] - before["passes"]
-    wall_s = after["wall_s"] - before["wall_s"]
+    wall_s = (after["wall_s"] - before["wall_s"]) / len(servers)
     return Round(
         n_sessions,
         len(times_ms),
@@ -151,6 +162,11 @@ async def speak_at_once(server: Server, talks: Sequence[Talk], n_sessions: int, 
         passes / wall_s,
         sum(text == talks[i % len(talks)].target for i, (text, _) in enumerate(heard)),
     )
+
+
+def _sum_of(servers: Sequence[Server]) -> dict[str, float]:
+    figures = [server.figures() for server in servers]
+    return {name: sum(each[name] for each in figures) for name in figures[0]}
 
 
 async def _speak(url: str, talk: Talk, delay_s: float) -> tuple[str, list[float]]:
@@ -347,6 +363,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--sequence", type=int, default=0, metavar="N")
     parser.add_argument("--storm", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--servers", type=int, default=1, help="that share the sessions")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

@@ -38,6 +38,7 @@ class PieceEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._anchors = [(anchor, self.encode(anchor)) for anchor in _ANCHORS]
         self.control_ids, self.thought_ids = _control_ids_of(tokenizer)
 
     def encode(self, text: str) -> list[int]:
@@ -54,8 +55,9 @@ class PieceEncoder:
         Returns:
             The ids of ``text`` only; of ``text`` alone if the tokenizer joins it to anything.
         """
-        for anchor in (before, *_ANCHORS) if before else _ANCHORS:
-            start, ids = self.encode(anchor), self.encode(anchor + text)
+        known = [(before, self.encode(before))] if before else []
+        for anchor, start in (*known, *self._anchors):
+            ids = self.encode(anchor + text)
             if start and ids[: len(start)] == start:
                 return ids[len(start) :]
         return self.encode(text)
