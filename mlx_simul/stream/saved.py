@@ -40,6 +40,7 @@ class SavedSession:
 
     Attributes:
         path: of the file.
+        date: the day on which the stream began, as in 2026-07-30.
 
     Raises:
         SavedSessionError: if it cannot be read, is damaged or too large, or is something else.
@@ -65,12 +66,9 @@ class SavedSession:
                 "earlier file, or begin a new session."
             )
         with _explained(self.path):
-            self._values = json.loads(text)
-
-    @property
-    def date(self) -> str | None:
-        """The day on which the stream began, as in 2026-07-30."""
-        return self._values["date"]
+            values = json.loads(text)
+            self._identity, self._state = values["identity"], values["state"]
+            self.date: str | None = values["date"]
 
     def require(self, identity: Mapping[str, Any]) -> None:
         """Pass if the file is of this stream.
@@ -78,7 +76,7 @@ class SavedSession:
         Raises:
             SavedSessionError: if it is of another.
         """
-        if (found := difference(self._values["identity"], identity)) is not None:
+        if (found := difference(self._identity, identity)) is not None:
             name, held, wanted = found
             raise SavedSessionError(
                 f"{self.path} was saved from a stream with {name}={held!r}, and this one has "
@@ -92,7 +90,7 @@ class SavedSession:
             SavedSessionError: if it holds something that such a stream does not.
         """
         with self.explained():
-            return _decoded(self._values["state"], self._arrays, _kinds(engine))
+            return _decoded(self._state, self._arrays, _kinds(engine))
 
     def explained(self) -> AbstractContextManager[None]:
         """Say which file it was, if what it holds cannot be used."""

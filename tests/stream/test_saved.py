@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -471,6 +473,20 @@ def test_a_damaged_file_is_refused(saved, model, tokenizer, spoil, says):
     path, options = saved
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(SavedSessionError, match=says):
+        SimulSession.restore(model, tokenizer, path, **options)
+
+
+@pytest.mark.parametrize("name", ["identity", "date", "state"])
+def test_a_file_that_lacks_something_is_refused(saved, model, tokenizer, monkeypatch, name):
+    path, options = saved
+    session = SimulSession.restore(model, tokenizer, path, **options)
+    lacking = SimpleNamespace(
+        dumps=lambda values: json.dumps({key: values[key] for key in values if key != name}),
+        loads=json.loads,
+    )
+    monkeypatch.setattr("mlx_simul.stream.saved.json", lacking)
+    session.save(path)
+    with pytest.raises(SavedSessionError, match=f"cannot be used: KeyError: '{name}'"):
         SimulSession.restore(model, tokenizer, path, **options)
 
 
