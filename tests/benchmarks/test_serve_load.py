@@ -34,7 +34,7 @@ def server(load):
 
 
 def test_sessions_that_speak_at_once_hear_what_they_hear_alone(load, talks, server):
-    done = asyncio.run(load.speak_at_once(server, talks, 3, seed=0))
+    done = asyncio.run(load.speak_at_once([server], talks, 3, seed=0))
     assert done.equal == 3
     assert done.words >= 3 * 8
     assert 0 < done.p50_ms <= done.p95_ms <= done.p99_ms
@@ -44,7 +44,7 @@ def test_sessions_that_speak_at_once_hear_what_they_hear_alone(load, talks, serv
 def test_a_text_that_differs_is_counted(load, talks, server):
     """Negative control."""
     wrong = [replace(talk, target=talk.target + "!") for talk in talks]
-    assert asyncio.run(load.speak_at_once(server, wrong, 2, seed=0)).equal == 0
+    assert asyncio.run(load.speak_at_once([server], wrong, 2, seed=0)).equal == 0
 
 
 def test_a_storm_leaves_survivors_whole(load, talks, server):
