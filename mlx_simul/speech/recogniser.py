@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mlx_simul.text.characters import is_spaceless
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -48,6 +50,12 @@ class Hypothesis:
     pause: bool = False
     heard_s: float = 0.0
 
+    @property
+    def text(self) -> str:
+        """The words as text to feed to a session: a space behind the last makes it whole."""
+        text = "".join(word.text for word in self.words)
+        return text if not text or is_spaceless(text[-1]) else f"{text} "
+
 
 class Recognition(Protocol):
     """One stream of audio and what has been recognised of it. It is used by one thread."""
@@ -78,6 +86,14 @@ class Recognition(Protocol):
 class Recogniser(Protocol):
     """A model that recognises speech, loaded. Many streams of audio may share it."""
 
-    def begin(self) -> Recognition:
-        """Begin with a stream of audio."""
+    def begin(self, language: str | None = None) -> Recognition:
+        """Begin with a stream of audio.
+
+        Args:
+            language: what is spoken, as a name or a code ("French", "fr"); None leaves it to the
+                recogniser to find out.
+
+        Raises:
+            InvalidOptionError: the recogniser does not know the language.
+        """
         ...
