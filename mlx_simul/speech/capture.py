@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 import numpy as np
@@ -36,28 +35,24 @@ LATE_S = 5.0
 
 _BYTES_A_SAMPLE = 2
 _MAGIC_BYTES = 4
-_FILES = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"caff": "CAF"}
+_FILES = {b"RIFF": "a WAV", b"fLaC": "a FLAC", b"OggS": "an Ogg", b"FORM": "an AIFF"}
 """How files begin that are not raw PCM."""
 
 
 class Audio(Protocol):
-    """Audio that comes: a context manager, within which one thread takes it.
+    """Audio that comes: a context manager, within which one thread takes it."""
 
-    Attributes:
-        began_s: when its first sample was spoken, by :func:`time.perf_counter`; None before, and
-            where nothing is spoken now.
-    """
+    @property
+    def began_s(self) -> float | None:
+        """When its first sample was spoken, by :func:`time.perf_counter`.
 
-    began_s: float | None
+        None before, and where nothing is spoken now.
+        """
+        ...
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *raised: object) -> None: ...
 
     def take(self) -> Block | None:
         """Wait for audio, and take what is there; None at the end.
@@ -84,7 +79,7 @@ class AtOnce:
         stopped: set by :meth:`stop`; for blocks that look at it too.
     """
 
-    began_s: float | None = None
+    began_s = None
 
     def __init__(self, blocks: Iterable[Block], stopped: threading.Event | None = None) -> None:
         self._pieces = _pieces(blocks)
@@ -320,8 +315,8 @@ def pcm_blocks(fd: int, is_stopped: Callable[[], bool]) -> Iterator[Block]:
         raise RecogniserError(f"the audio cannot be read: {error.strerror}.") from error
     if len(held) % _BYTES_A_SAMPLE and not is_stopped():
         raise RecogniserError(
-            f"the audio ended with {len(held)} bytes that are not a sample; write 16 bits a "
-            f"sample: {_RECIPE}."
+            "the audio ended in the middle of a sample; each has 16 bits, as this writes them: "
+            f"{_RECIPE}."
         )
 
 
@@ -331,7 +326,7 @@ _RECIPE = f"ffmpeg -i INPUT -f s16le -ar {SAMPLE_RATE_HZ} -ac 1 -"
 def _require_raw(data: bytes) -> None:
     if (kind := _FILES.get(data[:_MAGIC_BYTES])) is not None:
         raise RecogniserError(
-            f"standard input begins like a {kind} file, and raw PCM belongs there. Name the file "
+            f"standard input begins like {kind} file, and raw PCM belongs there. Name the file "
             f"instead, or convert it: {_RECIPE}."
         )
 

@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 
 
 class Hearing(Protocol):
-    """Hypotheses that come; one thread iterates over them.
+    """Hypotheses that come; one thread iterates over them."""
 
-    Attributes:
-        began_s: when the audio began, by :func:`time.perf_counter`; None before, and where
-            nothing is spoken now.
-    """
+    @property
+    def began_s(self) -> float | None:
+        """When the audio began, by :func:`time.perf_counter`.
 
-    began_s: float | None
+        None before, and where nothing is spoken now.
+        """
+        ...
 
     def __iter__(self) -> Iterator[Hypothesis | SimulWarning]:
-        """What is heard, and warnings that the user should see.
+        """What is heard, and warnings for the user.
 
         Raises:
             RecogniserError: if it broke off; all that was heard before has been given.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlx_simul.errors import InvalidOptionError, RecogniserError
 from mlx_simul.machine.extras import require
-from mlx_simul.speech.capture import Arriving
+from mlx_simul.speech.capture import MAX_WAITING_S, Arriving
 from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ
 
 MAX_GAP_S = 5.0
@@ -77,8 +77,8 @@ class Microphone(Arriving):
         if not self.put(block, wait=False):
             self.end(
                 RecogniserError(
-                    f"listening is so far behind the microphone that {self.behind_s:.0f} s of "
-                    "audio wait, and no more can be held. Take a smaller recogniser or model."
+                    f"{MAX_WAITING_S:.0f} s of audio wait to be heard, and no more can be held: "
+                    "this machine cannot keep up. Take a smaller recogniser or a smaller model."
                 )
             )
 
