@@ -2,6 +2,7 @@
 
 import os
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ lengths = st.lists(st.integers(0, 5000), max_size=6)
 def blocks_of(lengths):
     """Blocks of which no two samples are alike."""
     ends = np.cumsum([0, *lengths])
-    return [np.arange(a, b, dtype=np.float32) for a, b in zip(ends, ends[1:], strict=False)]
+    return [np.arange(a, b, dtype=np.float32) for a, b in pairwise(ends)]
 
 
 class Clock:
@@ -245,7 +246,7 @@ def piped(pieces):
 def test_bytes_of_pcm_may_be_cut_anywhere(samples, places):
     data = np.array(samples, "<i2").tobytes()
     bounds = [0, *sorted(place for place in places if place < len(data)), len(data)]
-    pieces = [data[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    pieces = [data[a:b] for a, b in pairwise(bounds) if a < b]
     assert piped(pieces).tolist() == [sample / 32768 for sample in samples]
 
 

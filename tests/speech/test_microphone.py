@@ -163,5 +163,5 @@ def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path):
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InvalidOptionError, match="library not found. On Debian, apt install"):
+    with pytest.raises(InvalidOptionError, match=r"library not found\. On Debian, apt install"):
         Microphone()
