@@ -31,8 +31,9 @@ Audio: TypeAlias = NDArray[np.float32]
 Span: TypeAlias = tuple[float, float]
 """When a voice begins and ends, in seconds of a piece of audio."""
 
-Transcribe: TypeAlias = Callable[[Audio, str], Sequence[Word]]
-"""Audio, and the text said before it -> the words in it, in order, with times in this audio."""
+Transcribe: TypeAlias = Callable[[Audio, Sequence[Span], str], Sequence[Word]]
+"""Audio, when somebody speaks in it, and the text said before it -> the words in it, in order, with
+times in this audio."""
 
 FindVoice: TypeAlias = Callable[[Audio], Sequence[Span]]
 """Audio -> the parts of it in which somebody speaks, in order."""
@@ -42,8 +43,6 @@ FindVoice: TypeAlias = Callable[[Audio], Sequence[Span]]
 _STEP_S = 0.25
 # Silence that is left before a voice, and behind it.
 _LEAD_S = 0.5
-# A word that lies further from any voice than this was not said. Whisper's times are not exact.
-_BESIDE_S = 0.4
 # A word this close to the end of the audio may be half a word.
 _UNSURE_S = 1.0
 _PROMPT_CHARS = 200
@@ -191,12 +190,12 @@ class GrowingWindow:
     def _recognise(self, spans: Sequence[Span], until_s: float) -> list[Word]:
         """The words of the window's audio up to a moment, with times in the stream."""
         audio = self._audio[: _samples(until_s)]
-        words = self._ask(self._transcribe, audio, self._before)
+        voices = [(start_s, min(end_s, until_s)) for start_s, end_s in spans if start_s < until_s]
+        words = self._ask(self._transcribe, audio, voices, self._before)
         self._recognised_s = until_s
         return [
             replace(word, start_s=word.start_s + self._start_s, end_s=word.end_s + self._start_s)
             for word in words
-            if _is_beside(word, spans)
         ]
 
     def _said(self, words: Sequence[Word]) -> Hypothesis:
@@ -278,14 +277,6 @@ def _last_sentence(words: Sequence[Word]) -> int:
 
 def _ends_sentence(word: Word) -> bool:
     return word.text.rstrip("\"'”’»)]}」』） ").endswith(_SENTENCE_ENDS)
-
-
-def _is_beside(word: Word, spans: Sequence[Span]) -> bool:
-    """Whether a word lies where somebody speaks, or next to it."""
-    return any(
-        word.end_s >= start_s - _BESIDE_S and word.start_s <= end_s + _BESIDE_S
-        for start_s, end_s in spans
-    )
 
 
 def _middle_s(word: Word) -> float:
