@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if sys.stdout is None:
         raise SimulError("standard output is closed; there is nowhere to write to.")
     with ExitStack() as opened:
-        hearing = _hearing(args, options.prompt.source_language)
+        hearing = _hearing(args, options.prompt.source_language, opened)
         make_session = session_maker(args, options)
         session_began_s = time.perf_counter()
         session = make_session()
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_INTERRUPTED if ear.is_stopped and not _is_microphone(args) else code
 
 
-def _hearing(args: argparse.Namespace, language: str | None) -> Hearing:
+def _hearing(args: argparse.Namespace, language: str | None, opened: ExitStack) -> Hearing:
     """What is listened to; refuses what cannot be, before a model is loaded."""
     from mlx_simul.speech.hearing import Recognised
     from mlx_simul.speech.json_lines import JsonLines
@@ -115,6 +115,9 @@ def _hearing(args: argparse.Namespace, language: str | None) -> Hearing:
     if _is_lines(args):
         return JsonLines(_standard_input(), has_clock=not args.fast)
     audio = _audio(args)
+    if args.audio == _STANDARD_INPUT:
+        # A program that records loses audio if nobody reads it while a model is loaded.
+        opened.enter_context(audio)
     with loading(args.recogniser):
         recogniser = load_recogniser(args.recogniser)
     return Recognised(recogniser, audio, language)

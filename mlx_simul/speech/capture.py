@@ -239,6 +239,8 @@ class Arriving:
 class Pumped(Arriving):
     """Audio that a thread of its own reads, so that what comes is not kept waiting.
 
+    It may be entered again by one who listens, so that a pipe is read before that.
+
     Args:
         blocks: of any length; reading them may take time.
         is_paced: give them at the pace at which they were spoken, and not before.
@@ -263,7 +265,8 @@ class Pumped(Arriving):
         self._thread = threading.Thread(target=self._pump, name="audio", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._thread.ident is None:
+            self._thread.start()
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -281,6 +281,17 @@ def test_a_pipe_that_is_stopped_is_read_no_further():
     os.close(reader)
 
 
+def test_a_pipe_is_read_before_anybody_listens():
+    reader, writer = os.pipe()
+    with Pumped(pcm_blocks(reader, lambda: False)) as audio:
+        os.write(writer, bytes(8))
+        os.close(writer)
+        with audio as again:  # one who listens enters it, too
+            samples, _ = taken(again)
+    assert len(samples) == 4
+    os.close(reader)
+
+
 def test_what_cannot_be_read_is_said(tmp_path):
     folder = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(RecogniserError, match="cannot be read: Is a directory"):
