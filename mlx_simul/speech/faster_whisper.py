@@ -79,14 +79,15 @@ class _Transcriber:
         self._model = model
         self._language = language
 
-    def __call__(self, audio: Audio, voices: Sequence[Span], before: str) -> list[Word]:
+    def __call__(self, audio: Audio, voices: Sequence[Span]) -> list[Word]:
         # Without other temperatures: they are drawn by chance, so no two hypotheses would agree.
+        # Without the text before as a prompt: with it, Whisper goes on in silence with what such a
+        # text often ends in ("Thank you for watching").
         segments, info = self._model.transcribe(
             audio,
             language=self._language,
             temperature=0.0,
             condition_on_previous_text=False,
-            initial_prompt=before or None,
             word_timestamps=True,
         )
         if len(audio) >= _SURE_S * SAMPLE_RATE_HZ and info.language_probability >= _SURE:

@@ -19,8 +19,9 @@ _MAX_REPEATED_WORDS = 16
 _MIN_REPEATS = 3
 # A word that lies further from any voice than this was not said. Whisper's times are not exact.
 _BESIDE_S = 0.4
-# Shorter than any word.
-_MIN_VOICE_S = 0.2
+# So much voice must be left for another pass. Whisper ends the last word of a pass up to 0.4 s
+# before the voice does.
+_MIN_VOICE_S = 0.5
 
 _NOT_SPOKEN = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 

@@ -31,9 +31,8 @@ Audio: TypeAlias = NDArray[np.float32]
 Span: TypeAlias = tuple[float, float]
 """When a voice begins and ends, in seconds of a piece of audio."""
 
-Transcribe: TypeAlias = Callable[[Audio, Sequence[Span], str], Sequence[Word]]
-"""Audio, when somebody speaks in it, and the text said before it -> the words in it, in order, with
-times in this audio."""
+Transcribe: TypeAlias = Callable[[Audio, Sequence[Span]], Sequence[Word]]
+"""Audio, and when somebody speaks in it -> the words in it, in order, with times in this audio."""
 
 FindVoice: TypeAlias = Callable[[Audio], Sequence[Span]]
 """Audio -> the parts of it in which somebody speaks, in order."""
@@ -45,7 +44,6 @@ _STEP_S = 0.25
 _LEAD_S = 0.5
 # A word this close to the end of the audio may be half a word.
 _UNSURE_S = 1.0
-_PROMPT_CHARS = 200
 
 _SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟")
 
@@ -95,7 +93,6 @@ class GrowingWindow:
         self._start_samples = 0  # of the window in the stream
         self._recognised_s = 0.0  # so much of the window has the latest hypothesis heard
         self._transcript = Transcript()
-        self._before = ""  # text said before the window
         self._has_spoken = False  # since the last pause
 
     def hear(self, audio: Audio) -> list[Hypothesis]:
@@ -184,14 +181,14 @@ class GrowingWindow:
             n_cut = _last_sentence(words[: self._transcript.n_stable])
         if n_cut or is_full:
             self._drop(self._cut_between(words, n_cut))
-            self._remember(self._transcript.forget(n_cut))
+            self._transcript.forget(n_cut)
         return hypothesis
 
     def _recognise(self, spans: Sequence[Span], until_s: float) -> list[Word]:
         """The words of the window's audio up to a moment, with times in the stream."""
         audio = self._audio[: _samples(until_s)]
         voices = [(start_s, min(end_s, until_s)) for start_s, end_s in spans if start_s < until_s]
-        words = self._ask(self._transcribe, audio, voices, self._before)
+        words = self._ask(self._transcribe, audio, voices)
         self._recognised_s = until_s
         return [
             replace(word, start_s=word.start_s + self._start_s, end_s=word.end_s + self._start_s)
@@ -219,9 +216,6 @@ class GrowingWindow:
         self._audio = self._audio[n_samples:]
         self._start_samples += n_samples
         self._recognised_s = max(0.0, self._recognised_s - n_samples / SAMPLE_RATE_HZ)
-
-    def _remember(self, text: str) -> None:
-        self._before = (self._before + text)[-_PROMPT_CHARS:]
 
     def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
