@@ -36,7 +36,7 @@ import mlx_simul
 from mlx_simul.console.ear import Ear
 from mlx_simul.console.live import Arrival, TextView, run_session
 from mlx_simul.events import Event, Tail, TurnEnd, Write
-from mlx_simul.speech.audio import read_audio
+from mlx_simul.speech.audio import read_file
 from mlx_simul.speech.audio_clock import AudioClock, WordTimes
 from mlx_simul.speech.capture import Audio, Pumped
 from mlx_simul.speech.hearing import Recognised
@@ -251,7 +251,7 @@ def main() -> int:
     for path in args.recordings:
         known = args.text and args.text / f"{path.stem}.txt"
         text = known.read_text("utf-8") if known and known.exists() else None
-        audio = Pumped(read_audio(path), is_paced=True)
+        audio = Pumped(read_file(path), is_paced=True)
         found.append(listen(make_session, recogniser, audio, path.name, text))
         _show(found[-1], len(found) == 1)
     if args.json:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, get_args
 
 from mlx_simul.console.live import JsonView, Source, TextView, View, exit_code, run_session
@@ -100,14 +102,30 @@ def show_session(
         for output in outputs:
             output.add(end)
 
-    with _view(args, session.languages, is_typed) as view, warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: view.note(str(message))
+    with _view(args, session.languages, is_typed) as view, _noting_warnings(view):
         return exit_code(run_session(session, source, view, on_turn, timed))
 
 
 def is_terminal(console: Console) -> bool:
     """Whether standard output is a terminal that can be redrawn."""
     return sys.stdout.isatty() and not console.is_dumb_terminal
+
+
+@contextmanager
+def _noting_warnings(view: View) -> Iterator[None]:
+    """Show warnings in a view: those of other threads at the end, for a view belongs to one."""
+    here, elsewhere = threading.current_thread(), SimpleQueue[str]()
+
+    def note(message: Warning | str, *_: object, **__: object) -> None:
+        (view.note if threading.current_thread() is here else elsewhere.put)(str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = note
+        try:
+            yield
+        finally:
+            while not elsewhere.empty():
+                view.note(elsewhere.get())
 
 
 def _view(args: argparse.Namespace, languages: tuple[str, str], is_typed: bool) -> View:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from mlx_simul.console.arguments import loading
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         outputs = [*open_outputs(args, session, opened)]
         ear = Ear(hearing)
         clock = AudioClock(ear.words, lambda: hearing.began_s, session_began_s)
-        with ear, stopping_first(ear.stop):
+        with stopping_first(ear.stop), ear:
             code = show_session(args, session, ear, outputs, timed=clock.timed)
         ear.require_whole()
     # A microphone has no end but this.
@@ -124,18 +123,17 @@ def _hearing(args: argparse.Namespace, language: str | None, opened: ExitStack) 
 
 
 def _audio(args: argparse.Namespace) -> Audio:
-    from mlx_simul.speech.audio import read_audio
-    from mlx_simul.speech.capture import AtOnce, Pumped, pcm_blocks
+    from mlx_simul.speech.audio import read_file
+    from mlx_simul.speech.capture import AtOnce, Pumped, read_pipe
     from mlx_simul.speech.microphone import Microphone
 
     if _is_microphone(args):
         return Microphone(args.microphone)
     if not _is_file(args):
         stopped = threading.Event()
-        blocks = pcm_blocks(_standard_input(), stopped.is_set)
+        blocks = read_pipe(_standard_input(), stopped.is_set)
         return (AtOnce if args.fast else Pumped)(blocks, stopped=stopped)
-    blocks = read_audio(expanded(args.audio))
-    blocks = chain([*islice(blocks, 1)], blocks)  # the first says whether the file is audio
+    blocks = read_file(expanded(args.audio))
     return AtOnce(blocks) if args.fast else Pumped(blocks, is_paced=True)
 
 

@@ -5,6 +5,7 @@ A block is float32 of the shape (samples,), from -1 to 1, at ``SAMPLE_RATE_HZ``.
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections import deque
@@ -15,14 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_simul.errors import RecogniserError
-from mlx_simul.machine.pipes import arriving_bytes
-from mlx_simul.speech.audio import pcm16
+from mlx_simul.machine.pipes import StoppablePipe
+from mlx_simul.speech.audio import read_pcm16
 from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ
 
 Block: TypeAlias = NDArray[np.float32]
-
-PIECE_S = 0.1
-"""Of audio that is there already, so much is given at a time, as a microphone would give it."""
 
 MAX_TAKE_S = 10.0
 """Of audio that waits, at most so much is taken at a time."""
@@ -33,8 +31,6 @@ MAX_WAITING_S = 300.0
 LATE_S = 5.0
 """So far behind the speaker, it is time to say so."""
 
-_BYTES_A_SAMPLE = 2
-_MAGIC_BYTES = 4
 _FILES = {b"RIFF": "a WAV", b"fLaC": "a FLAC", b"OggS": "an Ogg", b"FORM": "an AIFF"}
 """How files begin that are not raw PCM."""
 
@@ -72,7 +68,7 @@ class Audio(Protocol):
 
 
 class AtOnce:
-    """Audio that is there already, given as fast as it is taken, in pieces of ``PIECE_S``.
+    """Audio that is there already, given as fast as it is taken, block by block.
 
     Args:
         blocks: of any length.
@@ -82,7 +78,7 @@ class AtOnce:
     began_s = None
 
     def __init__(self, blocks: Iterable[Block], stopped: threading.Event | None = None) -> None:
-        self._pieces = _pieces(blocks)
+        self._blocks = iter(blocks)
         self._stopped = stopped or threading.Event()
 
     def __enter__(self) -> Self:
@@ -92,8 +88,8 @@ class AtOnce:
         self.stop()
 
     def take(self) -> Block | None:
-        """The next piece."""
-        return None if self._stopped.is_set() else next(self._pieces, None)
+        """The next block."""
+        return None if self._stopped.is_set() else next(self._blocks, None)
 
     def stop(self) -> None:
         """Let the audio end here."""
@@ -259,7 +255,7 @@ class Pumped(Arriving):
         wait: Callable[[float], object] | None = None,
     ) -> None:
         super().__init__(clock, stopped=stopped)
-        self._blocks = _pieces(blocks) if is_paced else blocks
+        self._blocks = blocks
         self._is_paced = is_paced
         self._wait = wait or self._stopped.wait
         self._thread = threading.Thread(target=self._pump, name="audio", daemon=True)
@@ -292,7 +288,7 @@ class Pumped(Arriving):
             self._wait(wait_s)
 
 
-def pcm_blocks(fd: int, is_stopped: Callable[[], bool]) -> Iterator[Block]:
+def read_pipe(fd: int, is_stopped: Callable[[], bool]) -> Iterator[Block]:
     """Raw PCM as it arrives: 16 bits, little-endian, one channel at ``SAMPLE_RATE_HZ``.
 
     Args:
@@ -300,42 +296,13 @@ def pcm_blocks(fd: int, is_stopped: Callable[[], bool]) -> Iterator[Block]:
         is_stopped: asked again and again; the blocks end when it is True.
 
     Raises:
-        RecogniserError: if it cannot be read, or is not raw PCM.
+        OSError: if it cannot be read.
+        RecogniserError: if it begins like a file that is not raw PCM.
     """
-    held, has_begun = b"", False
-    try:
-        for data in arriving_bytes(fd, is_stopped):
-            held += data
-            if not has_begun:
-                if len(held) < _MAGIC_BYTES:
-                    continue
-                _require_raw(held)
-                has_begun = True
-            n_whole = len(held) // _BYTES_A_SAMPLE * _BYTES_A_SAMPLE
-            yield pcm16(held[:n_whole])
-            held = held[n_whole:]
-    except OSError as error:
-        raise RecogniserError(f"the audio cannot be read: {error.strerror}.") from error
-    if len(held) % _BYTES_A_SAMPLE and not is_stopped():
-        raise RecogniserError(
-            "the audio ended in the middle of a sample; each has 16 bits, as this writes them: "
-            f"{_RECIPE}."
-        )
-
-
-_RECIPE = f"ffmpeg -i INPUT -f s16le -ar {SAMPLE_RATE_HZ} -ac 1 -"
-
-
-def _require_raw(data: bytes) -> None:
-    if (kind := _FILES.get(data[:_MAGIC_BYTES])) is not None:
+    stream = io.BufferedReader(StoppablePipe(fd, is_stopped))
+    if (kind := _FILES.get(stream.peek()[:4])) is not None:
         raise RecogniserError(
             f"standard input begins like {kind} file, and raw PCM belongs there. Name the file "
-            f"instead, or convert it: {_RECIPE}."
+            f"instead, or convert it: ffmpeg -i FILE -f s16le -ar {SAMPLE_RATE_HZ} -ac 1 -"
         )
-
-
-def _pieces(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The same audio in pieces of ``PIECE_S``; the last of a block may be shorter."""
-    n = int(PIECE_S * SAMPLE_RATE_HZ)
-    for block in blocks:
-        yield from (block[at : at + n] for at in range(0, len(block), n))
+    yield from read_pcm16(stream)

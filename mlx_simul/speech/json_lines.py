@@ -22,7 +22,7 @@ from threading import Event
 from typing import Any
 
 from mlx_simul.errors import RecogniserError
-from mlx_simul.machine.pipes import arriving_bytes
+from mlx_simul.machine.pipes import StoppablePipe
 from mlx_simul.speech.recogniser import Hypothesis, Word
 from mlx_simul.text.characters import is_spaceless
 from mlx_simul.text.segmenter import SourceSegmenter
@@ -33,6 +33,7 @@ MAX_LINE_BYTES = 1_048_576
 MAX_S = 1e9
 """Thirty years of audio; what is later is not a time."""
 
+_READ_BYTES = 65_536
 _TYPE = "hypothesis"
 _KINDS = {bool: "true or false", str: "a string", list: "an array"}
 
@@ -73,6 +74,7 @@ class JsonLines:
         """The hypotheses, to the end of the lines.
 
         Raises:
+            OSError: if they cannot be read.
             RecogniserError: for a line that is not a hypothesis; those before it have been given.
         """
         error: RecogniserError | None = None
@@ -95,15 +97,11 @@ class JsonLines:
             raise error
 
     def _lines(self) -> Iterator[bytes]:
-        held = b""
-        try:
-            for data in arriving_bytes(self._fd, self._stopped.is_set):
-                *lines, held = (held + data).split(b"\n")
-                yield from lines
-                if len(held) > MAX_LINE_BYTES:
-                    break
-        except OSError as error:
-            raise RecogniserError(f"the hypotheses cannot be read: {error.strerror}.") from error
+        # Unlike a buffered reader, which waits until a buffer is full.
+        pipe, held = StoppablePipe(self._fd, self._stopped.is_set), b""
+        while len(held) <= MAX_LINE_BYTES and (data := pipe.read(_READ_BYTES)):
+            *lines, held = (held + data).split(b"\n")
+            yield from lines
         yield held
 
     def _hypothesis(self, line: bytes) -> Hypothesis | None:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from mlx_simul.errors import InvalidOptionError, RecogniserError
 from mlx_simul.machine.extras import require
+from mlx_simul.speech.audio import Resampler
 from mlx_simul.speech.capture import MAX_WAITING_S, Arriving
-from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ
 
 MAX_GAP_S = 5.0
 """A microphone that gives nothing for so long has gone: silence is audio too."""
@@ -32,11 +32,10 @@ class Microphone(Arriving):
     def __init__(self, device: str | None = None, *, max_gap_s: float = MAX_GAP_S) -> None:
         super().__init__(max_gap_s=max_gap_s)
         self._portaudio = _portaudio()
-        soxr = require("soxr", "speech", _OTHERWISE)
         about = _input_device(self._portaudio, device)
         self._index, self.name = about["index"], about["name"]
         self._rate_hz = int(about["default_samplerate"])
-        self._resampler = soxr.ResampleStream(self._rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+        self._resampler = Resampler(self._rate_hz)
         self._n_overflows = self._n_said = 0
 
     def __enter__(self) -> Self:
@@ -72,8 +71,8 @@ class Microphone(Arriving):
     def _hear(self, frames: NDArray[np.float32], _: int, __: Any, status: Any) -> None:
         """Called by PortAudio, on a thread of its own, with frames of shape (samples, 1)."""
         self._n_overflows += bool(status.input_overflow)
-        # The resampler makes an array of its own; PortAudio uses this one again.
-        block = self._resampler.resample_chunk(frames[:, 0].copy())
+        # PortAudio uses the memory again.
+        block = self._resampler.feed(frames[:, 0].copy())
         if not self.put(block, wait=False):
             self.end(
                 RecogniserError(

@@ -8,6 +8,7 @@ import signal
 import sys
 import termios
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -235,16 +236,6 @@ class PortAudio:
         return SimpleNamespace(start=start, close=lambda: None)
 
 
-class Same:
-    """A resampler for one rate."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def resample_chunk(self, samples):
-        return samples
-
-
 @pytest.mark.parametrize("interrupts", [False, True])
 def test_a_microphone_ends_with_ctrl_c_or_by_a_fault(
     capsys, monkeypatch, folder, as_text, interrupts
@@ -252,7 +243,6 @@ def test_a_microphone_ends_with_ctrl_c_or_by_a_fault(
     script = [*SCRIPT[:3], *([INTERRUPT] if interrupts else []), *SCRIPT[3:]]
     _, name = register(monkeypatch, script)
     monkeypatch.setitem(sys.modules, "sounddevice", PortAudio(interrupts=interrupts))
-    monkeypatch.setitem(sys.modules, "soxr", SimpleNamespace(ResampleStream=Same))
     monkeypatch.setattr(microphone.Microphone.__init__, "__kwdefaults__", {"max_gap_s": 300.0})
     code, out, err = run(capsys, *arguments(folder, "--recogniser", name, "--json"))
     assert turns_in(out) == texts(as_text)
@@ -280,7 +270,6 @@ def test_ctrl_c_stops_listening_and_what_was_said_is_translated(
         (["-", "--microphone", "Desk"], "--microphone Desk, and another source beside it"),
         (["--fast"], "--fast is for recorded audio"),
         (["-", "--recogniser", "none"], "there is no recogniser 'none'; known are faster-whisper"),
-        (["none.wav"], "none.wav"),
         (["-", "--output", "a.doc"], ".srt, .vtt, .txt, .jsonl files"),
         (["-", "--output", "a.srt", "--turns", "none"], "--output is written turn by turn"),
         (["a.srt", "--output", "a.srt"], "named twice"),
@@ -305,6 +294,71 @@ def test_a_terminal_is_no_source_of_audio(capsys, monkeypatch, folder):
         code, _, err = run(capsys, *arguments(folder, "-"))
     os.close(controller)
     assert (code, "standard input is a terminal" in err) == (cli.EXIT_USAGE, True)
+
+
+# ---- Audio files ----
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Writes two seconds of a tone."""
+    soundfile = pytest.importorskip("soundfile")
+
+    def write(name="talk.wav", *, rate_hz=16_000, n_channels=1, seconds=2.0):
+        samples = 0.5 * np.sin(np.arange(round(rate_hz * seconds)) / 9)
+        path = tmp_path / name
+        soundfile.write(path, np.tile(samples[:, None], n_channels), rate_hz)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(("rate_hz", "n_channels"), [(16_000, 1), (8_000, 2), (44_100, 1)])
+def test_a_file_of_any_rate_is_heard_whole(
+    capsys, monkeypatch, folder, as_text, recording, rate_hz, n_channels
+):
+    recogniser, name = register(monkeypatch, SCRIPT)
+    path = recording(rate_hz=rate_hz, n_channels=n_channels)
+    options = [str(path), "--fast", "--json", "--recogniser", name]
+    _, out, _ = run(capsys, *arguments(folder, *options))
+    assert turns_in(out) == texts(as_text)
+    assert sum(map(len, recogniser.heard)) == pytest.approx(32_000, abs=2)
+
+
+def test_a_file_is_heard_at_its_own_pace(capsys, monkeypatch, folder, recording):
+    """What was said at the end of it cannot be heard before, however fast the machine is."""
+    _, name = register(monkeypatch, [said("One.", 0.3)])
+    path = recording(seconds=0.3)
+    began_s = time.perf_counter()
+    _, out, _ = run(capsys, *arguments(folder, str(path), "--json", "--recogniser", name))
+    assert time.perf_counter() - began_s > 0.3
+    (read, *_) = events_in(out, "read")
+    assert read["time_ms"] >= 300
+
+
+@pytest.mark.filterwarnings("always:.*shorter than its header")
+def test_a_file_that_was_cut_off_is_heard_to_there(capsys, monkeypatch, folder, as_text, recording):
+    _, name = register(monkeypatch, SCRIPT)
+    path = recording()
+    path.write_bytes(path.read_bytes()[:-20_000])
+    options = [str(path), "--fast", "--json", "--recogniser", name]
+    _, out, err = run(capsys, *arguments(folder, *options))
+    assert turns_in(out) == texts(as_text)
+    assert "talk.wav is shorter than its header says" in err
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"no audio at all" * 99])
+def test_a_file_that_is_not_audio_is_refused_before_a_model_is_loaded(
+    capsys, monkeypatch, recording, data
+):
+    monkeypatch.setattr("mlx_simul.checkpoints.loading.load", None)
+    path = recording()
+    path.write_bytes(data)
+    code, out, err = run(capsys, *arguments("any", str(path)))
+    assert (code, out) == (cli.EXIT_FAILED, "")
+    assert "talk.wav cannot be read as audio" in err
+    code, _, err = run(capsys, *arguments("any", str(path.with_name("none.wav"))))
+    assert (code, "there is no audio file" in err) == (cli.EXIT_FAILED, True)
 
 
 # ---- The live view ----

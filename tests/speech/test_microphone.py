@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_simul.errors import InvalidOptionError, RecogniserError
+from mlx_simul.speech import microphone
 from mlx_simul.speech.microphone import Microphone
 
 RATE_HZ = 48_000
@@ -65,14 +66,13 @@ class Stream:
         frames[:] = 9.0
 
 
-class ResampleStream:
+class ThirdSample:
     """Keeps one sample of some, where soxr would filter."""
 
-    def __init__(self, in_rate, out_rate, n_channels, dtype):
-        assert (n_channels, dtype) == (1, "float32")
-        self.step = in_rate // out_rate
+    def __init__(self, rate_hz):
+        self.step = rate_hz // 16_000
 
-    def resample_chunk(self, samples):
+    def feed(self, samples):
         return samples[:: self.step]
 
 
@@ -80,20 +80,20 @@ class ResampleStream:
 def portaudio(monkeypatch):
     made = PortAudio()
     monkeypatch.setitem(sys.modules, "sounddevice", made)
-    monkeypatch.setitem(sys.modules, "soxr", SimpleNamespace(ResampleStream=ResampleStream))
+    monkeypatch.setattr(microphone, "Resampler", ThirdSample)
     return made
 
 
 def test_what_it_hears_comes_at_the_rate_of_recognisers(portaudio):
-    with Microphone() as microphone:
+    with Microphone() as desk:
         assert portaudio.stream.options["device"] == 1
         assert portaudio.stream.options["samplerate"] == RATE_HZ
         portaudio.stream.give(range(6))
         portaudio.stream.give(range(6, 12))
-        assert microphone.take().tolist() == [0, 3, 6, 9]
-        assert microphone.began_s is not None
-        microphone.stop()
-        assert microphone.take() is None
+        assert desk.take().tolist() == [0, 3, 6, 9]
+        assert desk.began_s is not None
+        desk.stop()
+        assert desk.take() is None
     assert not portaudio.stream.is_running
 
 
@@ -103,38 +103,38 @@ def test_it_is_found_by_number_and_by_name(portaudio, device):
 
 
 def test_one_that_is_unplugged_is_said_behind_what_it_heard(portaudio):
-    with Microphone() as microphone:
+    with Microphone() as desk:
         portaudio.stream.give(range(3))
         portaudio.stream.options["finished_callback"]()
-        assert microphone.take() is not None
+        assert desk.take() is not None
         with pytest.raises(RecogniserError, match="the microphone Desk has stopped; is it still"):
-            microphone.take()
+            desk.take()
 
 
 def test_one_that_falls_silent_without_a_word_is_said_too(portaudio):
-    with Microphone(max_gap_s=0.001) as microphone:
+    with Microphone(max_gap_s=0.001) as desk:
         portaudio.stream.give(range(3))
-        assert microphone.take() is not None
+        assert desk.take() is not None
         with pytest.raises(RecogniserError, match=r"has given nothing for 0\.001 s"):
-            microphone.take()
+            desk.take()
 
 
 def test_audio_that_the_driver_lost_is_said_once(portaudio):
-    with Microphone() as microphone:
+    with Microphone() as desk:
         portaudio.stream.give(range(3))
-        assert microphone.remarks() == []
+        assert desk.remarks() == []
         portaudio.stream.give(range(3), OVERFLOW)
-        assert "lost audio" in "".join(microphone.remarks())
-        assert microphone.remarks() == []
+        assert "lost audio" in "".join(desk.remarks())
+        assert desk.remarks() == []
 
 
 def test_it_does_not_drop_audio_for_which_there_is_no_room(portaudio):
-    with Microphone() as microphone:
+    with Microphone() as desk:
         for _ in range(301):
             portaudio.stream.give(np.zeros(RATE_HZ))
         n_heard = 0
         with pytest.raises(RecogniserError, match="300 s of audio wait to be heard"):
-            while (block := microphone.take()) is not None:
+            while (block := desk.take()) is not None:
                 n_heard += len(block)
         assert n_heard == 300 * 16_000
 
