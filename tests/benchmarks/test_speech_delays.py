@@ -10,7 +10,6 @@ from speech_scripts import Scripted, said, silence
 from tiny_chat import write_chat_folder
 
 import mlx_simul
-from mlx_simul.speech.capture import Pumped
 
 SCRIPT = [
     said("One two", 1.0),
@@ -34,10 +33,14 @@ def make_session(tmp_path_factory):
     return lambda: mlx_simul.SimulSession(model, tokenizer, policy="wait-k:1", **options, **limits)
 
 
+def listen(speech, make_session, script, seconds):
+    with speech.by_the_cpu(Scripted(script), [silence(0.25)] * round(4 * seconds)) as heard:
+        return speech.listen(make_session, *heard, "talk.wav")
+
+
 @pytest.fixture(scope="module")
 def figures(speech, make_session):
-    audio = Pumped([silence(3.0)])
-    return speech.listen(make_session, Scripted(SCRIPT), audio, "talk.wav")
+    return listen(speech, make_session, SCRIPT, 3.0)
 
 
 def test_figures_are_those_of_what_was_heard(figures):
@@ -53,8 +56,27 @@ def test_at_best_a_word_is_written_when_enough_has_been_heard(speech, make_sessi
     assert figures.delay_at_best == speech.Spread(0.0, 0.5)
     slow = [said(" ".join(w.text for w in h.words), h.heard_s, pause=h.pause) for h in SCRIPT]
     slow = [type(h)(h.words, h.tail, h.pause, h.heard_s + 7) for h in slow]
-    later = speech.listen(make_session, Scripted(slow), Pumped([silence(11.0)]), "talk.wav")
+    later = listen(speech, make_session, slow, 11.0)
     assert later.delay_at_best == speech.Spread(7.0, 7.5)
+
+
+def test_in_real_time_the_same_is_heard_and_written(speech, make_session, figures):
+    short = [type(h)(h.words, h.tail, h.pause, h.heard_s / 10) for h in SCRIPT]
+    with speech.by_the_wall(Scripted(short), [silence(0.1)] * 3) as heard:
+        live = speech.listen(make_session, *heard, "talk.wav")
+    assert (live.source_words, live.target_words) == (figures.source_words, figures.target_words)
+    assert live.nothing_lost
+
+
+def test_a_speaker_is_waited_for_and_does_not_wait(speech):
+    clock = speech.CpuClock()
+    audio = speech.SpokenAudio([silence(1.0)] * 5, clock)
+    assert (clock(), len(audio.take())) == (0.0, 16_000)
+    assert 1.0 <= clock() < 1.5
+    clock.wait_until(3.5)  # as if that long had been computed
+    assert len(audio.take()) == 32_000
+    assert len(audio.take()) == 16_000
+    assert 4.0 <= clock() < 4.5
 
 
 def test_a_word_that_was_lost_would_show(speech, make_session, figures, monkeypatch):
@@ -65,8 +87,7 @@ def test_a_word_that_was_lost_would_show(speech, make_session, figures, monkeypa
         return as_text(session, [*hypotheses, said("seven", 4.0)])
 
     monkeypatch.setattr(speech, "as_text", with_one_more)
-    audio = Pumped([silence(3.0)])
-    assert not speech.listen(make_session, Scripted(SCRIPT), audio, "talk.wav").nothing_lost
+    assert not listen(speech, make_session, SCRIPT, 3.0).nothing_lost
 
 
 def test_words_are_compared_without_case_and_punctuation(speech, monkeypatch):
