@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from threading import Event
 from typing import Any
 
@@ -39,8 +38,18 @@ _KINDS = {bool: "true or false", str: "a string", list: "an array"}
 
 
 def hypothesis_as_plain(hypothesis: Hypothesis) -> dict[str, Any]:
-    """A hypothesis as plain values, for a line of JSON."""
-    return {"type": _TYPE, **asdict(hypothesis)}
+    """A hypothesis as plain values, for a line of JSON, with times to the millisecond."""
+    words = [
+        {"text": word.text, "start_s": round(word.start_s, 3), "end_s": round(word.end_s, 3)}
+        for word in hypothesis.words
+    ]
+    return {
+        "type": _TYPE,
+        "words": words,
+        "tail": hypothesis.tail,
+        "pause": hypothesis.pause,
+        "heard_s": round(hypothesis.heard_s, 3),
+    }
 
 
 class JsonLines:
