@@ -18,7 +18,7 @@ INTERRUPT = "interrupt"
 def said(text, heard_s, *, tail="", pause=False):
     """A hypothesis of words that were spoken evenly in the second before it."""
     texts = text.split()
-    at = [heard_s - 1 + i / max(len(texts), 1) for i in range(len(texts) + 1)]
+    at = [round(heard_s - 1 + i / max(len(texts), 1), 3) for i in range(len(texts) + 1)]
     words = [Word(f" {word}", at[i], at[i + 1]) for i, word in enumerate(texts)]
     return Hypothesis(tuple(words), tail, pause, heard_s)
 
