@@ -143,7 +143,7 @@ class GrowingWindow:
 
     def _follow(self, *, is_last: bool = False) -> Iterator[Hypothesis]:
         """End the utterances that are over, and recognise the one under way if it is due."""
-        while spans := self._ask(self._find_voice, self._audio):
+        while len(self._audio) and (spans := self._ask(self._find_voice, self._audio)):
             (start_s, end_s), is_over = _first_utterance(spans, self._options.pause_s)
             is_over = is_over or self._length_s - end_s >= self._options.pause_s
             if is_over or is_last:
