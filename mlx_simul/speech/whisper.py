@@ -23,6 +23,7 @@ _BESIDE_S = 0.4
 # before the voice does.
 _MIN_VOICE_S = 0.5
 
+_IS_ENGLISH = regex.compile(r"\s*en\b|.*\benglish\b", regex.IGNORECASE)
 _NOT_SPOKEN = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
@@ -115,11 +116,16 @@ def known_language(language: str | None, known: Iterable[str], model: str) -> st
         model: its name, for the error.
 
     Raises:
-        InvalidOptionError: the model does not know the language.
+        InvalidOptionError: the model does not know the language, or its name is unknown.
     """
     if language is None:
         return None
     code, codes = language_code(language), sorted(known)
+    if code == "en" and not _IS_ENGLISH.match(language):  # what it says of any unknown name
+        raise InvalidOptionError(
+            f"the language {language!r} is not known by this name; give its code, one of "
+            f"{', '.join(codes)}."
+        )
     if code not in codes:
         raise InvalidOptionError(
             f"the model {model} does not recognise {language!r}; it knows {', '.join(codes)}. "
