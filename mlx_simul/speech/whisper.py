@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import regex
 
@@ -64,7 +64,7 @@ def words_said(segments: Iterable[Segment], voices: Sequence[Span]) -> list[Word
             break
         repeats = segment.compression_ratio > _REPETITIVE
         words = without_repeats(segment.words) if repeats else segment.words
-        said += [word for word in words if _is_beside(word, voices)]
+        said += [_within(word, voices) for word in words if _is_beside(word, voices)]
     return said
 
 
@@ -105,6 +105,15 @@ def _is_beside(word: Word, voices: Sequence[Span]) -> bool:
         word.end_s >= start_s - _BESIDE_S and word.start_s <= end_s + _BESIDE_S
         for start_s, end_s in voices
     )
+
+
+def _within(word: Word, voices: Sequence[Span]) -> Word:
+    """A word without the silence around it: Whisper lets a first word begin with the audio."""
+    spoken = [voice for voice in voices if voice[1] > word.start_s and voice[0] < word.end_s]
+    if not spoken:
+        return word
+    start_s, end_s = max(word.start_s, spoken[0][0]), min(word.end_s, spoken[-1][1])
+    return replace(word, start_s=start_s, end_s=end_s)
 
 
 def known_language(language: str | None, known: Iterable[str], model: str) -> str | None:

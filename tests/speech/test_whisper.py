@@ -60,6 +60,11 @@ def test_a_word_far_from_any_voice_is_dropped() -> None:
     assert len(words_said([segment], [*VOICES, (2.5, 3.0)])) == 7
 
 
+def test_a_word_begins_and_ends_with_the_voice() -> None:
+    said = words_said([Segment([Word(" Well.", 0.0, 5.0)], 0.0, 0.8)], [(1.0, 1.2), (1.4, 2.0)])
+    assert said == [Word(" Well.", 1.0, 2.0)]
+
+
 def test_a_loop_is_kept_once_where_the_text_is_repetitive() -> None:
     loop = words("so we go. " + "I see it, " * 30 + "I see", 0.0, 9.0)
     voices = [(0.0, 9.0)]
