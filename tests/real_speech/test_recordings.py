@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import BECKETT, TWO_CITIES, Heard, word_error_rate
+from heard import BECKETT, TWO_CITIES, Heard, word_error_rate
 
 from mlx_simul.errors import ModelLoadError
 from mlx_simul.speech.audio import read_file
