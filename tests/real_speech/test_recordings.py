@@ -152,6 +152,7 @@ def test_a_recording_given_at_once_is_heard(recogniser: Recogniser, recording: R
     assert word_error_rate(TWO_CITIES, text) <= 0.06
 
 
-def test_a_folder_without_a_model_is_refused_offline(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "none"])
+def test_a_folder_without_a_model_is_refused_offline(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelLoadError, match=r"could not load .*model\.bin"):
-        load_recogniser(f"faster-whisper:{tmp_path}")
+        load_recogniser(f"faster-whisper:{tmp_path / name}")
