@@ -11,10 +11,13 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.speech.recogniser import Recogniser
-from mlx_simul.speech.window import WindowOptions
+
+if TYPE_CHECKING:
+    from mlx_simul.speech.window import WindowOptions
 
 ENTRY_POINT_GROUP = "mlx_simul.recognisers"
 

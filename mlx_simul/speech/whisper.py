@@ -23,7 +23,7 @@ _BESIDE_S = 0.4
 # before the voice does.
 _MIN_VOICE_S = 0.5
 
-_IS_ENGLISH = regex.compile(r"\s*en\b|.*\benglish\b", regex.IGNORECASE)
+_IS_ENGLISH = regex.compile(r"\s*en(?![a-z])|.*\benglish\b", regex.IGNORECASE)
 _NOT_SPOKEN = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 

@@ -89,7 +89,7 @@ def test_languages_are_codes_or_names_that_the_model_knows() -> None:
     assert known_language(None, ["en"], "tiny.en") is None
     assert known_language("French", ["en", "fr"], "tiny") == "fr"
     assert known_language("pt-BR", ["pt"], "tiny") == "pt"
-    for name in ("English", "en-GB", "British English"):
+    for name in ("English", "en-GB", "en_US", "British English"):
         assert known_language(name, ["en"], "tiny.en") == "en"
     with pytest.raises(InvalidOptionError, match=r"'Welsh' is not known by this name; .* cy, en"):
         known_language("Welsh", ["en", "cy"], "tiny")
