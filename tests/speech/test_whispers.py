@@ -41,7 +41,7 @@ class _VadOptions:
 
 
 class _Heard:
-    """Segments of what is said in a piece of audio, and one that nobody said."""
+    """Segments of what is said in a piece of audio, and one that was not said."""
 
     def __init__(self) -> None:
         self.listener = Listener(SPEECH)
