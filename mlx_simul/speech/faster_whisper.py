@@ -75,12 +75,14 @@ class _Transcriber:
         self._language = language
 
     def __call__(self, audio: Audio, voices: Sequence[Span]) -> list[Word]:
-        # Without other temperatures: they are drawn by chance, so no two hypotheses would agree.
-        # Without the text before as a prompt: with it, Whisper goes on in silence with what such a
-        # text often ends in ("Thank you for watching").
+        # Greedy: a beam of 5 makes the words of the recordings no better, costs half as much again
+        # and delays them, since its hypotheses differ more. One temperature: others draw words by
+        # chance. No text before as a prompt: with one, Whisper goes on in silence as texts often
+        # end ("Thanks for watching").
         segments, info = self._model.transcribe(
             audio,
             language=self._language,
+            beam_size=1,
             temperature=0.0,
             condition_on_previous_text=False,
             word_timestamps=True,

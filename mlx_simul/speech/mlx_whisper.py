@@ -40,7 +40,8 @@ def load(model: str | None = None, options: WindowOptions | None = None) -> MLXW
     package = require_from("mlx-whisper", "mlx_whisper", "choose another recogniser")
     recogniser = MLXWhisper(package, model or DEFAULT_MODEL, options)
     try:
-        # The package loads a model when it is first used, and then keeps it.
+        # The package loads a model when it is first used, and then keeps it. What is computed once
+        # is computed now; what this thread left open, no other thread could compute.
         recogniser.transcribe(np.zeros(SAMPLE_RATE_HZ, np.float32), "en")
     except Exception as error:  # its own errors, MLX's and the hub's have no common base
         raise ModelLoadError(

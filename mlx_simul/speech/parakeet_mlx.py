@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_simul.errors import ModelLoadError, RecogniserError, SessionClosedError
@@ -49,6 +50,8 @@ def load(model: str | None = None, options: WindowOptions | None = None) -> Para
         parakeet = package.from_pretrained(name)
         # Set once, since a stream that ends would set it back for all others.
         parakeet.encoder.set_attention_model("rel_pos_local_attn", _CONTEXT_FRAMES)
+        # What is not computed yet could only be computed by this thread.
+        mx.eval(parakeet.parameters())
     except Exception as error:  # its own errors, MLX's and the hub's have no common base
         raise ModelLoadError(
             f"parakeet-mlx could not load {name!r}: {error}. Give a folder with config.json and "
@@ -154,8 +157,6 @@ class ParakeetRecognition:
 
     def _add(self, chunk: Audio) -> None:
         """Let the model hear a piece of audio."""
-        import mlx.core as mx
-
         start_s = self._heard_s
         self._heard_samples += len(chunk)
         padded = np.pad(chunk, (0, max(0, _MIN_CHUNK_SAMPLES - len(chunk))))

@@ -2,7 +2,7 @@
 
 Other packages add recognisers through the entry-point group ``mlx_simul.recognisers``: the name of
 an entry point is the recogniser's name, its value the ``"module:function"`` that loads one, given
-the text behind the colon (None if there is none).
+the text behind the colon (None if there is none) and, if the caller has some, ``WindowOptions``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.speech.recogniser import Recogniser
+
+if TYPE_CHECKING:
+    from mlx_simul.speech.window import WindowOptions
 
 ENTRY_POINT_GROUP = "mlx_simul.recognisers"
 
@@ -29,22 +33,24 @@ def recogniser_names() -> list[str]:
     return sorted(_known())
 
 
-def load_recogniser(spec: str) -> Recogniser:
+def load_recogniser(spec: str, options: WindowOptions | None = None) -> Recogniser:
     """Load the recogniser that a text names.
 
     Args:
         spec: ``NAME`` or ``NAME:MODEL``, where MODEL is a folder, or a name that the recogniser's
             own package knows.
+        options: how much is heard at once and what a pause is; None for the recogniser's own.
 
     Raises:
         InvalidOptionError: if no recogniser has that name, or its package is not installed.
         ModelLoadError: if the model cannot be loaded.
     """
     name, _, model = spec.partition(":")
-    return _loader(name.strip())(model.strip() or None)
+    load = _loader(name.strip())
+    return load(model.strip() or None, *([] if options is None else [options]))
 
 
-def _loader(name: str) -> Callable[[str | None], Recogniser]:
+def _loader(name: str) -> Callable[..., Recogniser]:
     known = _known()
     if name not in known:
         raise InvalidOptionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,8 @@ from mlx_simul.errors import InvalidOptionError
 from mlx_simul.speech.recogniser import Word
 from mlx_simul.speech.window import Span
 from mlx_simul.text.sentences import language_code
+
+_logger = logging.getLogger(__name__)
 
 # Whisper's own threshold for text that repeats itself. Speech stays below it, even the beginning
 # of A Tale of Two Cities (2.2).
@@ -23,7 +26,7 @@ _BESIDE_S = 0.4
 # before the voice does.
 _MIN_VOICE_S = 0.5
 
-_IS_ENGLISH = regex.compile(r"\s*en\b|.*\benglish\b", regex.IGNORECASE)
+_IS_ENGLISH = regex.compile(r"\s*en(?![a-z])|.*\benglish\b", regex.IGNORECASE)
 _NOT_SPOKEN = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
@@ -48,11 +51,12 @@ class Segment:
 
 
 def words_said(segments: Iterable[Segment], voices: Sequence[Span]) -> list[Word]:
-    """The words of segments, without those that nobody said.
+    """The words of segments, without those that were not said.
 
     Whisper was trained on subtitles and writes some for silence too ("Thanks for watching"). So a
     further pass counts only if a voice is left for it, and a word only next to a voice. In noise
     its decoder may fall into a loop and write the same words again and again; they are kept once.
+    What is dropped is logged at the level DEBUG.
 
     Args:
         segments: in order. No more of them are asked for than are needed.
@@ -61,9 +65,14 @@ def words_said(segments: Iterable[Segment], voices: Sequence[Span]) -> list[Word
     said: list[Word] = []
     for segment in segments:
         if segment.pass_start_s > 0 and _voice_s(voices, segment.pass_start_s) < _MIN_VOICE_S:
+            _log_dropped(segment.words, "no voice is left for them")
             break
-        repeats = segment.compression_ratio > _REPETITIVE
-        words = without_repeats(segment.words) if repeats else segment.words
+        words = segment.words
+        if segment.compression_ratio > _REPETITIVE:
+            words = without_repeats(words)
+            repeated = [word for word in segment.words if word not in words]
+            _log_dropped(repeated, "they repeat what is before them")
+        _log_dropped([word for word in words if not _is_beside(word, voices)], "no voice is near")
         said += [_within(word, voices) for word in words if _is_beside(word, voices)]
     return said
 
@@ -92,6 +101,12 @@ def _repeats(sounds: Sequence[str], at: int) -> tuple[int, int]:
         if n_repeats >= _MIN_REPEATS:
             return n_words, n_repeats
     return 1, 1
+
+
+def _log_dropped(words: Sequence[Word], why: str) -> None:
+    if words:
+        text = "".join(word.text for word in words).strip()
+        _logger.debug("%d words are dropped, since %s: %s", len(words), why, text)
 
 
 def _voice_s(voices: Sequence[Span], from_s: float) -> float:

@@ -73,7 +73,7 @@ def test_two_voices_are_heard_as_in_the_whole_file(
 
 
 def test_a_pause_is_told_and_nothing_is_heard_in_it(listen: Listen, recording: Recording) -> None:
-    """The same again after half a minute: in silence Whisper would write what nobody said."""
+    """The same again after half a minute: in silence Whisper would write what was not said."""
     beckett = recording("beckett")
     silence = np.zeros(30 * SAMPLE_RATE_HZ, np.float32)
     heard = listen(np.concatenate([silence, beckett, silence, beckett]))
@@ -110,7 +110,7 @@ def _clicks() -> Audio:
         pytest.param(_clicks, id="clicks"),
     ],
 )
-def test_where_nobody_speaks_nothing_is_heard(listen: Listen, sound: Callable[[], Audio]) -> None:
+def test_without_speech_nothing_is_heard(listen: Listen, sound: Callable[[], Audio]) -> None:
     heard = listen(sound())
     assert (heard.text, heard.pauses_s) == ("", [])
 
@@ -152,6 +152,7 @@ def test_a_recording_given_at_once_is_heard(recogniser: Recogniser, recording: R
     assert word_error_rate(TWO_CITIES, text) <= 0.06
 
 
-def test_a_folder_without_a_model_is_refused_offline(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "none"])
+def test_a_folder_without_a_model_is_refused_offline(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelLoadError, match=r"could not load .*model\.bin"):
-        load_recogniser(f"faster-whisper:{tmp_path}")
+        load_recogniser(f"faster-whisper:{tmp_path / name}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,7 +42,10 @@ def tokens_of(speech: Speech) -> list[tuple[str, float]]:
 class _Stream:
     """As StreamingParakeet, but for what it hears: the tokens of a speech, by their times."""
 
-    def __init__(self, tokens: list[tuple[str, float]], context_size: tuple[int, int]) -> None:
+    def __init__(
+        self, weight: mx.array, tokens: list[tuple[str, float]], context_size: tuple[int, int]
+    ) -> None:
+        self._weight = weight
         self._tokens = tokens
         self._drop = context_size[1]
         self._heard = 0
@@ -59,7 +64,8 @@ class _Stream:
         self.is_open = False
 
     def add_audio(self, audio: Any) -> None:
-        assert self.is_open and type(audio).__name__ == "array" and audio.ndim == 1
+        assert self.is_open and audio.ndim == 1
+        mx.eval(audio * self._weight)
         start_s = self._heard / SAMPLE_RATE_HZ
         self._heard += len(audio)
         n_new = len(audio) // _HOP + 1
@@ -88,6 +94,7 @@ class _Model:
 
     def __init__(self, speech: Speech) -> None:
         self._speech = speech
+        self.weight = mx.ones(1).astype(mx.bfloat16)  # not computed yet
         self.attention: list[tuple[str, tuple[int, int]]] = []
         self.encoder = SimpleNamespace(set_attention_model=lambda *a: self.attention.append(a))
         self.streams: list[_Stream] = []
@@ -100,8 +107,11 @@ class _Model:
         keep_original_attention: bool = False,
     ) -> _Stream:
         assert keep_original_attention
-        self.streams.append(_Stream(tokens_of(self._speech), context_size))
+        self.streams.append(_Stream(self.weight, tokens_of(self._speech), context_size))
         return self.streams[-1]
+
+    def parameters(self) -> dict[str, mx.array]:
+        return {"weight": self.weight}
 
 
 def recognised(speech: Speech, lengths_s: Sequence[float]) -> list[Hypothesis]:
@@ -167,18 +177,41 @@ def test_nothing_grows_and_a_stream_is_closed() -> None:
             call()
 
 
-def test_a_stream_that_ends_leaves_the_attention_of_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = _Model(Speech([], [], []))
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Installs the stand-in; ``package.model`` is what it loads."""
     package = ModuleType("parakeet_mlx")
-    package.from_pretrained = lambda name: model if name != "broken" else {}["config"]
+    package.model = _Model(Speech([" Well."], [0.2], [0.4], 3.0))
+    package.from_pretrained = lambda name: package.model if name != "broken" else {}["config"]
     monkeypatch.setitem(sys.modules, "parakeet_mlx", package)
-    recogniser = load("folder", WindowOptions())
-    recogniser.begin("French").finish()
-    assert model.attention == [("rel_pos_local_attn", (256, 16))]
+    return package
+
+
+def test_a_stream_that_ends_leaves_the_attention_of_others(package: ModuleType) -> None:
+    load("folder", WindowOptions()).begin("French").finish()
+    assert package.model.attention == [("rel_pos_local_attn", (256, 16))]
+
+
+def test_a_model_that_does_not_load_is_an_error(package: ModuleType) -> None:
     with pytest.raises(ModelLoadError, match=r"could not load 'broken': .* Give a folder"):
         load("broken")
+
+
+def test_a_model_may_be_loaded_by_one_thread_and_used_by_another(package: ModuleType) -> None:
+    """In MLX an array that is not computed yet belongs to the thread that made it."""
+    recogniser = load("folder")
+    audio = Speech([" Well."], [0.2], [0.4], 3.0).audio
+
+    def listen() -> list[str]:
+        recognition = recogniser.begin()
+        found = [*recognition.hear(audio), *recognition.finish()]
+        return [word.text for word in said(found)]
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(listen).result() == [" Well."]
+        package.model.weight = mx.ones(1).astype(mx.bfloat16)  # the control: not computed
+        with pytest.raises(RecogniserError, match="Stream"):
+            thread.submit(listen).result()
 
 
 def test_a_model_that_fails_ends_the_recognition(monkeypatch: pytest.MonkeyPatch) -> None:

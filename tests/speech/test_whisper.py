@@ -1,6 +1,8 @@
-"""What Whisper writes though nobody said it. The segments are what tiny.en made of real speech."""
+"""What Whisper writes though it was not said. The segments are what tiny.en made of real speech."""
 
 from __future__ import annotations
+
+import logging
 
 import pytest
 from hypothesis import given
@@ -65,10 +67,14 @@ def test_a_word_begins_and_ends_with_the_voice() -> None:
     assert said == [Word(" Well.", 1.0, 2.0)]
 
 
-def test_a_loop_is_kept_once_where_the_text_is_repetitive() -> None:
+def test_a_loop_is_kept_once_where_the_text_is_repetitive(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     loop = words("so we go. " + "I see it, " * 30 + "I see", 0.0, 9.0)
     voices = [(0.0, 9.0)]
-    assert text_of(words_said([Segment(loop, 0.0, 9.1)], voices)) == "so we go. I see it,"
+    with caplog.at_level(logging.DEBUG):
+        assert text_of(words_said([Segment(loop, 0.0, 9.1)], voices)) == "so we go. I see it,"
+    assert caplog.messages[0].startswith("89 words are dropped, since they repeat what is before")
     # Words that are said again, as in the beginning of A Tale of Two Cities, are no loop.
     assert len(words_said([Segment(loop, 0.0, 2.2)], voices)) == len(loop)
 
@@ -89,7 +95,7 @@ def test_languages_are_codes_or_names_that_the_model_knows() -> None:
     assert known_language(None, ["en"], "tiny.en") is None
     assert known_language("French", ["en", "fr"], "tiny") == "fr"
     assert known_language("pt-BR", ["pt"], "tiny") == "pt"
-    for name in ("English", "en-GB", "British English"):
+    for name in ("English", "en-GB", "en_US", "British English"):
         assert known_language(name, ["en"], "tiny.en") == "en"
     with pytest.raises(InvalidOptionError, match=r"'Welsh' is not known by this name; .* cy, en"):
         known_language("Welsh", ["en", "cy"], "tiny")

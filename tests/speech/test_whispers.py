@@ -19,6 +19,7 @@ from spoken import Listener, Speech, in_pieces, said
 from mlx_simul.errors import InvalidOptionError, ModelLoadError, RecogniserError
 from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ
 from mlx_simul.speech.registry import load_recogniser
+from mlx_simul.speech.window import WindowOptions
 
 SPEECH = Speech(
     [" Ever", " tried.", " Ever", " failed.", " No", " matter."],
@@ -40,7 +41,7 @@ class _VadOptions:
 
 
 class _Heard:
-    """Segments of what is said in a piece of audio, and one that nobody said."""
+    """Segments of what is said in a piece of audio, and one that was not said."""
 
     def __init__(self) -> None:
         self.listener = Listener(SPEECH)
@@ -76,11 +77,13 @@ class _FasterWhisper:
         self,
         audio: np.ndarray,
         language: str | None = None,
+        beam_size: int = 5,
         temperature: Any = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
         condition_on_previous_text: bool = True,
         word_timestamps: bool = False,
     ) -> tuple[Iterator[SimpleNamespace], SimpleNamespace]:
-        assert word_timestamps and not condition_on_previous_text and temperature == 0.0
+        assert word_timestamps and not condition_on_previous_text
+        assert (beam_size, temperature) == (1, 0.0)
         segments = (
             SimpleNamespace(
                 **{**part, "words": [SimpleNamespace(**word) for word in part["words"]]}
@@ -138,6 +141,13 @@ def test_what_is_said_comes_once_and_what_is_made_up_never(heard: _Heard, name: 
     assert [word.text for word in words] == list(SPEECH.texts)
     for word, true in zip(words, SPEECH.words, strict=True):
         assert word.start_s == pytest.approx(true.start_s, abs=0.05)
+
+
+@NAMES
+def test_options_say_what_a_pause_is(heard: _Heard, name: str) -> None:
+    for pause_s, n_pauses in ((0.8, 3), (1.5, 1)):
+        recogniser = load_recogniser(f"{name}:tiny.en", WindowOptions(pause_s=pause_s))
+        assert sum(hypothesis.pause for hypothesis in recognised(recogniser)) == n_pauses
 
 
 @NAMES
