@@ -12,6 +12,7 @@ The tree of classes::
     ├── InvalidOptionError (ValueError)     an option outside its range
     ├── JournalError                a journal that cannot be written, or belongs to another stream
     ├── SavedSessionError           a saved session that is damaged, or belongs to another stream
+    ├── RecogniserError             audio that cannot be read or recognised
     ├── SessionClosedError (RuntimeError)   fed after it was finished
     ├── SessionFailedError (RuntimeError)   one of many broke off
     └── CacheStateError (RuntimeError)      a cache used out of turn
@@ -52,6 +53,10 @@ class PromptError(SimulError, ValueError):
 
 class InvalidOptionError(SimulError, ValueError):
     """An option has a value outside its range."""
+
+
+class RecogniserError(SimulError):
+    """Audio cannot be read or recognised."""
 
 
 class SessionClosedError(SimulError, RuntimeError):

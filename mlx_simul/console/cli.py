@@ -32,9 +32,9 @@ exit codes:
   0    done
   {EXIT_FAILED}    something failed
   {EXIT_USAGE}    wrong usage
-  {EXIT_INCOMPLETE}    translate, demo, inspect: the translation is incomplete; a limit cut a
-       sentence off, the model ended it long before the source did, or source
-       was left unread
+  {EXIT_INCOMPLETE}    translate, listen, demo, inspect: the translation is incomplete; a limit
+       cut a sentence off, the model ended it long before the source did, or
+       source was left unread
   {EXIT_INTERRUPTED}  Ctrl-C
   {EXIT_CLOSED_PIPE}  the reader of the output has gone
 """
@@ -42,6 +42,7 @@ exit codes:
 # Each is a module beside this one, with add_arguments(parser) and run(args), imported when called.
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
+    "listen": "translate speech while it is spoken: a microphone, a file, raw PCM",
     "demo": "watch somebody speak and the translation follow",
     "inspect": "draw how a text is read and written, and where attention falls",
     "train": "train a model for streaming, from a checkpoint or from nothing",

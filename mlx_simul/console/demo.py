@@ -9,9 +9,9 @@ from statistics import median
 from types import TracebackType
 
 from mlx_simul.console.arguments import utf8
-from mlx_simul.console.live import INCOMPLETE, View, exit_code, run_session
+from mlx_simul.console.destination import is_terminal
+from mlx_simul.console.live import INCOMPLETE, Arrival, View, exit_code, run_session
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
-from mlx_simul.console.translate import is_terminal
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.evaluation.latency import length_adaptive_average_lagging
 from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, Write
@@ -112,9 +112,9 @@ class Recorder:
     ) -> None:
         self._view.__exit__(kind, error, traceback)
 
-    def arrived(self, text: str | None) -> None:
-        """Source text has arrived, or has come to its end (``None``)."""
-        self._view.arrived(text)
+    def arrived(self, piece: Arrival) -> None:
+        """A piece of the source has arrived, or its end."""
+        self._view.arrived(piece)
 
     def show(self, event: Event | Tail) -> None:
         """The session said this."""
@@ -159,7 +159,7 @@ class Staircase:
         if kind is None or not issubclass(kind, BrokenPipeError):
             self._end_row()
 
-    def arrived(self, text: str | None) -> None:
+    def arrived(self, piece: Arrival) -> None:
         """Shows nothing."""
 
     def show(self, event: Event | Tail) -> None:

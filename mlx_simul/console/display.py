@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.align import Align
 from rich.console import Console, Group
@@ -11,6 +12,9 @@ from rich.text import Text
 
 from mlx_simul.console.panels import Progress, render
 from mlx_simul.events import Event, Tail
+
+if TYPE_CHECKING:
+    from mlx_simul.console.live import Arrival
 
 _PROMPT = "> "
 _HINT = "Enter sends a line, Ctrl-D ends"
@@ -50,9 +54,9 @@ class Display:
             self.progress.notes.append("interrupted")
         self._leave()
 
-    def arrived(self, text: str | None) -> None:
-        """Show source text that has arrived, or that the source has ended (``None``)."""
-        self.progress.arrive(text)
+    def arrived(self, piece: Arrival) -> None:
+        """Show what has arrived of the source, or that it has ended (``None``)."""
+        self.progress.arrive(piece)
         self._draw()
 
     def show(self, event: Event | Tail) -> None:
@@ -89,9 +93,9 @@ class TypedDisplay(Display):
         self._ask()
         return self
 
-    def arrived(self, text: str | None) -> None:
+    def arrived(self, piece: Arrival) -> None:
         """Show a line that was typed, and make room for the next one."""
-        self.progress.arrive(text)
+        self.progress.arrive(piece)
         self._ask()
 
     def _ask(self) -> None:

@@ -11,12 +11,14 @@ import select
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from mlx_simul.errors import SimulError, SimulWarning
 from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, as_plain
 from mlx_simul.loop.remarks import remark
 from mlx_simul.machine.terminal import emit, emit_json, outputs_are_one, say
+from mlx_simul.speech.json_lines import hypothesis_as_plain
+from mlx_simul.speech.recogniser import Hypothesis
 
 if TYPE_CHECKING:
     from mlx_simul.session import SimulSession
@@ -37,6 +39,10 @@ INCOMPLETE = (
 """For the help of such commands."""
 
 
+Arrival: TypeAlias = str | Hypothesis | None
+"""What arrives: text, what a recogniser makes of speech, or the end of the source (None)."""
+
+
 class View(Protocol):
     """Where a session is shown: the terminal, plain text or JSON."""
 
@@ -49,8 +55,8 @@ class View(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def arrived(self, text: str | None) -> None:
-        """Source text has arrived, or has come to its end (``None``)."""
+    def arrived(self, piece: Arrival) -> None:
+        """A piece of the source has arrived, or its end."""
         ...
 
     def show(self, event: Event | Tail) -> None:
@@ -63,10 +69,18 @@ class View(Protocol):
 
 
 class Source(Protocol):
-    """Text that arrives."""
+    """Text or speech that arrives."""
+
+    def read(self, *, wait: bool = True) -> Arrival:
+        """The next piece; ``""`` if there is none without waiting; ``None`` at the end."""
+        ...
+
+
+class TextSource(Protocol):
+    """Text that arrives; it may be used as a :class:`Source`."""
 
     def read(self, *, wait: bool = True) -> str | None:
-        """The next piece; ``""`` if there is none without waiting; ``None`` at the end."""
+        """As any source, with text in each piece."""
         ...
 
 
@@ -150,7 +164,7 @@ class TextView:
         if not self._has_ended_line and (kind is None or not issubclass(kind, BrokenPipeError)):
             emit("\n")
 
-    def arrived(self, text: str | None) -> None:
+    def arrived(self, piece: Arrival) -> None:
         """Shows nothing."""
 
     def show(self, event: Event | Tail) -> None:
@@ -173,7 +187,7 @@ class TextView:
 
 
 class JsonView(TextView):
-    """Writes one JSON object a line: an event's fields and its ``type``."""
+    """Writes one JSON object a line: the fields of an event or a hypothesis, and its ``type``."""
 
     def __exit__(
         self,
@@ -182,6 +196,11 @@ class JsonView(TextView):
         traceback: TracebackType | None,
     ) -> None:
         """Leaves nothing behind the last line."""
+
+    def arrived(self, piece: Arrival) -> None:
+        """Writes a hypothesis, with the times of its words."""
+        if isinstance(piece, Hypothesis):
+            emit_json(hypothesis_as_plain(piece))
 
     def show(self, event: Event | Tail) -> None:
         """Writes the event."""
@@ -208,6 +227,7 @@ def run_session(
     source: Source,
     view: View,
     on_turn: Callable[[TurnEnd], None] = lambda _: None,
+    timed: Callable[[Event], Event] = lambda event: event,
 ) -> Finished | None:
     """Run a session on a source to the end, whichever comes first.
 
@@ -219,6 +239,7 @@ def run_session(
         source: where its text comes from.
         view: told of all that happens, and of an end that leaves something out.
         on_turn: called with each turn, before the view is told.
+        timed: gives an event the times that are to be shown and written.
 
     Returns:
         The session's last event.
@@ -226,19 +247,22 @@ def run_session(
     is_open, ahead_chars = True, 0
     finished: Finished | None = None
 
-    def take(text: str | None) -> None:
+    def take(piece: Arrival) -> None:
         nonlocal is_open, ahead_chars
-        if text is None:
+        if piece is None:
             is_open = False
             session.close()
         else:
+            text = piece if isinstance(piece, str) else piece.text
             session.push(text)
             ahead_chars += len(text)
-        view.arrived(text)
+            if isinstance(piece, Hypothesis) and piece.pause and session.has_turns:
+                session.end_turn()
+        view.arrived(piece)
 
     while True:
         # What a journal held comes first. A new session encodes what stands before the source.
-        for event in session.events():
+        for event in map(timed, session.events()):
             if isinstance(event, TurnEnd):
                 on_turn(event)
             view.show(event)
@@ -249,9 +273,9 @@ def run_session(
             if (said := remark(event)) is not None:
                 view.note(said)
             if is_open and not session.finished and ahead_chars < MAX_AHEAD_CHARS:
-                text = source.read(wait=False)
-                if text != "":
-                    take(text)
+                piece = source.read(wait=False)
+                if piece != "":
+                    take(piece)
         if session.finished:
             return finished
         ahead_chars = 0  # the session has read all it was given, but for half a word

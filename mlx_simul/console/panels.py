@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -12,6 +13,9 @@ from rich.text import Text
 from mlx_simul.events import Event, Finished, Read, Tail, TurnEnd, Write
 from mlx_simul.machine.terminal import harmless
 from mlx_simul.text.segmenter import SourceSegmenter
+
+if TYPE_CHECKING:
+    from mlx_simul.console.live import Arrival
 
 MIN_SIDE_BY_SIDE_COLUMNS = 48
 """In a narrower terminal the target stands below the source."""
@@ -59,11 +63,14 @@ class Progress:
         self.notes: deque[str] = deque(maxlen=KEPT_NOTES)
         self._segmenter = SourceSegmenter()
 
-    def arrive(self, text: str | None) -> None:
-        """Take note of source text, or of its end (``None``)."""
-        if text is not None:
+    def arrive(self, piece: Arrival) -> None:
+        """Take note of a piece of the source, or of its end (``None``)."""
+        if piece is not None:
+            text = piece if isinstance(piece, str) else piece.text
             self.unread_text += text
             self.words_waiting += len(self._segmenter.feed(text))
+            if not isinstance(piece, str):
+                self.tail_text = piece.tail
         elif not self.source_ended:
             self.source_ended = True
             self.words_waiting += len(self._segmenter.finish())

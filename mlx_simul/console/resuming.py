@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_simul.console.live import Source
+from mlx_simul.console.live import TextSource
 from mlx_simul.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Continued:
         source: where the rest comes from.
     """
 
-    def __init__(self, text: str, source: Source) -> None:
+    def __init__(self, text: str, source: TextSource) -> None:
         self._text = text
         self._source = source
 
@@ -35,7 +35,7 @@ class Continued:
         return self._source.read(wait=wait)
 
 
-def behind_journal(source: Source, journal: Path, resumed: Resumed) -> Source:
+def behind_journal(source: TextSource, journal: Path, resumed: Resumed) -> TextSource:
     """The part of a source that a journal does not hold.
 
     Args:

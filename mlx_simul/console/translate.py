@@ -8,38 +8,28 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from mlx_simul.console.arguments import require_writable
-from mlx_simul.console.live import (
-    INCOMPLETE,
-    JsonView,
-    LiveText,
-    Source,
-    TextView,
-    View,
-    WholeText,
-    exit_code,
-    run_session,
-    warn_of_bad_bytes,
+from mlx_simul.console.destination import (
+    add_output_arguments,
+    open_outputs,
+    require_turns,
+    show_session,
 )
+from mlx_simul.console.live import INCOMPLETE, LiveText, TextSource, WholeText, warn_of_bad_bytes
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
-from mlx_simul.console.outputs import ENDINGS, OutputFile, require_outputs
+from mlx_simul.console.outputs import OutputFile, require_outputs
 from mlx_simul.console.resuming import behind_journal
 from mlx_simul.errors import InvalidOptionError, SimulError
-from mlx_simul.events import TurnEnd
 from mlx_simul.machine.files import expanded
 from mlx_simul.machine.terminal import say
 from mlx_simul.options import SessionOptions
-from mlx_simul.stream.subtitles import Side
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mlx_simul.session import SimulSession
 
 
@@ -54,25 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the source; by default standard input, as it arrives",
     )
     parser.add_argument("--file", metavar="FILE", help="read the source from a file or named pipe")
-    output = parser.add_argument_group("output")
-    shown = output.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="print one event a line")
-    shown.add_argument("--plain", action="store_true", help="print text only, on a terminal too")
-    output.add_argument(
-        "--output",
-        type=expanded,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help=f"write each sentence to a file as it ends, too: {', '.join(ENDINGS)}; repeatable",
-    )
-    output.add_argument(
-        "--output-text",
-        choices=get_args(Side),
-        default="target",
-        help="what .srt, .vtt and .txt files hold (default: target)",
-    )
-    output.add_argument("--overwrite", action="store_true", help="replace existing output files")
+    output = add_output_arguments(parser)
     output.add_argument(
         "--journal",
         type=expanded,
@@ -98,23 +70,16 @@ def run(args: argparse.Namespace) -> int:
             raise SimulError("standard output is closed; there is nowhere to write to.")
         session = session_maker(args, options)(journal=args.journal)
         source = _resumed(args, session, source)
-        outputs = [*_outputs(args, session, open_files)]
-
-        def on_turn(end: TurnEnd) -> None:
-            for output in outputs:
-                output.add(end)
-
-        with _view(args, session.languages) as view, warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: view.note(str(message))
-            return exit_code(run_session(session, source, view, on_turn))
+        outputs = [*open_outputs(args, session, open_files)]
+        for output in outputs if session.resumed is not None else ():
+            _add_held_turns(output, args.journal)
+        is_typed = args.text is None and args.file is None and sys.stdin.isatty()
+        return show_session(args, session, source, outputs, is_typed=is_typed)
 
 
 def _require_files(args: argparse.Namespace, options: SessionOptions) -> None:
     """Pass if all files can be written, as far as can be known before a model is loaded."""
-    given = {"--output": args.output, "--journal": args.journal}
-    for name in (name for name, value in given.items() if value):
-        if options.turn.turns is None:
-            raise _needs_turns(name)
+    require_turns(args, options, "output", "journal")
     inputs: list[Path] = [] if args.file is None else [expanded(args.file)]
     if args.journal is not None:
         require_writable(args.journal)
@@ -129,13 +94,7 @@ def _has_content(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _needs_turns(name: str) -> InvalidOptionError:
-    return InvalidOptionError(
-        f"{name} is written turn by turn, and this stream has no turns; give --turns sentence."
-    )
-
-
-def _resumed(args: argparse.Namespace, session: SimulSession, source: Source) -> Source:
+def _resumed(args: argparse.Namespace, session: SimulSession, source: TextSource) -> TextSource:
     """The source behind what a journal holds; says how much that is."""
     resumed = session.resumed
     if resumed is None or not (resumed.source_chars or resumed.source_closed):
@@ -152,26 +111,17 @@ def _resumed(args: argparse.Namespace, session: SimulSession, source: Source) ->
     return source
 
 
-def _outputs(
-    args: argparse.Namespace, session: SimulSession, open_files: ExitStack
-) -> Iterator[OutputFile]:
-    """The output files, with the turns that a journal holds."""
-    if args.output and not session.has_turns:
-        raise _needs_turns("--output")
-    for path in args.output:
-        output = OutputFile(path, args.output_text, overwrite=args.overwrite)
-        open_files.enter_context(closing(output))
-        if session.resumed is not None:
-            from mlx_simul.stream.journal import read_turns
+def _add_held_turns(output: OutputFile, journal: Path) -> None:
+    """Write the turns that a journal holds, or find that they are there."""
+    from mlx_simul.stream.journal import read_turns
 
-            for end in read_turns(args.journal):
-                output.add(end)
-            output.require_end()
-        yield output
+    for end in read_turns(journal):
+        output.add(end)
+    output.require_end()
 
 
 @contextmanager
-def _opened(args: argparse.Namespace) -> Iterator[Source]:
+def _opened(args: argparse.Namespace) -> Iterator[TextSource]:
     if args.text is not None and args.file is not None:
         raise InvalidOptionError("a TEXT and a --file: give one of them.")
     if args.text is not None:
@@ -199,28 +149,3 @@ def _decoded(argument: str) -> str:
     except UnicodeDecodeError as error:
         warn_of_bad_bytes(data[error.start : error.end])
         return data.decode("utf-8", "replace")
-
-
-@contextmanager
-def _view(args: argparse.Namespace, languages: tuple[str, str]) -> Iterator[View]:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    view: View
-    if args.json:
-        view = JsonView()
-    elif args.plain or not is_terminal(console):
-        view = TextView()
-    else:
-        from mlx_simul.console.display import Display, TypedDisplay
-
-        is_typed = args.text is None and args.file is None and sys.stdin.isatty()
-        kind = TypedDisplay if is_typed else Display
-        view = kind(console, *languages)
-    with view:
-        yield view
-
-
-def is_terminal(console: Console) -> bool:
-    """Whether standard output is a terminal that can be redrawn."""
-    return sys.stdout.isatty() and not console.is_dumb_terminal

@@ -75,7 +75,10 @@ class CueMaker:
 
     def _cue(self, lines: Sequence[_Line]) -> Cue:
         start_ms = max(min(line.first_ms for line in lines), self._free_ms)
-        read_ms = 1000 * sum(_columns(line.text) for line in lines) / COLUMNS_PER_S
+        columns = [_columns(line.text) for line in lines]
+        # Of two languages a reader reads one.
+        n_columns = max(columns) if self._side == "both" else sum(columns)
+        read_ms = 1000 * n_columns / COLUMNS_PER_S
         written_ms = max(line.last_ms for line in lines) - start_ms
         duration_ms = min(max(read_ms, written_ms, MIN_CUE_MS), MAX_CUE_MS)
         self._free_ms = start_ms + duration_ms

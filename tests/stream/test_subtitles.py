@@ -115,6 +115,17 @@ def test_both_has_the_source_above_the_target():
     assert [c.lines for c in CueMaker("both").cues(turn([], ["one"]))] == [("one",)]
 
 
+def test_both_languages_are_not_later_than_the_longer_of_them():
+    """At 20 columns a second a line of 34 takes 1.7 s: one sentence every 2 s can be followed."""
+
+    def starts_ms(side):
+        maker = CueMaker(side)
+        ends = [turn(["mot:x"] * 6, ["wordy"] * 6, began_ms=2000.0 * i) for i in range(9)]
+        return [cue.start_ms for end in ends for cue in maker.cues(end)]
+
+    assert starts_ms("both") == starts_ms("target") == [300 + 2000 * i for i in range(9)]
+
+
 @given(talks, sides)
 def test_another_library_reads_the_same_cues(talk, side):
     cues = [cue for made in cues_of(talk, side) for cue in made]
