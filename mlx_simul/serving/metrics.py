@@ -47,6 +47,10 @@ class Metrics(Collector):
                 streams.worker.stalled_s,
             ),
             "memory_bytes": ("Memory of MLX's arrays.", figures.memory_bytes),
+            "audio_waiting_seconds": (
+                "Audio that waits to be recognised.",
+                streams.waiting_audio_s,
+            ),
         }
         counters = {
             "source_words": ("Source words read.", streams.words_read),
@@ -56,6 +60,12 @@ class Metrics(Collector):
             "pass_seconds": ("Time that passes took.", figures.step_s),
             "sessions_opened": ("Sessions that have begun.", streams.n_opened),
         }
+        if streams.recognition is not None:
+            heard = streams.recognition.figures
+            counters |= {
+                "audio_seconds": ("Audio that was listened to.", heard.audio_s),
+                "recognition_seconds": ("Time that this took.", heard.busy_s),
+            }
         for name, (help_text, value) in gauges.items():
             yield GaugeMetricFamily(f"mlx_simul_{name}", help_text, value=value)
         for name, (help_text, value) in counters.items():

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from mlx_simul.serving.commands import Changed, Refused
+from mlx_simul.serving.messages import ended, refusal
 from mlx_simul.serving.outbox import Outbox
-from mlx_simul.serving.protocol import Protocol, ended, refusal
+from mlx_simul.serving.protocol import Protocol
 
 BATCH_BYTES = 65_536
 """Of messages that a connection takes at once, in whole messages."""
@@ -50,9 +51,17 @@ class Connection:
         self._private.append(msgspec.json.encode(message))
         self.wake()
 
-    def show_tail(self, text: str) -> None:
-        """Show what a recogniser may still change, in place of what it said before."""
-        self._tail = msgspec.json.encode({"type": "session.input_transcript.tail", "text": text})
+    def show_tail(self, text: str, heard_ms: int | None = None) -> None:
+        """Show what a recogniser may still change, in place of what it said before.
+
+        Args:
+            text: that.
+            heard_ms: how much audio has been listened to; None if there was none.
+        """
+        message: dict[str, Any] = {"type": "session.input_transcript.tail", "text": text}
+        if heard_ms is not None:
+            message["heard_ms"] = heard_ms
+        self._tail = msgspec.json.encode(message)
         self.wake()
 
     def wake(self) -> None:

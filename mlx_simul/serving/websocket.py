@@ -12,9 +12,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from mlx_simul.serving.access import require_origin, require_owner, subprotocols
 from mlx_simul.serving.answers import created_message, status_of
 from mlx_simul.serving.keys import Keys
-from mlx_simul.serving.messages import ProtocolError, Settings
+from mlx_simul.serving.messages import ProtocolError, Settings, error_message
 from mlx_simul.serving.outbox import TooLate
-from mlx_simul.serving.protocol import error_message
 from mlx_simul.serving.stream import Connection
 from mlx_simul.serving.streams import Streams
 

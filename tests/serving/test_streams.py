@@ -22,7 +22,7 @@ from mlx_simul.serving.logs import logging_to
 from mlx_simul.serving.messages import ProtocolError, Settings
 from mlx_simul.serving.options import RecordOptions, ServingOptions
 from mlx_simul.serving.outbox import Outbox
-from mlx_simul.serving.protocol import StreamLimits
+from mlx_simul.serving.backlog import StreamLimits
 from mlx_simul.serving.streams import Streams, memory_limit_bytes
 from mlx_simul.stream.journal import read_entries
 
@@ -546,7 +546,10 @@ def test_a_stream_of_many_words_takes_more_after_a_kill(streams, run, tmp_path):
         # No word is whole yet, so none is read, and nothing but these counts tells what waits.
         tell(streams, again, APPEND, text="Hel")
         await streams.change(again, Settings())
-        assert (again.protocol._words_taken, again.protocol.words_behind) == (n_words, 0)
+        assert (again.protocol.backlog.words_taken, again.protocol.backlog.words_behind) == (
+            n_words,
+            0,
+        )
 
     run(scene())
 
