@@ -29,9 +29,11 @@ class Hear:
 
     Attributes:
         audio: samples, as clients send them.
+        language: that is spoken, by name; None if it is not known.
     """
 
     audio: bytes
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,8 @@ class AudioInput:
         self._spoken_ms = audio_ms
         self._is_in_turn = audio_ms > 0
 
-    def take(self, audio: bytes) -> Hear:
-        """Take a piece of audio.
+    def take(self, audio: bytes, language: str | None = None) -> Hear:
+        """Take a piece of audio, and the name of its language.
 
         Raises:
             ProtocolError: if it is not whole samples, too much waits, or the recogniser broke off.
@@ -180,7 +182,7 @@ class AudioInput:
             )
         self._require_room(n_samples / RATE_HZ, "audio")
         self._taken += n_samples
-        return Hear(audio)
+        return Hear(audio, language)
 
     def end(self) -> EndSpeech | None:
         """End the audio so far; None if there is none since the last end."""

@@ -224,7 +224,7 @@ class Protocol:
         # Its words will be taken in any case, so this is where they have to wait.
         self.backlog.require_room(0, "audio")
         self.backlog.require_pace(0, "audio")
-        return recogniser.take(audio)
+        return recogniser.take(audio, self.session.get("source_language"))
 
     def commit_audio(self) -> list[Heard]:
         """Recognise all audio so far to its end, and end the turn there.

@@ -52,6 +52,7 @@ class _Speech:
     Attributes:
         waiting: audio in pieces, and None where it ends.
         is_due: it stands among those whose turn will come, or it is its turn.
+        language: of the audio, by name, if it is known.
         has_failed: the recogniser broke off in it.
         recognition: of the audio since the last end; None before there is any.
         resampler: likewise.
@@ -59,6 +60,7 @@ class _Speech:
 
     waiting: deque[bytearray | None] = field(default_factory=deque)
     is_due: bool = False
+    language: str | None = None
     has_failed: bool = False
     recognition: Recognition | None = None
     resampler: Any = None
@@ -67,7 +69,9 @@ class _Speech:
         """Let a command wait."""
         if not isinstance(command, Hear):
             self.waiting.append(None)
-        elif self.waiting and self.waiting[-1] is not None:
+            return
+        self.language = command.language
+        if self.waiting and self.waiting[-1] is not None:
             self.waiting[-1] += command.audio
         elif command.audio:
             self.waiting.append(bytearray(command.audio))
@@ -185,6 +189,8 @@ class RecogniserThread:
             self.figures.busy_s += time.monotonic() - began_s
             self.figures.audio_s += len(piece or b"") / SAMPLE_BYTES / RATE_HZ
             self._hand_over(stream, speech, answer)
+        with self._changed:
+            self._speeches.clear()
         mx.synchronize()
         mx.clear_streams()  # a recogniser may have used MLX: see Worker
 
@@ -221,7 +227,7 @@ class RecogniserThread:
             if piece is None:
                 return Recognised(0, self._ended(speech), ended=True)
             if speech.recognition is None:
-                speech.recognition = recogniser.begin()
+                speech.recognition = recogniser.begin(speech.language)
                 speech.resampler = soxr.ResampleStream(RATE_HZ, SAMPLE_RATE_HZ, 1, dtype="float32")
             samples = np.frombuffer(piece, "<i2").astype(np.float32) / 2**15
             audio = speech.resampler.resample_chunk(samples)

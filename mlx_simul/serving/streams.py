@@ -142,7 +142,8 @@ class Streams:
     @property
     def waiting_audio_s(self) -> float:
         """Seconds of audio that wait to be recognised."""
-        inputs = [stream.protocol.audio for stream in self._streams.values()]
+        talks = [stream.protocol for stream in self._streams.values()]
+        inputs = [talk.audio for talk in talks if not talk.closed]
         return sum(audio.waiting_s for audio in inputs if audio is not None)
 
     @property

@@ -17,12 +17,12 @@ from served import OPTIONS, SENTENCES, TALK, WAIT_S, alone
 from streams import Stumble
 
 from mlx_simul.events import TurnEnd, Write
+from mlx_simul.serving.backlog import StreamLimits
 from mlx_simul.serving.commands import Drop
 from mlx_simul.serving.logs import logging_to
 from mlx_simul.serving.messages import ProtocolError, Settings
 from mlx_simul.serving.options import RecordOptions, ServingOptions
 from mlx_simul.serving.outbox import Outbox
-from mlx_simul.serving.backlog import StreamLimits
 from mlx_simul.serving.streams import Streams, memory_limit_bytes
 from mlx_simul.stream.journal import read_entries
 
