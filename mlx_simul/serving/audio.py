@@ -19,6 +19,9 @@ RATE_HZ = 24_000
 
 SAMPLE_BYTES = 2
 
+SHOWN_MS = 1000
+"""Progress is shown after so much audio, even if nothing became known by it."""
+
 _END_SAMPLES = RATE_HZ // 10
 """An end counts as so much audio, so that a flood of ends is bounded."""
 
@@ -137,6 +140,7 @@ class AudioInput:
         self._n_ends = 0  # that have been asked for and not carried out
         self._spoken_ms = 0  # where the last recognised word ended
         self._is_in_turn = False  # words came since the last pause
+        self._shown_ms = 0  # how much had been listened to when that was last shown
 
     @property
     def taken_ms(self) -> int:
@@ -162,7 +166,7 @@ class AudioInput:
     def resume(self, audio_ms: int) -> None:
         """Go on behind audio that an earlier life of the stream has listened to."""
         self._taken = self._heard = self._origin = self._ended_at = audio_ms * RATE_HZ // 1000
-        self._spoken_ms = audio_ms
+        self._spoken_ms = self._shown_ms = audio_ms
         self._is_in_turn = audio_ms > 0
 
     def take(self, audio: bytes, language: str | None = None) -> Hear:
@@ -206,6 +210,13 @@ class AudioInput:
             self._spoken_ms = self.heard_ms
             yield Spoken((), True, self._is_in_turn, origin_ms, self._spoken_ms)
             self._is_in_turn = False
+
+    def shows(self, answer: Recognised) -> bool:
+        """Whether an answer is to be shown: something became known, or much was listened to."""
+        if not answer.hypotheses and self.heard_ms < self._shown_ms + SHOWN_MS:
+            return False
+        self._shown_ms = self.heard_ms
+        return True
 
     def fail(self) -> None:
         """The recogniser broke off: what waits will not be listened to."""

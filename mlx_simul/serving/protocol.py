@@ -302,6 +302,7 @@ class Protocol:
                 heard += self._spoken(spoken, messages)
             if answer.hypotheses:
                 self.tail = answer.hypotheses[-1].tail
+            if audio.shows(answer):
                 heard.append(Tail(self.tail))
         if self.closing and not audio.is_ending:
             heard += self._close_if_heard()

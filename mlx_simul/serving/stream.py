@@ -42,6 +42,7 @@ class Connection:
         self.closed_with: int | None = None
         self._private: deque[bytes] = deque(maxlen=MAX_PRIVATE_MESSAGES)
         self._tail: bytes | None = None
+        self._shown = ""
         self._awake = asyncio.Event()
         self._gone = asyncio.Event()
         self.wake()
@@ -54,10 +55,15 @@ class Connection:
     def show_tail(self, text: str, heard_ms: int | None = None) -> None:
         """Show what a recogniser may still change, in place of what it said before.
 
+        Progress alone is for the speaker: it tells whether the recogniser keeps up.
+
         Args:
             text: that.
             heard_ms: how much audio has been listened to; None if there was none.
         """
+        if text == self._shown and self.stream.speaker is not self:
+            return
+        self._shown = text
         message: dict[str, Any] = {"type": "session.input_transcript.tail", "text": text}
         if heard_ms is not None:
             message["heard_ms"] = heard_ms
