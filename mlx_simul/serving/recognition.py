@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from mlx_simul.errors import SimulError
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.machine.extras import require
 from mlx_simul.serving.audio import (
     RATE_HZ,
@@ -234,7 +234,7 @@ class RecogniserThread:
             return Recognised(len(samples), speech.recognition.hear(audio))
         except Exception as error:
             log.exception("speech recognition broke off", extra=fields(session=str(stream)))
-            why = f" ({error})" if isinstance(error, SimulError) else ""
+            why = f" ({error})" if isinstance(error, InvalidOptionError) else ""
             return RecogniserFailed(
                 f"speech recognition broke off{why}. This session goes on with text; begin a new "
                 "one to speak."
