@@ -57,7 +57,7 @@ def _answering(handler: Handler) -> Handler:
             require_origin(request, self.streams.options.address.origins)
             return await handler(self, request)
         except ProtocolError as error:
-            self.streams.count_refusal(error)
+            self.streams.counts.refuse_client(error)
             return JSONResponse({"error": error.body()}, status_of(error))
 
     return answer

@@ -30,7 +30,7 @@ class Metrics(Collector):
             buckets=LAG_WORDS,
             registry=self._registry,
         )
-        streams.on_lag = lag.observe
+        streams.counts.on_lag = lag.observe
 
     def text(self) -> bytes:
         """All figures, in the text format."""
@@ -53,12 +53,12 @@ class Metrics(Collector):
             ),
         }
         counters = {
-            "source_words": ("Source words read.", streams.words_read),
-            "target_words": ("Target words written.", streams.words_written),
+            "source_words": ("Source words read.", streams.counts.words_read),
+            "target_words": ("Target words written.", streams.counts.words_written),
             "passes": ("Passes over a model, each for many sessions.", figures.steps),
             "pass_rows": ("Sessions that took part, summed over the passes.", figures.rows),
             "pass_seconds": ("Time that passes took.", figures.step_s),
-            "sessions_opened": ("Sessions that have begun.", streams.n_opened),
+            "sessions_opened": ("Sessions that have begun.", streams.counts.n_opened),
         }
         if streams.recognition is not None:
             heard = streams.recognition.figures
@@ -73,6 +73,6 @@ class Metrics(Collector):
         refusals = CounterMetricFamily(
             "mlx_simul_refusals", "What was refused, by the code of the error.", labels=["code"]
         )
-        for code, count in sorted(streams.refusals.items()):
+        for code, count in sorted(streams.counts.refusals.items()):
             refusals.add_metric([code], count)
         yield refusals

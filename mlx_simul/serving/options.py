@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 
@@ -159,3 +160,10 @@ class ServingOptions:
     capacity: ServingLimits = ServingLimits()
     speech: SpeechOptions = SpeechOptions()
     records: RecordOptions = RecordOptions()
+
+
+def memory_limit_bytes(capacity: ServingLimits) -> int:
+    """What MLX's arrays may take: as the options say, or half of the machine's memory."""
+    if capacity.memory_mb is not None:
+        return capacity.memory_mb * 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,8 +1,10 @@
-"""The files of a stream on the disk: its messages, and the journal of its source."""
+"""A stream's name, and the files of that name: its messages, and the journal of its source."""
 
 from __future__ import annotations
 
 import logging
+import re
+import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from mlx_simul.serving.logs import note
 from mlx_simul.serving.messages import ProtocolError
+from mlx_simul.serving.options import PREFIX
 from mlx_simul.serving.outbox import Outbox, header_of
 from mlx_simul.serving.told import Told
 
@@ -17,6 +20,23 @@ log = logging.getLogger(__name__)
 
 HEADER = ("model", "owner", "secret", "began", "options")
 """What the first line of messages has to say."""
+
+_NAME = re.compile(f"sess_(?:{PREFIX.pattern}_)?[A-Za-z0-9_-]{{22}}")
+
+
+def new_name(prefix: str | None) -> str:
+    """A stream's name that nobody can guess.
+
+    Args:
+        prefix: by which a proxy knows the server, if there is one.
+    """
+    of_server = "" if prefix is None else f"{prefix}_"
+    return f"sess_{of_server}{secrets.token_urlsafe(16)}"
+
+
+def is_name(name: str) -> bool:
+    """Whether it may be a stream's name, and so a part of a path."""
+    return _NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import msgspec
 
 from mlx_simul.serving.commands import Changed, Refused
 from mlx_simul.serving.messages import ended, refusal
+from mlx_simul.serving.options import ServingLimits
 from mlx_simul.serving.outbox import Outbox
 from mlx_simul.serving.protocol import Protocol
 
@@ -197,6 +198,25 @@ class Stream:
         for waiting in self.changes.values():
             if not waiting.done():
                 waiting.set_exception(ended())
+
+
+def overdue(stream: Stream, capacity: ServingLimits, now_s: float) -> tuple[str, str] | None:
+    """Why a stream that lives is to be closed: a code, and words; None if it may go on.
+
+    Args:
+        stream: to look at.
+        capacity: how long it may wait, and live.
+        now_s: by ``time.monotonic``.
+    """
+    if not stream.opened.done() or stream.protocol.closing:
+        return None
+    if stream.left_s is not None and now_s - stream.left_s > capacity.resume_s:
+        return "speaker_left", "its speaker has not come back"
+    if now_s - stream.heard_s > capacity.idle_s:
+        return "idle", f"nothing was said for {capacity.idle_s:g} seconds"
+    if time.time() - stream.began_s > capacity.max_session_s:
+        return "too_long", f"it has lasted for {capacity.max_session_s:g} seconds"
+    return None
 
 
 def hash_of(secret: str) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +15,11 @@ from itertools import count
 from typing import Any
 
 from mlx_simul.archs.streaming_config import StreamingConfig
-from mlx_simul.events import Read, Tail, Write
+from mlx_simul.events import Tail
 from mlx_simul.serving.audio import AudioAnswer, EndSpeech, Hear, RecogniserFailed
 from mlx_simul.serving.backlog import StreamLimits
 from mlx_simul.serving.commands import (
     SERVER_FAULTS,
-    Answer,
     Changed,
     Drop,
     Failed,
@@ -30,16 +27,24 @@ from mlx_simul.serving.commands import (
     Opened,
     Refused,
 )
+from mlx_simul.serving.counts import Counts
 from mlx_simul.serving.logs import note
 from mlx_simul.serving.messages import ProtocolError, Settings, refusal
 from mlx_simul.serving.notes import note_end, note_opened
-from mlx_simul.serving.options import PREFIX, ServingLimits, ServingOptions
+from mlx_simul.serving.options import ServingOptions, memory_limit_bytes
 from mlx_simul.serving.outbox import TooLate
 from mlx_simul.serving.protocol import Heard, Protocol
 from mlx_simul.serving.recognition import AudioSaid, RecogniserThread
-from mlx_simul.serving.records import Files, kept_messages, new_outbox, note_not_written
+from mlx_simul.serving.records import (
+    Files,
+    is_name,
+    kept_messages,
+    new_name,
+    new_outbox,
+    note_not_written,
+)
 from mlx_simul.serving.settings import options_of
-from mlx_simul.serving.stream import Connection, Stream, hash_of
+from mlx_simul.serving.stream import Connection, Stream, hash_of, overdue
 from mlx_simul.serving.told import Told
 from mlx_simul.serving.worker import Loader, Said, Worker
 from mlx_simul.speech.recogniser import Recogniser
@@ -47,7 +52,6 @@ from mlx_simul.speech.recogniser import Recogniser
 log = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
-_NAME = re.compile(f"sess_(?:{PREFIX.pattern}_)?[A-Za-z0-9_-]{{22}}")
 
 
 class Streams:
@@ -61,11 +65,7 @@ class Streams:
     Attributes:
         worker: the thread that owns MLX.
         recognition: the thread that owns the recogniser, if there is one.
-        refusals: how often something was refused, by code.
-        words_read: source words, of all streams.
-        words_written: target words, likewise.
-        n_opened: streams that have begun.
-        on_lag: told, for each target word, how many source words it is behind.
+        counts: of words and refusals.
     """
 
     def __init__(
@@ -91,9 +91,7 @@ class Streams:
         self._sweeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._requests = count()
-        self.refusals: dict[str, int] = {}
-        self.words_read = self.words_written = self.n_opened = 0
-        self.on_lag: Callable[[int], None] | None = None
+        self.counts = Counts(log)
 
     # Life
 
@@ -195,9 +193,7 @@ class Streams:
         options = options_of(settings, self._limits)
         self._require_room(owner)
         self._forget_oldest()
-        prefix = self.options.address.id_prefix
-        of_server = "" if prefix is None else f"{prefix}_"
-        stream_name = f"sess_{of_server}{secrets.token_urlsafe(16)}"
+        stream_name = new_name(self.options.address.id_prefix)
         secret = secrets.token_urlsafe(24)
         began_s, secret_hash = time.time(), hash_of(secret)
         files = Files.of(stream_name, self.options.records.journal)
@@ -302,19 +298,7 @@ class Streams:
         self.worker.send(stream, Drop())
         self._said(stream, Failed("this session was ended by its owner.", "dropped"))
 
-    def count_refusal(self, error: ProtocolError, stream: Stream | None = None) -> None:
-        """Count and log what a client was refused; the stream, if one is concerned."""
-        session = None if stream is None else stream.name
-        self._refused(error.code, texts={"message": str(error)}, session=session, param=error.param)
-
     # Inside
-
-    def _count_refusal(self, code: str) -> None:
-        self.refusals[code] = self.refusals.get(code, 0) + 1
-
-    def _refused(self, code: str, **what: Any) -> None:
-        self._count_refusal(code)
-        note(log, "refused", level=logging.WARNING, code=code, **what)
 
     def _require_room(self, owner: str) -> None:
         capacity = self.options.capacity
@@ -347,7 +331,7 @@ class Streams:
 
     async def _revive(self, name: str) -> Stream:
         files = Files.of(name, self.options.records.journal)
-        if files.messages is None or not _is_name(name) or not files.messages.exists():
+        if files.messages is None or not is_name(name) or not files.messages.exists():
             raise _unknown()
         kept = kept_messages(files.messages, self.models, self.options.capacity.keep_bytes)
         if kept is None:
@@ -407,7 +391,7 @@ class Streams:
         if self._streams.get(stream.name) is not stream:
             return  # it was dropped meanwhile
         if isinstance(answer, RecogniserFailed):
-            self._refused("recogniser_failed", session=stream.name)
+            self.counts.refuse("recogniser_failed", session=stream.name)
         messages, heard = stream.protocol.hear(answer)
         # First the messages: what the journal has of these words is known by them.
         self._tell(stream, messages)
@@ -425,16 +409,8 @@ class Streams:
         for stream, answers in by_stream.items():
             if self._streams.get(stream.name) is stream:  # else it was dropped during its pass
                 for answer in answers:
-                    self._count(stream, answer)
+                    self.counts.answer(stream, answer)
                 self._said(stream, *answers)
-
-    def _count(self, stream: Stream, answer: Answer) -> None:
-        if isinstance(answer, Read):
-            self.words_read += bool(answer.source)
-        elif isinstance(answer, Write) and answer.word_complete:
-            self.words_written += 1
-            if self.on_lag is not None:
-                self.on_lag(stream.protocol.backlog.words_behind)
 
     def _said(self, stream: Stream, *answers: Any) -> None:
         messages = []
@@ -445,14 +421,14 @@ class Streams:
                     stream.opened.set_exception(self._as_error(answer))
                     return
                 if isinstance(answer, Opened):
-                    self.n_opened += 1
+                    self.counts.n_opened += 1
                     stream.opened.set_result(None)
                     note_opened(log, stream, answer)
             note_end(log, stream, answer, has_texts=self.options.records.log_texts)
             if isinstance(answer, Failed):
-                self._count_refusal(answer.code)
+                self.counts.refusals[answer.code] += 1
             if isinstance(answer, Refused) and answer.event_id not in stream.changes:
-                self.count_refusal(refusal(answer), stream)  # others are answered over HTTP
+                self.counts.refuse_client(refusal(answer), stream)  # others are answered over HTTP
             if isinstance(answer, Changed | Refused):
                 stream.answer(answer)
             messages += stream.protocol.say(answer)
@@ -500,25 +476,17 @@ class Streams:
         for connection in list(stream.connections):
             behind = stream.outbox.bytes_after(connection.seq)
             if behind > capacity.max_backlog_bytes:
-                self._refused("slow_reader", session=stream.name, bytes=behind)
+                self.counts.refuse("slow_reader", session=stream.name, bytes=behind)
                 connection.end(4008)
         if stream.closed_s is not None:
             if now_s - stream.closed_s > capacity.resume_s and not stream.connections:
                 self._forget(stream)
-        elif not stream.opened.done() or stream.protocol.closing:
-            return
-        elif stream.left_s is not None and now_s - stream.left_s > capacity.resume_s:
-            self._expire(stream, "speaker_left", "its speaker has not come back")
-        elif now_s - stream.heard_s > capacity.idle_s:
-            self._expire(stream, "idle", f"nothing was said for {capacity.idle_s:g} seconds")
-        elif time.time() - stream.began_s > capacity.max_session_s:
-            self._expire(
-                stream, "too_long", f"it has lasted for {capacity.max_session_s:g} seconds"
-            )
+        elif (why := overdue(stream, capacity, now_s)) is not None:
+            self._expire(stream, *why)
 
     def _expire(self, stream: Stream, code: str, why: str) -> None:
         """Close a stream as its client would: what has arrived is translated."""
-        self._count_refusal(code)
+        self.counts.refusals[code] += 1
         note(log, "session expired", session=stream.name, owner=stream.owner, reason=code)
         self._tell(stream, stream.protocol.notice(code, f"this session is closed, since {why}."))
         self._pass_on(stream, stream.protocol.close())
@@ -530,15 +498,3 @@ def _unknown() -> ProtocolError:
         "there is no such session: it has never been, or has ended some time ago.",
         "session",
     )
-
-
-def memory_limit_bytes(capacity: ServingLimits) -> int:
-    """What MLX's arrays may take: as the options say, or half of the machine's memory."""
-    if capacity.memory_mb is not None:
-        return capacity.memory_mb * 2**20
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _is_name(name: str) -> bool:
-    """Whether it may be a stream's name, and so a part of a path."""
-    return _NAME.fullmatch(name) is not None

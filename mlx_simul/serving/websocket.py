@@ -43,7 +43,7 @@ async def serve_websocket(socket: WebSocket, streams: Streams, keys: Keys) -> No
         owner = require_owner(socket, keys)
         connection, values = await _connected(socket, streams, owner)
     except ProtocolError as error:
-        streams.count_refusal(error)
+        streams.counts.refuse_client(error)
         refusal = JSONResponse({"error": error.body()}, status_of(error))
         await socket.send_denial_response(refusal)
         return
@@ -117,7 +117,7 @@ async def _listen(socket: WebSocket, connection: Connection, streams: Streams) -
         try:
             streams.obey(connection.stream, connection.stream.protocol.receive(data))
         except ProtocolError as error:
-            streams.count_refusal(error, connection.stream)
+            streams.counts.refuse_client(error, connection.stream)
             connection.tell(error_message(error))
 
 
