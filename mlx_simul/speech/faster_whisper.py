@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from mlx_simul.errors import ModelLoadError
 from mlx_simul.machine.extras import require
 from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ, Word
 from mlx_simul.speech.voice import find_voice
-from mlx_simul.speech.whisper import Segment, known_language, words_said
-from mlx_simul.speech.window import Audio, GrowingWindow, WindowOptions
+from mlx_simul.speech.whisper import FRAME_S, Segment, known_language, words_said
+from mlx_simul.speech.window import Audio, GrowingWindow, Span, WindowOptions
 
 if TYPE_CHECKING:
     from faster_whisper import WhisperModel
@@ -35,7 +36,7 @@ def load(model: str | None = None, options: WindowOptions | None = None) -> Fast
     package = require("faster_whisper", "speech", "choose another recogniser")
     name = model or DEFAULT_MODEL
     try:
-        # "auto" is the fastest type of the machine: int8 on a CPU, where float32 takes twice as long.
+        # "auto" is the fastest type of the machine: on a CPU int8, twice as fast as float32.
         whisper = package.WhisperModel(name, compute_type="auto")
     except Exception as error:  # its own errors, CTranslate2's and the hub's have no common base
         raise ModelLoadError(
@@ -78,22 +79,22 @@ class _Transcriber:
         self._model = model
         self._language = language
 
-    def __call__(self, audio: Audio, before: str) -> list[Word]:
+    def __call__(self, audio: Audio, voices: Sequence[Span]) -> list[Word]:
         # Without other temperatures: they are drawn by chance, so no two hypotheses would agree.
+        # Without the text before as a prompt: with it, Whisper goes on in silence with what such a
+        # text often ends in ("Thank you for watching").
         segments, info = self._model.transcribe(
             audio,
             language=self._language,
             temperature=0.0,
             condition_on_previous_text=False,
-            initial_prompt=before or None,
             word_timestamps=True,
         )
         if len(audio) >= _SURE_S * SAMPLE_RATE_HZ and info.language_probability >= _SURE:
             self._language = info.language
-        return words_said(
-            Segment(
-                [Word(word.word, float(word.start), float(word.end)) for word in part.words or ()],
-                part.compression_ratio,
-            )
-            for part in segments
-        )
+        return words_said(map(_segment, segments), voices)
+
+
+def _segment(segment: Any) -> Segment:
+    words = [Word(word.word, float(word.start), float(word.end)) for word in segment.words or ()]
+    return Segment(words, segment.seek * FRAME_S, segment.compression_ratio)

@@ -12,12 +12,13 @@ from mlx_simul.text.agreement import Agreement
 class Transcript:
     """Takes the hypotheses of a window and gives each word once, when it is stable.
 
-    Words that two successive hypotheses have in common are. Times that are given never go back,
-    though a model may move its words a little from one hypothesis to the next.
+    Words that two successive hypotheses have in common are, however they are written: Whisper puts
+    a comma in one and a full stop in the next. Times that are given never go back, though a model
+    may move its words a little from one hypothesis to the next.
     """
 
     def __init__(self) -> None:
-        self._agreement = Agreement(2)
+        self._agreement = Agreement(2, by_sound=True)
         self._words: list[Word] = []
         self._n_stable = 0
         self._given_until_s = 0.0
@@ -54,20 +55,19 @@ class Transcript:
     def finish(self) -> list[Word]:
         """Begin a new window; return the rest of the latest hypothesis, which is stable now."""
         rest = self._give(self._agreement.finish())
-        self._agreement = Agreement(2)
+        self._agreement = Agreement(2, by_sound=True)
         self._words, self._n_stable = [], 0
         return rest
 
-    def forget(self, n_words: int) -> str:
-        """Let the window begin behind some of its words; return their text.
+    def forget(self, n_words: int) -> None:
+        """Let the window begin behind some of its words.
 
         Args:
             n_words: how many of the latest hypothesis, all of them given.
         """
         self._agreement.forget(n_words)
-        gone, self._words = self._words[:n_words], self._words[n_words:]
+        self._words = self._words[n_words:]
         self._n_stable = max(0, self._n_stable - n_words)
-        return "".join(word.text for word in gone)
 
     def _give(self, places: range) -> list[Word]:
         self._n_stable = places.stop

@@ -9,6 +9,7 @@ import regex
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.speech.recogniser import Word
+from mlx_simul.speech.window import Span
 from mlx_simul.text.sentences import language_code
 
 # Whisper's own threshold for text that repeats itself. Speech stays below it, even the beginning
@@ -16,8 +17,17 @@ from mlx_simul.text.sentences import language_code
 _REPETITIVE = 2.4
 _MAX_REPEATED_WORDS = 16
 _MIN_REPEATS = 3
+# A word that lies further from any voice than this was not said. Whisper's times are not exact.
+_BESIDE_S = 0.4
+# So much voice must be left for another pass. Whisper ends the last word of a pass up to 0.4 s
+# before the voice does.
+_MIN_VOICE_S = 0.5
 
 _NOT_SPOKEN = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
+
+
+FRAME_S = 0.01
+"""Whisper counts time in frames of 10 ms."""
 
 
 @dataclass(frozen=True)
@@ -26,29 +36,35 @@ class Segment:
 
     Attributes:
         words: with times in the piece.
-        compression_ratio: of the text that the segment was decoded with; high where it repeats
-            itself.
+        pass_start_s: when the audio begins that it was decoded from. Whisper decodes what is left
+            behind the last segment in another pass.
+        compression_ratio: of the text of that pass; high where it repeats itself.
     """
 
     words: Sequence[Word]
+    pass_start_s: float
     compression_ratio: float
 
 
-def words_said(segments: Iterable[Segment]) -> list[Word]:
-    """The words of segments, without those that Whisper only repeats.
+def words_said(segments: Iterable[Segment], voices: Sequence[Span]) -> list[Word]:
+    """The words of segments, without those that nobody said.
 
-    In noise and silence its decoder may fall into a loop and write the same words again and again.
-    They are kept once.
+    Whisper was trained on subtitles and writes some for silence too ("Thanks for watching"). So a
+    further pass counts only if a voice is left for it, and a word only next to a voice. In noise
+    its decoder may fall into a loop and write the same words again and again; they are kept once.
+
+    Args:
+        segments: in order. No more of them are asked for than are needed.
+        voices: when somebody speaks in the audio.
     """
-    return [
-        word
-        for segment in segments
-        for word in (
-            without_repeats(segment.words)
-            if segment.compression_ratio > _REPETITIVE
-            else segment.words
-        )
-    ]
+    said: list[Word] = []
+    for segment in segments:
+        if segment.pass_start_s > 0 and _voice_s(voices, segment.pass_start_s) < _MIN_VOICE_S:
+            break
+        repeats = segment.compression_ratio > _REPETITIVE
+        words = without_repeats(segment.words) if repeats else segment.words
+        said += [word for word in words if _is_beside(word, voices)]
+    return said
 
 
 def without_repeats(words: Sequence[Word]) -> list[Word]:
@@ -75,6 +91,19 @@ def _repeats(sounds: Sequence[str], at: int) -> tuple[int, int]:
         if n_repeats >= _MIN_REPEATS:
             return n_words, n_repeats
     return 1, 1
+
+
+def _voice_s(voices: Sequence[Span], from_s: float) -> float:
+    """How long somebody speaks from a moment on."""
+    return sum(max(0.0, end_s - max(start_s, from_s)) for start_s, end_s in voices)
+
+
+def _is_beside(word: Word, voices: Sequence[Span]) -> bool:
+    """Whether a word lies where somebody speaks, or next to it."""
+    return any(
+        word.end_s >= start_s - _BESIDE_S and word.start_s <= end_s + _BESIDE_S
+        for start_s, end_s in voices
+    )
 
 
 def known_language(language: str | None, known: Iterable[str], model: str) -> str | None:

@@ -31,8 +31,8 @@ Audio: TypeAlias = NDArray[np.float32]
 Span: TypeAlias = tuple[float, float]
 """When a voice begins and ends, in seconds of a piece of audio."""
 
-Transcribe: TypeAlias = Callable[[Audio, str], Sequence[Word]]
-"""Audio, and the text said before it -> the words in it, in order, with times in this audio."""
+Transcribe: TypeAlias = Callable[[Audio, Sequence[Span]], Sequence[Word]]
+"""Audio, and when somebody speaks in it -> the words in it, in order, with times in this audio."""
 
 FindVoice: TypeAlias = Callable[[Audio], Sequence[Span]]
 """Audio -> the parts of it in which somebody speaks, in order."""
@@ -42,11 +42,8 @@ FindVoice: TypeAlias = Callable[[Audio], Sequence[Span]]
 _STEP_S = 0.25
 # Silence that is left before a voice, and behind it.
 _LEAD_S = 0.5
-# A word that lies further from any voice than this was not said. Whisper's times are not exact.
-_BESIDE_S = 0.4
 # A word this close to the end of the audio may be half a word.
 _UNSURE_S = 1.0
-_PROMPT_CHARS = 200
 
 _SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟")
 
@@ -96,7 +93,6 @@ class GrowingWindow:
         self._start_samples = 0  # of the window in the stream
         self._recognised_s = 0.0  # so much of the window has the latest hypothesis heard
         self._transcript = Transcript()
-        self._before = ""  # text said before the window
         self._has_spoken = False  # since the last pause
 
     def hear(self, audio: Audio) -> list[Hypothesis]:
@@ -185,18 +181,18 @@ class GrowingWindow:
             n_cut = _last_sentence(words[: self._transcript.n_stable])
         if n_cut or is_full:
             self._drop(self._cut_between(words, n_cut))
-            self._remember(self._transcript.forget(n_cut))
+            self._transcript.forget(n_cut)
         return hypothesis
 
     def _recognise(self, spans: Sequence[Span], until_s: float) -> list[Word]:
         """The words of the window's audio up to a moment, with times in the stream."""
         audio = self._audio[: _samples(until_s)]
-        words = self._ask(self._transcribe, audio, self._before)
+        voices = [(start_s, min(end_s, until_s)) for start_s, end_s in spans if start_s < until_s]
+        words = self._ask(self._transcribe, audio, voices)
         self._recognised_s = until_s
         return [
             replace(word, start_s=word.start_s + self._start_s, end_s=word.end_s + self._start_s)
             for word in words
-            if _is_beside(word, spans)
         ]
 
     def _said(self, words: Sequence[Word]) -> Hypothesis:
@@ -220,9 +216,6 @@ class GrowingWindow:
         self._audio = self._audio[n_samples:]
         self._start_samples += n_samples
         self._recognised_s = max(0.0, self._recognised_s - n_samples / SAMPLE_RATE_HZ)
-
-    def _remember(self, text: str) -> None:
-        self._before = (self._before + text)[-_PROMPT_CHARS:]
 
     def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -278,14 +271,6 @@ def _last_sentence(words: Sequence[Word]) -> int:
 
 def _ends_sentence(word: Word) -> bool:
     return word.text.rstrip("\"'”’»)]}」』） ").endswith(_SENTENCE_ENDS)
-
-
-def _is_beside(word: Word, spans: Sequence[Span]) -> bool:
-    """Whether a word lies where somebody speaks, or next to it."""
-    return any(
-        word.end_s >= start_s - _BESIDE_S and word.start_s <= end_s + _BESIDE_S
-        for start_s, end_s in spans
-    )
 
 
 def _middle_s(word: Word) -> float:

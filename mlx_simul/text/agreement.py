@@ -12,7 +12,7 @@ give one twice as soon as the recogniser inserts another before it; the longest 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
 import regex
@@ -34,15 +34,19 @@ class Agreement:
 
     Args:
         agree: how many successive hypotheses must have a word in common, at least 1.
+        by_sound: words agree, too, if only case and punctuation differ, and are given as the
+            latest hypothesis has them; except its very last word, whose punctuation depends on what
+            follows.
 
     Raises:
         InvalidOptionError: ``agree`` is outside its range.
     """
 
-    def __init__(self, agree: int = 2) -> None:
+    def __init__(self, agree: int = 2, *, by_sound: bool = False) -> None:
         if isinstance(agree, bool) or not isinstance(agree, int) or agree < 1:
             raise InvalidOptionError(f"agree must be an integer of at least 1, got {agree!r}.")
         self._agree = agree
+        self._key = _spoken if by_sound else str.strip
         self._n_contradictions = 0
         # The words given last that a hypothesis still holds, and how many others it has before.
         self._given: list[str] = []
@@ -116,7 +120,11 @@ class Agreement:
         """How many words the latest hypotheses begin with in common."""
         if len(self._rests) < self._agree:
             return 0
-        return sum(1 for _ in takewhile(_are_the_same, zip(*self._rests, strict=False)))
+        columns = zip(*self._rests, strict=False)
+        agreed = [*takewhile(lambda words: _are_the_same(words, self._key), columns)]
+        if len(agreed) == len(self.rest) and agreed and not _are_the_same(agreed[-1], str.strip):
+            return len(agreed) - 1
+        return len(agreed)
 
     def _give(self, n_words: int) -> None:
         """Take the first words of the latest hypothesis for stable."""
@@ -124,20 +132,18 @@ class Agreement:
             return
         words = self._rests[-1][:n_words]
         # Those that had other words there do not count for what follows.
-        agreeing = takewhile(lambda old: _begins(old, words), reversed(self._rests))
+        agreeing = takewhile(lambda old: self._begins(old, words), reversed(self._rests))
         rests = [old[n_words:] for old in agreeing]
         self._rests = deque(reversed(rests), maxlen=self._agree)
         self._given = [*self._given, *words][-_KEPT_WORDS:]
 
+    def _begins(self, words: Sequence[str], first: Sequence[str]) -> bool:
+        pairs = zip(words, first, strict=False)
+        return len(words) >= len(first) and all(_are_the_same(pair, self._key) for pair in pairs)
 
-def _are_the_same(words: Sequence[str]) -> bool:
-    """Whether words are the same but for the space before them."""
-    return len(set(map(str.strip, words))) == 1
 
-
-def _begins(words: Sequence[str], first: Sequence[str]) -> bool:
-    pairs = zip(words, first, strict=False)
-    return len(words) >= len(first) and all(map(_are_the_same, pairs))
+def _are_the_same(words: Iterable[str], key: Callable[[str], str]) -> bool:
+    return len(set(map(key, words))) == 1
 
 
 def _spoken(word: str) -> str:
