@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import wave
+from pathlib import Path
 
 import pytest
 import tone_recogniser
-from browser_server import PHONE, Server
+from browser_server import PHONE, WIDE, Server
 from chromium import find
 from conftest import FLAGS, contexts_of
 from playwright.sync_api import expect
 from tone_recogniser import PAUSE, tones
 
 pytestmark = pytest.mark.browser
+
+FAINT_TEXTS = Path(__file__).with_name("faint_texts.js").read_text("utf-8")
 
 FIRST = ("Do", "you", "want", "coffee?")
 SECOND = ("My", "train", "leaves", "at", "seven", "o'clock", "tomorrow", "morning.")
@@ -136,6 +139,16 @@ def test_a_microphone_is_used_by_keyboard_and_has_names(hearing_context, open_pa
     expect(page.get_by_role("status").filter(has_text="Muted")).to_be_visible()
     page.get_by_role("button", name="Stop").press("Enter")
     expect(page.locator("#voice")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_text_has_contrast_while_it_listens(hearing_context, open_page, hearing, scheme, viewport):
+    page = open_page(hearing, hearing_context(color_scheme=scheme, viewport=viewport))
+    speak(page)
+    expect(page.locator("#live-tail")).to_have_text("perhaps")
+    assert page.evaluate(FAINT_TEXTS) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_a_session_that_ends_lets_the_microphone_go(hearing_context, open_page, hearing):

@@ -5,7 +5,7 @@ import { byId, svg, setText } from "./dom.mjs";
 const BARS = 32;
 const BAR_PX = 4;
 const HEIGHT_PX = 24;
-const SAID_BEHIND_S = 3;
+const BEHIND_S = [30, 20, 10, 5]; // said in steps: a screen reader reads out every change
 
 export class VoiceView {
   #levels = Array(BARS).fill(0);
@@ -60,6 +60,7 @@ function sentence(state, isLive, behindS) {
   if (state === "muted") return "Muted";
   if (state !== "listening") return "";
   if (!isLive) return "Listening. The last 30 seconds are kept until the connection is back.";
-  if (behindS < SAID_BEHIND_S) return "Listening";
-  return `Listening. The server is ${Math.round(behindS)} seconds behind in recognising speech.`;
+  const step = BEHIND_S.find((seconds) => behindS >= seconds);
+  if (step === undefined) return "Listening";
+  return `Listening. The server is more than ${step} seconds behind in recognising speech.`;
 }
