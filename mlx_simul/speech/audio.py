@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from mlx_simul.errors import RecogniserError, SimulWarning
 from mlx_simul.machine.extras import require
 from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ
-
-if TYPE_CHECKING:
-    from soundfile import SoundFile
 
 BLOCK_S = 0.1
 """Seconds of audio in a block of a file or a stream."""
@@ -76,14 +73,19 @@ def from_pcm16(data: bytes, n_channels: int = 1) -> NDArray[np.float32]:
         Shape (n,), from -1 to 1.
 
     Raises:
-        RecogniserError: ``data`` ends within a sample.
+        RecogniserError: ``data`` ends within a sample, or ``n_channels`` is outside its range.
     """
+    if n_channels not in range(1, _MAX_CHANNELS + 1):
+        raise RecogniserError(
+            f"raw audio has 1 to {_MAX_CHANNELS} channels, got {n_channels!r}; give their number."
+        )
     if len(data) % (2 * n_channels):
         raise RecogniserError(
             f"{len(data)} bytes are not whole samples of 16 bits and {n_channels} channels; send "
             f"a multiple of {2 * n_channels}."
         )
-    return mono(np.frombuffer(data, "<i2").reshape(-1, n_channels).astype(np.float32) / 32768)
+    samples = np.frombuffer(data, "<i2").reshape(-1, n_channels).astype(np.float32)
+    return mono(samples * np.float32(1 / 32768))
 
 
 def mono(audio: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -122,7 +124,7 @@ def read_file(path: str | Path) -> Iterator[NDArray[np.float32]]:
 
 
 def _blocks(
-    file: SoundFile, path: str | Path, resampler: Resampler, failure: type[Exception]
+    file: Any, path: str | Path, resampler: Resampler, failure: type[Exception]
 ) -> Iterator[NDArray[np.float32]]:
     n_read, n_block = 0, round(file.samplerate * BLOCK_S)
     with file:

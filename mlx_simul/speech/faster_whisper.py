@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlx_simul.errors import ModelLoadError
 from mlx_simul.machine.extras import require
@@ -11,9 +11,6 @@ from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ, Word
 from mlx_simul.speech.voice import find_voice
 from mlx_simul.speech.whisper import FRAME_S, Segment, known_language, words_said
 from mlx_simul.speech.window import Audio, GrowingWindow, Span, WindowOptions
-
-if TYPE_CHECKING:
-    from faster_whisper import WhisperModel
 
 DEFAULT_MODEL = "small"
 
@@ -50,14 +47,12 @@ class FasterWhisper:
     """A model of faster-whisper (:class:`~mlx_simul.speech.recogniser.Recogniser`).
 
     Args:
-        model: loaded.
+        model: the package's WhisperModel.
         name: of the model, for errors.
         options: how the window grows, and where it ends.
     """
 
-    def __init__(
-        self, model: WhisperModel, name: str, options: WindowOptions | None = None
-    ) -> None:
+    def __init__(self, model: Any, name: str, options: WindowOptions | None = None) -> None:
         self._model = model
         self._name = name
         self._options = options
@@ -75,7 +70,7 @@ class FasterWhisper:
 class _Transcriber:
     """Recognises the pieces of one stream, which is spoken in one language."""
 
-    def __init__(self, model: WhisperModel, language: str | None) -> None:
+    def __init__(self, model: Any, language: str | None) -> None:
         self._model = model
         self._language = language
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mlx_simul.errors import InvalidOptionError, RecogniserError, SessionClosedError
 from mlx_simul.speech.audio import checked
+from mlx_simul.speech.failures import failing_between
 from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ, Hypothesis, Word
 from mlx_simul.speech.transcript import Transcript
 
@@ -219,14 +220,11 @@ class GrowingWindow:
 
     def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
-            return function(*args)
-        except Exception as error:
+            with failing_between(self._start_s, self._start_s + self._length_s):
+                return function(*args)
+        except RecogniserError:
             self._is_closed = True
-            raise RecogniserError(
-                f"the recogniser failed at {self._start_s:.1f} to "
-                f"{self._start_s + self._length_s:.1f} s of the audio: {error!r}. Words given "
-                "before stay; begin a new recognition for the audio behind it."
-            ) from error
+            raise
 
     def _refuse_if_closed(self, what: str) -> None:
         if self._is_closed:
