@@ -2,10 +2,14 @@
 
 import base64
 import signal
+import subprocess
+import sys
+import wave
 
 import pytest
 import tone_recogniser
 from clients.servers import Server, serving
+from clients.test_the_page_of_documentation import ADDRESS, examples
 from tone_recogniser import PAUSE, tones
 
 from mlx_simul.serving.audio import RATE_HZ
@@ -65,6 +69,22 @@ def test_speech_becomes_the_translation_of_its_words(hearing, translation):
     assert text_of(events, "input").split() == [word for word in TALK if word]
     assert text_of(events) == translation(TEXT)
     assert events[-1].type == "session.closed"
+
+
+def test_the_example_of_the_page_speaks_a_file(hearing, translation, tmp_path):
+    with wave.open(str(tmp_path / "talk.wav"), "wb") as file:
+        file.setparams((1, 2, RATE_HZ, 0, "NONE", None))
+        file.writeframes(AUDIO)
+    _, example = examples("python")
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace(ADDRESS, f"127.0.0.1:{hearing.port}")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == translation(TEXT)
 
 
 def test_another_talk_is_translated_otherwise(translation):
