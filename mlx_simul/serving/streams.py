@@ -1,7 +1,8 @@
 """All streams of a server: who owns them, who listens, and when they end. It knows no sockets.
 
 Everything here runs on the thread of an event loop; the thread that owns MLX is behind
-:class:`~mlx_simul.serving.worker.Worker`.
+:class:`~mlx_simul.serving.worker.Worker`, the one that owns the recogniser behind
+:class:`~mlx_simul.serving.recognition.RecogniserThread`.
 """
 
 from __future__ import annotations
@@ -101,9 +102,14 @@ class Streams:
         Raises:
             SimulError: if one of them will not do.
         """
-        self.worker.start()
         if self.recognition is not None:
             self.recognition.start()
+        try:
+            self.worker.start()
+        except BaseException:
+            if self.recognition is not None:
+                self.recognition.stop()
+            raise
 
     async def start(self) -> None:
         """Begin, once :meth:`load` has been called."""
