@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import regex
 
@@ -23,6 +23,7 @@ _BESIDE_S = 0.4
 # before the voice does.
 _MIN_VOICE_S = 0.5
 
+_IS_ENGLISH = regex.compile(r"\s*en\b|.*\benglish\b", regex.IGNORECASE)
 _NOT_SPOKEN = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
@@ -63,7 +64,7 @@ def words_said(segments: Iterable[Segment], voices: Sequence[Span]) -> list[Word
             break
         repeats = segment.compression_ratio > _REPETITIVE
         words = without_repeats(segment.words) if repeats else segment.words
-        said += [word for word in words if _is_beside(word, voices)]
+        said += [_within(word, voices) for word in words if _is_beside(word, voices)]
     return said
 
 
@@ -106,6 +107,15 @@ def _is_beside(word: Word, voices: Sequence[Span]) -> bool:
     )
 
 
+def _within(word: Word, voices: Sequence[Span]) -> Word:
+    """A word without the silence around it: Whisper lets a first word begin with the audio."""
+    spoken = [voice for voice in voices if voice[1] > word.start_s and voice[0] < word.end_s]
+    if not spoken:
+        return word
+    start_s, end_s = max(word.start_s, spoken[0][0]), min(word.end_s, spoken[-1][1])
+    return replace(word, start_s=start_s, end_s=end_s)
+
+
 def known_language(language: str | None, known: Iterable[str], model: str) -> str | None:
     """The code of a language for a model that knows some.
 
@@ -115,11 +125,16 @@ def known_language(language: str | None, known: Iterable[str], model: str) -> st
         model: its name, for the error.
 
     Raises:
-        InvalidOptionError: the model does not know the language.
+        InvalidOptionError: the model does not know the language, or its name is unknown.
     """
     if language is None:
         return None
     code, codes = language_code(language), sorted(known)
+    if code == "en" and not _IS_ENGLISH.match(language):  # what it says of any unknown name
+        raise InvalidOptionError(
+            f"the language {language!r} is not known by this name; give its code, one of "
+            f"{', '.join(codes)}."
+        )
     if code not in codes:
         raise InvalidOptionError(
             f"the model {model} does not recognise {language!r}; it knows {', '.join(codes)}. "

@@ -95,6 +95,7 @@ class GrowingWindow:
         self._recognised_s = 0.0  # so much of the window has the latest hypothesis heard
         self._transcript = Transcript()
         self._has_spoken = False  # since the last pause
+        self._spoken_until_s = 0.0  # when the last voice ended, in seconds of the stream
 
     def hear(self, audio: Audio) -> list[Hypothesis]:
         """Take the next piece of audio (``Recognition.hear``).
@@ -143,19 +144,26 @@ class GrowingWindow:
 
     def _follow(self, *, is_last: bool = False) -> Iterator[Hypothesis]:
         """End the utterances that are over, and recognise the one under way if it is due."""
-        while spans := self._ask(self._find_voice, self._audio):
-            (start_s, end_s), is_over = _first_utterance(spans, self._options.pause_s)
-            is_over = is_over or self._length_s - end_s >= self._options.pause_s
+        while len(self._audio):
+            spans = self._ask(self._find_voice, self._audio)
+            start_s = spans[0][0] if spans else self._length_s
+            if self._has_spoken and self._is_pause(self._start_s + start_s - self._spoken_until_s):
+                # The window had been cut right behind the last word.
+                yield self._said(self._transcript.finish(), is_pause=True)
+            if not spans:
+                break
+            end_s, is_over = _first_utterance(spans, self._options.pause_s)
+            is_over = is_over or self._is_pause(self._length_s - end_s)
+            self._spoken_until_s = self._start_s + end_s
             if is_over or is_last:
                 yield self._end_utterance(spans, end_s, is_pause=is_over)
-                continue
-            if start_s > 2 * _LEAD_S:
+            elif start_s > 2 * _LEAD_S:
                 self._drop(start_s - _LEAD_S)
-                continue
-            is_full = len(self._audio) >= _samples(self._options.max_window_s)
-            if is_full or self._length_s - self._recognised_s >= self._options.min_chunk_s:
-                yield self._revise(spans, is_full=is_full)
-            return
+            else:
+                is_full = len(self._audio) >= _samples(self._options.max_window_s)
+                if is_full or self._length_s - self._recognised_s >= self._options.min_chunk_s:
+                    yield self._revise(spans, is_full=is_full)
+                return
         if rest := self._transcript.finish():
             yield self._said(rest)
         self._drop(self._length_s - _LEAD_S)
@@ -166,12 +174,9 @@ class GrowingWindow:
         words: list[Word] = []
         if self._recognised_s < end_s + _STEP_S / 2:
             words = self._transcript.revise(self._recognise(spans, until_s))
-        words += self._transcript.finish()
-        hypothesis = self._said(words)
-        is_pause = is_pause and self._has_spoken
-        self._has_spoken = self._has_spoken and not is_pause
+        hypothesis = self._said([*words, *self._transcript.finish()], is_pause=is_pause)
         self._drop(until_s)
-        return replace(hypothesis, pause=is_pause)
+        return hypothesis
 
     def _revise(self, spans: Sequence[Span], *, is_full: bool) -> Hypothesis:
         """Recognise the window again, and cut it if it is long."""
@@ -196,10 +201,18 @@ class GrowingWindow:
             for word in words
         ]
 
-    def _said(self, words: Sequence[Word]) -> Hypothesis:
-        self._has_spoken = self._has_spoken or bool(words)
-        heard_s = self._start_s + self._length_s
-        return Hypothesis(tuple(words), self._transcript.tail, heard_s=heard_s)
+    def _said(self, words: Sequence[Word], *, is_pause: bool = False) -> Hypothesis:
+        has_spoken = self._has_spoken or bool(words)
+        self._has_spoken = has_spoken and not is_pause
+        return Hypothesis(
+            words=tuple(words),
+            tail=self._transcript.tail,
+            pause=is_pause and has_spoken,
+            heard_s=self._start_s + self._length_s,
+        )
+
+    def _is_pause(self, silence_s: float) -> bool:
+        return silence_s >= self._options.pause_s
 
     def _cut_between(self, words: Sequence[Word], n_before: int) -> float:
         """The quietest moment of the window between two words, in seconds of the window."""
@@ -234,14 +247,14 @@ class GrowingWindow:
             )
 
 
-def _first_utterance(spans: Sequence[Span], pause_s: float) -> tuple[Span, bool]:
-    """The first utterance, and whether another one follows: a pause lies between them."""
-    start_s, end_s = spans[0]
+def _first_utterance(spans: Sequence[Span], pause_s: float) -> tuple[float, bool]:
+    """When the first utterance ends, and whether a pause and another one follow."""
+    end_s = spans[0][1]
     for next_start_s, next_end_s in spans[1:]:
         if next_start_s - end_s >= pause_s:
-            return (start_s, end_s), True
+            return end_s, True
         end_s = next_end_s
-    return (start_s, end_s), False
+    return end_s, False
 
 
 def _forced_cut(words: Sequence[Word], start_s: float, length_s: float) -> int:

@@ -65,12 +65,14 @@ class Listener:
 
     Attributes:
         speech: what is said.
-        jitter_s: the times it gives are that wrong at most, this way and that.
+        jitter_s: the times it gives are so wrong, this way and that.
+        late_s: a voice is noticed so much after its beginning.
         heard_s: how long each piece of audio was that it was given.
     """
 
     speech: Speech
     jitter_s: float = 0.0
+    late_s: float = 0.0
     heard_s: list[float] = field(default_factory=list)
 
     def transcribe(self, audio: Audio, voices: Sequence[Span]) -> list[Word]:
@@ -93,7 +95,8 @@ class Listener:
             if spans and start_s - spans[-1][1] < 0.1:
                 start_s = spans.pop()[0]
             spans.append((start_s, end_s))
-        return spans
+        late_s = self.late_s
+        return [(start_s + late_s, end_s) for start_s, end_s in spans if end_s - start_s > late_s]
 
 
 def in_pieces(audio: Audio, lengths_s: Sequence[float]) -> list[Audio]:
