@@ -1,7 +1,7 @@
 """The thread that owns the recogniser: it listens to the audio of all streams in turn.
 
 Each stream that has audio waiting gets a piece of it recognised, and then goes behind the others: a
-client that sends a file at once keeps nobody else waiting. All that waits of a stream, up to the
+client that sends a file at once does not hold up the others. All that waits of a stream, up to the
 length of a piece, is handed over in one call, so a recogniser that falls behind has fewer calls
 for more audio.
 """

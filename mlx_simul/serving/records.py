@@ -25,7 +25,7 @@ _NAME = re.compile(f"sess_(?:{PREFIX.pattern}_)?[A-Za-z0-9_-]{{22}}")
 
 
 def new_name(prefix: str | None) -> str:
-    """A stream's name that nobody can guess.
+    """A name for a stream, which cannot be guessed.
 
     Args:
         prefix: by which a proxy knows the server, if there is one.
