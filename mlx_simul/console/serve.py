@@ -7,7 +7,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,11 @@ from mlx_simul.options import SessionOptions
 from mlx_simul.policies import as_policy
 from mlx_simul.serving.keys import read_keys
 from mlx_simul.serving.options import ServingOptions
+from mlx_simul.speech.registry import load_recogniser
 
 if TYPE_CHECKING:
     from mlx_simul.serving.worker import Loader
+    from mlx_simul.speech.recogniser import Recogniser
 
 PACKAGED = "en-fr"
 """How clients call the packaged model."""
@@ -33,12 +36,12 @@ ENVIRONMENT = "MLX_SIMUL_SERVE_"
 """What begins the variables that hold options, MLX_SIMUL_SERVE_PORT for example."""
 
 _EPILOG = f"""\
-A configuration file has the tables [address], [capacity] and [records] with the options above,
-[models] with a folder or repository id for each name ("{PACKAGED}" = "" is the packaged model), and
-[session] with the options of sessions, as `mlx-simul translate --config` takes them. An option may
-also come from the environment: {ENVIRONMENT}PORT is --port. Flags win over --set, --set over the
-environment, and the environment over the file. Events are logged to standard error, a line of JSON
-each. Ctrl-C and SIGTERM end the server in order, with exit code 0.
+A configuration file has the tables [address], [capacity], [speech] and [records] with the options
+above, [models] with a folder or repository id for each name ("{PACKAGED}" = "" is the packaged
+model), and [session] with the options of sessions, as `mlx-simul translate --config` takes them. An
+option may also come from the environment: {ENVIRONMENT}PORT is --port. Flags win over --set, --set
+over the environment, and the environment over the file. Events are logged to standard error, a line
+of JSON each. Ctrl-C and SIGTERM end the server in order, with exit code 0.
 """
 
 
@@ -84,7 +87,13 @@ def run(args: argparse.Namespace) -> int:
     for package in ("uvicorn", "starlette", "msgspec", "prometheus_client", "sse_starlette"):
         require(package, "serve", "use `mlx-simul translate`")
     os.umask(0o077)  # the texts in journals are for the server's own user
-    _serve(options, owners, {name: _loader(place, session) for name, place in models.items()})
+    recogniser = options.speech.recogniser
+    _serve(
+        options,
+        owners,
+        {name: _loader(place, session) for name, place in models.items()},
+        None if recogniser is None else partial(load_recogniser, recogniser),
+    )
     return 0
 
 
@@ -159,7 +168,10 @@ def _loader(place: str, options: SessionOptions) -> Loader:
 
 
 def _serve(
-    options: ServingOptions, owners: Mapping[str, str] | None, loaders: Mapping[str, Loader]
+    options: ServingOptions,
+    owners: Mapping[str, str] | None,
+    loaders: Mapping[str, Loader],
+    recogniser: Callable[[], Recogniser] | None,
 ) -> None:
     import uvicorn
 
@@ -173,9 +185,9 @@ def _serve(
         _make_folder(expanded(options.records.journal))
     # First the port: a model takes long to load, and that it is taken is known at once.
     with _listening(address.host, address.port) as listener:
-        streams = Streams(loaders, options)
+        streams = Streams(loaders, options, recogniser)
         with loading(", ".join(loaders)):
-            streams.worker.start()
+            streams.load()
         port = listener.getsockname()[1]
         shown = f"[{address.host}]" if ":" in address.host else address.host
         place = f"http://{shown}:{port}"
@@ -187,6 +199,7 @@ def _serve(
                 "started",
                 address=place,
                 models=list(loaders),
+                recogniser=options.speech.recogniser,
                 keys=owners is not None,
                 journal=options.records.journal is not None,
             )

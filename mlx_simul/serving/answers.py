@@ -47,6 +47,7 @@ def created_message(
         "last_seq": stream.outbox.seq,
         "source_chars": stream.protocol.source_chars,
         "commits": stream.protocol.commits,
+        "audio_ms": stream.protocol.audio_ms,
     }
     return message if secret is None else {**message, "secret": secret}
 
@@ -64,4 +65,5 @@ def model_values(streams: Streams, name: str, created: int) -> dict[str, Any]:
         "target_language": target,
         "languages": "any" if trained.translates is None else "fixed",
         "audio": audio_of(source, target),
+        "input_modalities": streams.input_modalities,
     }

@@ -57,7 +57,7 @@ def _answering(handler: Handler) -> Handler:
             require_origin(request, self.streams.options.address.origins)
             return await handler(self, request)
         except ProtocolError as error:
-            self.streams.count_refusal(error)
+            self.streams.counts.refuse_client(error)
             return JSONResponse({"error": error.body()}, status_of(error))
 
     return answer
@@ -84,6 +84,7 @@ class Http:
             ("DELETE", one, self.close),
             ("POST", f"{one}/text", self.text),
             ("POST", f"{one}/tail", self.tail),
+            ("POST", f"{one}/audio", self.audio),
             ("POST", f"{one}/commit", self.commit),
             ("POST", f"{one}/session", self.change),
             ("GET", f"{one}/events", self.events),
@@ -120,6 +121,7 @@ class Http:
                 "last_seq": stream.outbox.seq,
                 "source_chars": stream.protocol.source_chars,
                 "commits": stream.protocol.commits,
+                "audio_ms": stream.protocol.audio_ms,
                 "listeners": len(stream.connections),
                 "closed": stream.protocol.closed,
             }
@@ -141,6 +143,13 @@ class Http:
         text = _decoded(await self._body(request), _Text).text
         self._obey(stream, stream.protocol.show_tail(text))
         return JSONResponse({}, 202)
+
+    @_answering
+    async def audio(self, request: Request) -> Response:
+        """Take a piece of speech: samples as they are, without base64."""
+        stream = await self._own(request)
+        self._obey(stream, stream.protocol.append_audio(await self._body(request)))
+        return JSONResponse({"audio_ms": stream.protocol.audio_ms}, 202)
 
     @_answering
     async def commit(self, request: Request) -> Response:
@@ -242,9 +251,11 @@ class Http:
         return JSONResponse({"value": value, "expires_at": expires_at, "session": session})
 
     async def health(self, request: Request) -> Response:
-        """Whether passes make progress."""
-        stalled_s = self.streams.worker.stalled_s
-        ok = stalled_s < STALLED_S and self.streams.worker.is_alive
+        """Whether passes make progress, and so does the recogniser."""
+        threads = [self.streams.worker, self.streams.recognition]
+        running = [thread for thread in threads if thread is not None]
+        stalled_s = max(thread.stalled_s for thread in running)
+        ok = stalled_s < STALLED_S and all(thread.is_alive for thread in running)
         values = {
             "status": "ok" if ok else "stalled",
             "sessions": len(self.streams),
@@ -275,7 +286,7 @@ class Http:
             if len(data) > most:
                 raise ProtocolError(
                     "message_too_large",
-                    f"a request has at most {most} bytes; send the text in smaller pieces.",
+                    f"a request has at most {most} bytes; send it in smaller pieces.",
                     kind="rate_limit_error",
                 )
         return data

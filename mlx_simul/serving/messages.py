@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from mlx_simul.serving.commands import Refused
+
 MAX_HISTORY_PAIRS = 16
 
 
@@ -42,6 +44,23 @@ class ProtocolError(Exception):
             "param": self.param,
             "event_id": self.event_id,
         }
+
+
+def error_message(error: ProtocolError) -> dict[str, Any]:
+    """What one client is told of a message that was refused."""
+    return {"type": "error", "event_id": "event_error", "error": error.body()}
+
+
+def refusal(answer: Refused) -> ProtocolError:
+    """A refusal of the thread that owns MLX, as clients hear it."""
+    return ProtocolError("invalid_value", answer.message, answer.param, event_id=answer.event_id)
+
+
+def ended() -> ProtocolError:
+    """What a client hears who asks something of a stream whose source has ended."""
+    return ProtocolError(
+        "session_closed", "the source of this session has ended; begin a new session."
+    )
 
 
 class Language(msgspec.Struct):
@@ -100,16 +119,20 @@ class TailOf(_Message, tag="session.input_text_buffer.tail", kw_only=True):
 
 
 class AppendAudio(_Message, tag="session.input_audio_buffer.append", kw_only=True):
-    """A piece of speech."""
+    """A piece of speech, in base64."""
 
-    audio: str
+    audio: bytes
+
+
+class CommitAudio(_Message, tag="session.input_audio_buffer.commit"):
+    """The speech so far has ended."""
 
 
 class CloseSession(_Message, tag="session.close"):
     """The source has ended."""
 
 
-Message = Update | Append | Commit | TailOf | AppendAudio | CloseSession
+Message = Update | Append | Commit | TailOf | AppendAudio | CommitAudio | CloseSession
 _decoder = msgspec.json.Decoder(Message)
 _settings_decoder = msgspec.json.Decoder(Settings)
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")

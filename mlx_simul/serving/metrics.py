@@ -30,7 +30,7 @@ class Metrics(Collector):
             buckets=LAG_WORDS,
             registry=self._registry,
         )
-        streams.on_lag = lag.observe
+        streams.counts.on_lag = lag.observe
 
     def text(self) -> bytes:
         """All figures, in the text format."""
@@ -47,15 +47,25 @@ class Metrics(Collector):
                 streams.worker.stalled_s,
             ),
             "memory_bytes": ("Memory of MLX's arrays.", figures.memory_bytes),
+            "audio_waiting_seconds": (
+                "Audio that waits to be recognised.",
+                streams.waiting_audio_s,
+            ),
         }
         counters = {
-            "source_words": ("Source words read.", streams.words_read),
-            "target_words": ("Target words written.", streams.words_written),
+            "source_words": ("Source words read.", streams.counts.words_read),
+            "target_words": ("Target words written.", streams.counts.words_written),
             "passes": ("Passes over a model, each for many sessions.", figures.steps),
             "pass_rows": ("Sessions that took part, summed over the passes.", figures.rows),
             "pass_seconds": ("Time that passes took.", figures.step_s),
-            "sessions_opened": ("Sessions that have begun.", streams.n_opened),
+            "sessions_opened": ("Sessions that have begun.", streams.counts.n_opened),
         }
+        if streams.recognition is not None:
+            heard = streams.recognition.figures
+            counters |= {
+                "audio_seconds": ("Audio that was listened to.", heard.audio_s),
+                "recognition_seconds": ("Time that this took.", heard.busy_s),
+            }
         for name, (help_text, value) in gauges.items():
             yield GaugeMetricFamily(f"mlx_simul_{name}", help_text, value=value)
         for name, (help_text, value) in counters.items():
@@ -63,6 +73,6 @@ class Metrics(Collector):
         refusals = CounterMetricFamily(
             "mlx_simul_refusals", "What was refused, by the code of the error.", labels=["code"]
         )
-        for code, count in sorted(streams.refusals.items()):
+        for code, count in sorted(streams.counts.refusals.items()):
             refusals.add_metric([code], count)
         yield refusals

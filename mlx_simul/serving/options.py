@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 
@@ -61,8 +62,10 @@ class ServingLimits:
         max_sessions_per_key: live sessions of each key.
         memory_mb: what MLX's arrays may take; a session that might need more is refused. By default
             half of the machine's memory.
-        max_message_bytes: of a message, or of the body of a request.
+        max_message_bytes: of a message, or of the body of a request; by default that is four
+            seconds of audio.
         max_waiting_chars: source of a session that has arrived and not been read.
+        max_waiting_audio_s: audio of a session that has arrived and not been recognised.
         max_words_per_s: source words a second of a session, over ten seconds; "none" sets no
             limit.
         max_prompt_chars: instruction, context, glossary and pairs of a session together.
@@ -72,15 +75,16 @@ class ServingLimits:
         max_listeners: of one session.
         resume_s: how long a session waits for a speaker whose connection was lost, and stays when
             it has ended.
-        idle_s: a session without text for so long is closed.
+        idle_s: a session without text or audio for so long is closed.
         max_session_s: a session as old as this is closed.
     """
 
     max_sessions: int = field(default=256, metadata={"metavar": "N"})
     max_sessions_per_key: int = field(default=64, metadata={"metavar": "N"})
     memory_mb: int | None = field(default=None, metadata={"metavar": "MB"})
-    max_message_bytes: int = field(default=65_536, metadata={"metavar": "N"})
+    max_message_bytes: int = field(default=262_144, metadata={"metavar": "N"})
     max_waiting_chars: int = field(default=20_000, metadata={"metavar": "N"})
+    max_waiting_audio_s: float = field(default=30.0, metadata={"metavar": "S"})
     max_words_per_s: float | None = field(default=None, metadata={"metavar": "N"})
     max_prompt_chars: int = field(default=8000, metadata={"metavar": "N"})
     max_backlog_bytes: int = field(default=1_000_000, metadata={"metavar": "N"})
@@ -98,7 +102,13 @@ class ServingLimits:
             require_count(name, getattr(self, name))
         if self.memory_mb is not None:
             require_count("memory_mb", self.memory_mb)
-        for name in ("resume_s", "idle_s", "max_session_s", "max_words_per_s"):
+        for name in (
+            "resume_s",
+            "idle_s",
+            "max_session_s",
+            "max_words_per_s",
+            "max_waiting_audio_s",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidOptionError(f"{name} must be above 0, got {value!r}.")
@@ -107,6 +117,18 @@ class ServingLimits:
                 f"keep_bytes={self.keep_bytes} must be at least "
                 f"max_backlog_bytes={self.max_backlog_bytes}: a reader may be so far behind."
             )
+
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """Speech: what the server hears.
+
+    Attributes:
+        recogniser: recognises speech, as in faster-whisper:tiny.en: a name, and a model behind a
+            colon. Without one the server takes text only.
+    """
+
+    recogniser: str | None = field(default=None, metadata={"metavar": "NAME[:MODEL]"})
 
 
 @dataclass(frozen=True)
@@ -130,9 +152,18 @@ class ServingOptions:
     Attributes:
         address: where it listens.
         capacity: what it takes on.
+        speech: what it hears.
         records: what it writes down.
     """
 
     address: AddressOptions = AddressOptions()
     capacity: ServingLimits = ServingLimits()
+    speech: SpeechOptions = SpeechOptions()
     records: RecordOptions = RecordOptions()
+
+
+def memory_limit_bytes(capacity: ServingLimits) -> int:
+    """What MLX's arrays may take: as the options say, or half of the machine's memory."""
+    if capacity.memory_mb is not None:
+        return capacity.memory_mb * 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from mlx_simul.events import TurnEnd
-from mlx_simul.serving.protocol import Told
+from mlx_simul.serving.told import Told
 
 MAX_LINE_BYTES = 16 * 2**20
 

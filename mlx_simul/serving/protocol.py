@@ -16,14 +16,20 @@ listener. The others concern one connection.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
 
 from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
+from mlx_simul.serving.audio import (
+    AudioAnswer,
+    AudioCommand,
+    AudioInput,
+    RecogniserFailed,
+    Spoken,
+)
+from mlx_simul.serving.backlog import CHARS_PER_WORD, UPDATE_CHARS, Backlog, StreamLimits
 from mlx_simul.serving.commands import (
     SERVER_FAULTS,
     Answer,
@@ -39,81 +45,27 @@ from mlx_simul.serving.commands import (
     Taken,
     TurnEnded,
 )
-from mlx_simul.serving.languages import language_name
 from mlx_simul.serving.messages import (
-    MAX_HISTORY_PAIRS,
     Append,
     AppendAudio,
-    Audio,
     Commit,
+    CommitAudio,
     ProtocolError,
     Settings,
     TailOf,
     Update,
     decoded,
+    ended,
+    error_message,
+    refusal,
 )
+from mlx_simul.serving.settings import options_of
+from mlx_simul.serving.told import Told, session_closed, turn_done
 
-Heard: TypeAlias = Command | Tail
-
-CHARS_PER_WORD = 6
-"""About so many characters, a space among them, are a word of speech."""
-
-UPDATE_CHARS = 300
-"""Changing options keeps the thread that owns MLX about as busy as so many characters."""
+Heard: TypeAlias = Command | AudioCommand | Tail
+Said: TypeAlias = dict[str, Any]
 
 MAX_TAIL_CHARS = 2000
-
-
-@dataclass(frozen=True)
-class StreamLimits:
-    """What a client may ask of one stream.
-
-    Attributes:
-        max_waiting_chars: source that has been taken and not read. What is not text waits too: each
-            command counts as a word at least, so that a flood of small ones is bounded.
-        max_words_per_s: source words a second, over ten seconds; None sets no limit.
-        max_prompt_chars: instruction, context, glossary and pairs together.
-    """
-
-    max_waiting_chars: int = 20_000
-    max_words_per_s: float | None = None
-    max_prompt_chars: int = 8000
-
-
-@dataclass
-class Told:
-    """What listeners have been told of a stream; a stream that is resumed goes on from it.
-
-    Attributes:
-        seq: the number of the last message.
-        turns: that have ended.
-        reads: source deltas since then.
-        writes: target deltas since then.
-        commits: that were answered.
-        closed: the last message was the last of all.
-    """
-
-    seq: int = 0
-    turns: int = 0
-    reads: int = 0
-    writes: int = 0
-    commits: int = 0
-    closed: bool = False
-
-    def count(self, message: Mapping[str, Any]) -> None:
-        """Count a numbered message."""
-        self.seq = message["seq"]
-        match message["type"]:
-            case "session.turn.done":
-                self.turns, self.reads, self.writes = message["turn"] + 1, 0, 0
-            case "session.input_transcript.delta":
-                self.reads += 1
-            case "session.output_transcript.delta":
-                self.writes += 1
-            case "session.input_text_buffer.committed":
-                self.commits = message["commits"]
-            case "session.closed":
-                self.closed = True
 
 
 class Protocol:
@@ -124,10 +76,13 @@ class Protocol:
         told: what was said of it before it was resumed; nothing by default.
         identity: what clients see of the session besides its options.
         clock_s: seconds, to measure how fast words arrive.
+        hears: whether there is a recogniser for its audio.
 
     Attributes:
-        source_chars: characters of source that its client has sent.
+        source_chars: characters of source that its client has sent; recognised ones do not count.
         commits: how often its client has ended a turn.
+        backlog: its source that waits.
+        audio: likewise; None without a recogniser.
         session: how clients see its options.
         tail: what a recogniser may still change.
         closing: its source has ended.
@@ -139,19 +94,20 @@ class Protocol:
         told: Told | None = None,
         identity: Mapping[str, Any] | None = None,
         clock_s: Callable[[], float] = time.monotonic,
+        *,
+        hears: bool = False,
     ) -> None:
         self._limits = StreamLimits() if limits is None else limits
         self.told = Told() if told is None else told
         # What a resumed session runs again, and everybody has heard.
         self._n_reads_to_skip, self._n_writes_to_skip = self.told.reads, self.told.writes
-        self._clock_s = clock_s
+        self.backlog = Backlog(self._limits, clock_s)
+        self.audio = AudioInput(self._limits.max_waiting_audio_s) if hears else None
         self.session: Mapping[str, Any] = {} if identity is None else identity
         self.source_chars = self.commits = 0
+        self._ends_with_space = True
         self.tail = ""
         self.closing = self.told.closed
-        self._queued: deque[int] = deque()  # what each command counts that was not carried out
-        self._queued_chars = self._words_taken = self._words_read = 0
-        self._allowance_words, self._allowed_at_s = 0.0, -1e9
 
     @property
     def closed(self) -> bool:
@@ -159,9 +115,14 @@ class Protocol:
         return self.told.closed
 
     @property
-    def words_behind(self) -> int:
-        """Source words that have arrived and not been read."""
-        return max(0, self._words_taken - self._words_read)
+    def audio_ms(self) -> int:
+        """The audio that its client has sent, but for what an earlier life has lost."""
+        return self.told.mark.audio_ms if self.audio is None else self.audio.taken_ms
+
+    @property
+    def heard_ms(self) -> int | None:
+        """The audio that has been listened to; None if there was none."""
+        return None if self.audio is None else self.audio.heard_ms or None
 
     # From the client
 
@@ -185,13 +146,10 @@ class Protocol:
                     return [self.show_tail(text)]
                 case Update(session=settings, event_id=name):
                     return [self.change(settings, name)]
-                case AppendAudio():
-                    raise ProtocolError(
-                        "no_recogniser",
-                        "this server has no speech recogniser: send text by "
-                        "session.input_text_buffer.append.",
-                        "type",
-                    )
+                case AppendAudio(audio=audio):
+                    return [self.append_audio(audio)]
+                case CommitAudio():
+                    return self.commit_audio()
             return [*self.close()]
         except ProtocolError as error:
             error.event_id = message.event_id
@@ -204,10 +162,10 @@ class Protocol:
             ProtocolError: if the source has ended, or too much of it waits or comes too fast.
         """
         self._require_open()
-        self._require_room(len(text), "text")
-        self._require_allowance(len(text) / CHARS_PER_WORD)
+        self.backlog.require_room(len(text), "text")
+        self.backlog.require_pace(len(text) / CHARS_PER_WORD, "text")
         self.source_chars += len(text)
-        return self._queue(Push(text), len(text))
+        return self._push(text)
 
     def commit(self) -> Heard:
         """End the turn.
@@ -216,7 +174,7 @@ class Protocol:
             ProtocolError: if the source has ended, or too much waits.
         """
         self._require_open()
-        self._require_room(0, "type")
+        self.backlog.require_room(0, "type")
         self.commits += 1
         return self._queue(EndTurn(self.commits), 0)
 
@@ -243,7 +201,7 @@ class Protocol:
             ProtocolError: if the source has ended, too much waits, or one of them cannot be.
         """
         self._require_open()
-        self._require_room(UPDATE_CHARS, "type")
+        self.backlog.require_room(UPDATE_CHARS, "type")
         options = options_of(settings, self._limits)
         model = self.session.get("model")
         if settings.model is not msgspec.UNSET and settings.model != model:
@@ -254,7 +212,31 @@ class Protocol:
             )
         return self._queue(Change(options, event_id), UPDATE_CHARS)
 
-    def close(self) -> list[Command]:
+    def append_audio(self, audio: bytes) -> Heard:
+        """Take a piece of speech.
+
+        Raises:
+            ProtocolError: if there is no recogniser, or it broke off; if the source has ended, or
+                too much of it waits; or if these are not whole samples.
+        """
+        self._require_open()
+        recogniser = self._require_recogniser()
+        # Its words will be taken in any case, so this is where they have to wait.
+        self.backlog.require_room(0, "audio")
+        self.backlog.require_pace(0, "audio")
+        return recogniser.take(audio, self.session.get("source_language"))
+
+    def commit_audio(self) -> list[Heard]:
+        """Recognise all audio so far to its end, and end the turn there.
+
+        Raises:
+            ProtocolError: if there is no recogniser, or the source has ended.
+        """
+        self._require_open()
+        end = self._require_recogniser().end()
+        return [] if end is None else [end]
+
+    def close(self) -> list[Heard]:
         """End the source; asked again, it changes nothing.
 
         Raises:
@@ -265,84 +247,130 @@ class Protocol:
         if self.closing:
             return []
         self.closing = True
+        end = None if self.audio is None else self.audio.end()
+        return [end] if end is not None else self._close_if_heard()
+
+    def _close_if_heard(self) -> list[Heard]:
+        """Close the session, unless words of its source are still to be recognised."""
+        if self.audio is not None and self.audio.is_ending:
+            return []
         return [self._queue(Close(), 0)]
 
     def _require_open(self) -> None:
         if self.closing or self.closed:
             raise ended()
 
-    def _require_room(self, n_chars: int, param: str) -> None:
-        waiting = self._queued_chars + CHARS_PER_WORD * self.words_behind
-        most = self._limits.max_waiting_chars
-        if waiting + n_chars > most:
+    def _require_recogniser(self) -> AudioInput:
+        if self.audio is None:
             raise ProtocolError(
-                "source_backlog_full",
-                f"about {waiting} characters of source wait to be read, and {n_chars} more are "
-                f"too many for a limit of {most}; this message had no effect. Send it again later "
-                "or in smaller pieces.",
-                param,
-                kind="rate_limit_error",
+                "no_recogniser",
+                "this server has no speech recogniser: send text by "
+                "session.input_text_buffer.append.",
+                "type",
             )
+        return self.audio
+
+    def _push(self, text: str) -> Command:
+        if text:
+            self._ends_with_space = text[-1].isspace()
+        return self._queue(Push(text), len(text))
 
     def _queue(self, command: Command, n_chars: int) -> Command:
-        """Count a command until it is carried out."""
-        self._queued.append(max(n_chars, CHARS_PER_WORD))
-        self._queued_chars += self._queued[-1]
+        self.backlog.put(n_chars)
         return command
 
-    def _require_allowance(self, n_words: float) -> None:
-        """Let words pass at the pace that is allowed, and those of ten seconds at once."""
-        pace = self._limits.max_words_per_s
-        if pace is None:
-            return
-        now_s = self._clock_s()
-        most = 10 * pace
-        gained = pace * (now_s - self._allowed_at_s)
-        self._allowance_words = min(most, self._allowance_words + gained)
-        self._allowed_at_s = now_s
-        if n_words > self._allowance_words:
-            raise ProtocolError(
-                "too_fast",
-                f"source comes faster than {pace:g} words a second; none of this text was taken. "
-                "Send it again later or in smaller pieces.",
-                "text",
-                kind="rate_limit_error",
-            )
-        self._allowance_words -= n_words
+    # From the thread that owns the recogniser
+
+    def hear(self, answer: AudioAnswer) -> tuple[list[Said], list[Heard]]:
+        """What follows from audio that was listened to.
+
+        Returns:
+            Messages, to be recorded before the rest has an effect; and what there is to do.
+        """
+        audio = self.audio
+        if audio is None or audio.failed or self.closed:
+            return [], []
+        messages: list[Said] = []
+        heard: list[Heard] = []
+        if isinstance(answer, RecogniserFailed):
+            audio.fail()
+            messages += self.notice("recogniser_failed", answer.message)
+            self.tail = ""
+            heard.append(Tail(""))
+        else:
+            for spoken in audio.hear(answer):
+                heard += self._spoken(spoken, messages)
+            if answer.hypotheses:
+                self.tail = answer.hypotheses[-1].tail
+            if audio.shows(answer):
+                heard.append(Tail(self.tail))
+        if self.closing and not audio.is_ending:
+            heard += self._close_if_heard()
+        return messages, heard
+
+    def _spoken(self, spoken: Spoken, messages: list[Said]) -> list[Heard]:
+        text = spoken.text(behind_space=self._ends_with_space)
+        values = {
+            "type": "session.input_audio_buffer.recognised",
+            "text": text,
+            "words": spoken.word_values(),
+            "pause": spoken.pause,
+            "audio_ms": spoken.audio_ms,
+            "position_chars": self.source_chars + self.told.mark.spoken_chars + len(text),
+        }
+        messages.append(self._numbered(values))
+        del self.told.marks[:-1]
+        self.backlog.charge(len(text) / CHARS_PER_WORD)
+        return [self._push(text)] if text else []
 
     # From the thread that owns MLX
 
-    def say(self, answer: Answer) -> list[dict[str, Any]]:
+    def say(self, answer: Answer) -> list[Said]:
         """The messages that follow from an answer; those with a ``seq`` are for all listeners."""
         if self.closed:
             return []
         match answer:
             case Taken():
-                self._queued_chars -= self._queued.popleft()
-                self._words_taken = answer.source_words
+                self.backlog.take(answer.source_words)
                 return []
             case Opened():
-                self.session = {**self.session, **answer.session}
-                self.source_chars, self.commits = answer.source_chars, answer.n_turn_ends
-                self.closing = answer.source_closed
-                # Else all that an earlier life has translated would seem to wait.
-                self._words_taken = answer.source_words
-                self._words_read = answer.source_words_done
-                return []
+                return self._opened(answer)
             case Refused():
                 return [error_message(refusal(answer))]
             case Changed():
                 self.session = {**self.session, **answer.session}
             case Read():
-                self._words_read = answer.source_words_read
+                self.backlog.words_read = answer.source_words_read
         return [self._numbered(values) for values in self._values(answer)]
 
-    def notice(self, code: str, message: str) -> list[dict[str, Any]]:
+    def _opened(self, opened: Opened) -> list[Said]:
+        self.session = {**self.session, **opened.session}
+        self.commits, self.closing = opened.n_turn_ends, opened.source_closed
+        # Else all that an earlier life has translated would seem to wait.
+        self.backlog.words_taken = opened.source_words
+        self.backlog.words_read = opened.source_words_done
+        is_lost = self.told.forget_behind(opened.source_chars)
+        mark = self.told.mark
+        self.source_chars = opened.source_chars - mark.spoken_chars
+        self._ends_with_space = opened.source_chars == 0
+        if self.audio is not None:
+            self.audio.resume(mark.audio_ms)
+        if not is_lost:
+            return []
+        # The process ended between the message about some words and their way to the journal.
+        values = {
+            "type": "session.input_audio_buffer.lost",
+            "audio_ms": mark.audio_ms,
+            "position_chars": opened.source_chars,
+        }
+        return [self._numbered(values)]
+
+    def notice(self, code: str, message: str) -> list[Said]:
         """A numbered error: something happens to the stream that its client did not ask for."""
         error = ProtocolError(code, message, kind="server_error")
         return [self._numbered({"type": "error", "error": error.body()})]
 
-    def _values(self, answer: Answer) -> list[dict[str, Any]]:
+    def _values(self, answer: Answer) -> list[Said]:
         """What is to be numbered, without its number."""
         match answer:
             case Changed():
@@ -359,10 +387,10 @@ class Protocol:
                 return self._written(answer)
             case TurnEnd():
                 self._n_reads_to_skip = self._n_writes_to_skip = 0
-                self._words_read = answer.source_span_words[1]
-                return [_turn_done(answer)]
+                self.backlog.words_read = answer.source_span_words[1]
+                return [turn_done(answer)]
             case Finished():
-                return [_closed(answer)]
+                return [session_closed(answer)]
             case Failed():
                 kind = "server_error" if answer.code in SERVER_FAULTS else None
                 error = ProtocolError(answer.code, answer.message)
@@ -373,7 +401,7 @@ class Protocol:
                 ]
         return []
 
-    def _read(self, read: Read) -> list[dict[str, Any]]:
+    def _read(self, read: Read) -> list[Said]:
         if not read.source:
             return []
         if self._n_reads_to_skip:
@@ -389,7 +417,7 @@ class Protocol:
             }
         ]
 
-    def _written(self, write: Write) -> list[dict[str, Any]]:
+    def _written(self, write: Write) -> list[Said]:
         if not write.text:
             return []
         if self._n_writes_to_skip:
@@ -411,104 +439,3 @@ class Protocol:
         message = {"type": values.pop("type"), "event_id": f"event_{seq}", "seq": seq, **values}
         self.told.count(message)
         return message
-
-
-def options_of(settings: Settings, limits: StreamLimits) -> dict[str, Any]:
-    """Options of a session, by their flat names, as a client says them.
-
-    Raises:
-        ProtocolError: if together they are longer than a prompt may be.
-    """
-    given = {
-        name: value
-        for name in Settings.__struct_fields__
-        if (value := getattr(settings, name)) is not msgspec.UNSET
-    }
-    audio = given.pop("audio", Audio())
-    for name in ("type", "model"):
-        given.pop(name, None)
-    for side, name in ((audio.input, "source_language"), (audio.output, "target_language")):
-        if side is not None and side.language is not None:
-            given.setdefault(name, side.language)
-    for name in ("source_language", "target_language"):
-        if given.get(name):
-            given[name] = language_name(given[name])
-    if not 0 <= given.get("history", 0) <= MAX_HISTORY_PAIRS:
-        raise ProtocolError(
-            "invalid_value",
-            f"history is from 0 to {MAX_HISTORY_PAIRS} pairs, got {given['history']}.",
-            "session.history",
-        )
-    if (n_pairs := len(given.get("pairs", ()))) > MAX_HISTORY_PAIRS:
-        # A template takes much longer for many short pairs than their characters tell.
-        raise ProtocolError(
-            "invalid_value",
-            f"pairs are at most {MAX_HISTORY_PAIRS}, got {n_pairs}.",
-            "session.pairs",
-        )
-    texts = [given.get(name) or "" for name in ("instruction", "context", "policy")]
-    texts += [given.get(f"{side}_language") or "" for side in ("source", "target")]
-    texts += [text for pair in (given.get("glossary") or {}).items() for text in pair]
-    texts += [text for pair in given.get("pairs", ()) for text in pair]
-    n_chars = sum(map(len, texts))
-    if n_chars > limits.max_prompt_chars:
-        raise ProtocolError(
-            "prompt_too_long",
-            f"instruction, context, glossary and pairs have {n_chars} characters, more than "
-            f"{limits.max_prompt_chars}; shorten them.",
-            "session",
-        )
-    return given
-
-
-def error_message(error: ProtocolError) -> dict[str, Any]:
-    """What one client is told of a message that was refused."""
-    return {"type": "error", "event_id": "event_error", "error": error.body()}
-
-
-def refusal(answer: Refused) -> ProtocolError:
-    """A refusal of the thread that owns MLX, as clients hear it."""
-    return ProtocolError("invalid_value", answer.message, answer.param, event_id=answer.event_id)
-
-
-def ended() -> ProtocolError:
-    """What a client hears who asks something of a stream whose source has ended."""
-    return ProtocolError(
-        "session_closed", "the source of this session has ended; begin a new session."
-    )
-
-
-def _turn_done(end: TurnEnd) -> dict[str, Any]:
-    return {
-        "type": "session.turn.done",
-        "turn": end.turn,
-        "source_text": end.source_text,
-        "target_text": end.target_text,
-        "source_span_words": list(end.source_span_words),
-        "target_span_words": list(end.target_span_words),
-        "delays": list(end.delays),
-        "began_ms": round(end.began_ms),
-        "word_times_ms": [round(time_ms) for time_ms in end.word_times_ms],
-        "time_ms": round(end.time_ms),
-        "ended_by": end.ended_by,
-        "reason": end.reason,
-    }
-
-
-def _closed(finished: Finished) -> dict[str, Any]:
-    return {
-        "type": "session.closed",
-        "reason": finished.reason,
-        "usage": usage_of(finished),
-    }
-
-
-def usage_of(finished: Finished) -> dict[str, Any]:
-    """What a stream has used, as clients and logs say it."""
-    return {
-        "source_words": finished.source_words,
-        "target_words": finished.target_words,
-        "turns": finished.turns,
-        "passes": finished.n_passes,
-        "total_ms": round(finished.total_ms),
-    }

@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from mlx_simul.serving.commands import Changed, Refused
+from mlx_simul.serving.messages import ended, refusal
+from mlx_simul.serving.options import ServingLimits
 from mlx_simul.serving.outbox import Outbox
-from mlx_simul.serving.protocol import Protocol, ended, refusal
+from mlx_simul.serving.protocol import Protocol
 
 BATCH_BYTES = 65_536
 """Of messages that a connection takes at once, in whole messages."""
@@ -41,6 +43,7 @@ class Connection:
         self.closed_with: int | None = None
         self._private: deque[bytes] = deque(maxlen=MAX_PRIVATE_MESSAGES)
         self._tail: bytes | None = None
+        self._shown = ""
         self._awake = asyncio.Event()
         self._gone = asyncio.Event()
         self.wake()
@@ -50,9 +53,22 @@ class Connection:
         self._private.append(msgspec.json.encode(message))
         self.wake()
 
-    def show_tail(self, text: str) -> None:
-        """Show what a recogniser may still change, in place of what it said before."""
-        self._tail = msgspec.json.encode({"type": "session.input_transcript.tail", "text": text})
+    def show_tail(self, text: str, heard_ms: int | None = None) -> None:
+        """Show what a recogniser may still change, in place of what it said before.
+
+        Progress alone is for the speaker: it tells whether the recogniser keeps up.
+
+        Args:
+            text: that.
+            heard_ms: how much audio has been listened to; None if there was none.
+        """
+        if text == self._shown and self.stream.speaker is not self:
+            return
+        self._shown = text
+        message: dict[str, Any] = {"type": "session.input_transcript.tail", "text": text}
+        if heard_ms is not None:
+            message["heard_ms"] = heard_ms
+        self._tail = msgspec.json.encode(message)
         self.wake()
 
     def wake(self) -> None:
@@ -182,6 +198,25 @@ class Stream:
         for waiting in self.changes.values():
             if not waiting.done():
                 waiting.set_exception(ended())
+
+
+def overdue(stream: Stream, capacity: ServingLimits, now_s: float) -> tuple[str, str] | None:
+    """Why a stream that lives is to be closed: a code, and words; None if it may go on.
+
+    Args:
+        stream: to look at.
+        capacity: how long it may wait, and live.
+        now_s: by ``time.monotonic``.
+    """
+    if not stream.opened.done() or stream.protocol.closing:
+        return None
+    if stream.left_s is not None and now_s - stream.left_s > capacity.resume_s:
+        return "speaker_left", "its speaker has not come back"
+    if now_s - stream.heard_s > capacity.idle_s:
+        return "idle", f"nothing was said for {capacity.idle_s:g} seconds"
+    if time.time() - stream.began_s > capacity.max_session_s:
+        return "too_long", f"it has lasted for {capacity.max_session_s:g} seconds"
+    return None
 
 
 def hash_of(secret: str) -> str:

@@ -1,27 +1,26 @@
 """All streams of a server: who owns them, who listens, and when they end. It knows no sockets.
 
 Everything here runs on the thread of an event loop; the thread that owns MLX is behind
-:class:`~mlx_simul.serving.worker.Worker`.
+:class:`~mlx_simul.serving.worker.Worker`, the one that owns the recogniser behind
+:class:`~mlx_simul.serving.recognition.RecogniserThread`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from mlx_simul.archs.streaming_config import StreamingConfig
-from mlx_simul.events import Finished, Read, Tail, TurnEnd, Write
+from mlx_simul.events import Tail
+from mlx_simul.serving.audio import AudioAnswer, EndSpeech, Hear, RecogniserFailed
+from mlx_simul.serving.backlog import StreamLimits
 from mlx_simul.serving.commands import (
     SERVER_FAULTS,
-    Answer,
     Changed,
     Drop,
     Failed,
@@ -29,64 +28,91 @@ from mlx_simul.serving.commands import (
     Opened,
     Refused,
 )
+from mlx_simul.serving.counts import Counts
 from mlx_simul.serving.logs import note
-from mlx_simul.serving.messages import ProtocolError, Settings
-from mlx_simul.serving.options import PREFIX, ServingLimits, ServingOptions
-from mlx_simul.serving.outbox import Outbox, TooLate, header_of
-from mlx_simul.serving.protocol import (
-    Heard,
-    Protocol,
-    StreamLimits,
-    Told,
-    options_of,
-    refusal,
-    usage_of,
+from mlx_simul.serving.messages import ProtocolError, Settings, refusal
+from mlx_simul.serving.notes import note_end, note_opened
+from mlx_simul.serving.options import ServingOptions, memory_limit_bytes
+from mlx_simul.serving.outbox import TooLate
+from mlx_simul.serving.protocol import Heard, Protocol
+from mlx_simul.serving.recognition import AudioSaid, RecogniserThread
+from mlx_simul.serving.records import (
+    Files,
+    is_name,
+    kept_messages,
+    new_name,
+    new_outbox,
+    note_not_written,
 )
-from mlx_simul.serving.stream import Connection, Stream, hash_of
+from mlx_simul.serving.settings import options_of
+from mlx_simul.serving.stream import Connection, Stream, hash_of, overdue
+from mlx_simul.serving.told import Told
 from mlx_simul.serving.worker import Loader, Said, Worker
+from mlx_simul.speech.recogniser import Recogniser
 
 log = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
-_NAME = re.compile(f"sess_(?:{PREFIX.pattern}_)?[A-Za-z0-9_-]{{22}}")
 
 
 class Streams:
-    """All streams of a server, and the thread that runs them.
+    """All streams of a server, and the threads that run them.
 
     Args:
         loaders: of the models, by name; the first one is the default.
         options: of the server.
+        recogniser: loads what recognises speech; without it audio is refused.
 
     Attributes:
-        worker: the thread.
-        refusals: how often something was refused, by code.
-        words_read: source words, of all streams.
-        words_written: target words, likewise.
-        n_opened: streams that have begun.
-        on_lag: told, for each target word, how many source words it is behind.
+        worker: the thread that owns MLX.
+        recognition: the thread that owns the recogniser, if there is one.
+        counts: of words and refusals.
     """
 
-    def __init__(self, loaders: Mapping[str, Loader], options: ServingOptions) -> None:
+    def __init__(
+        self,
+        loaders: Mapping[str, Loader],
+        options: ServingOptions,
+        recogniser: Callable[[], Recogniser] | None = None,
+    ) -> None:
         self.options, self.models = options, list(loaders)
         capacity = options.capacity
         self.worker = Worker(loaders, self._deliver, memory_limit_bytes(capacity))
+        self.recognition = (
+            None if recogniser is None else RecogniserThread(recogniser, self._deliver_audio)
+        )
         self._limits = StreamLimits(
-            capacity.max_waiting_chars, capacity.max_words_per_s, capacity.max_prompt_chars
+            capacity.max_waiting_chars,
+            capacity.max_words_per_s,
+            capacity.max_prompt_chars,
+            capacity.max_waiting_audio_s,
         )
         self._streams: dict[str, Stream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._requests = count()
-        self.refusals: dict[str, int] = {}
-        self.words_read = self.words_written = self.n_opened = 0
-        self.on_lag: Callable[[int], None] | None = None
+        self.counts = Counts(log)
 
     # Life
 
+    def load(self) -> None:
+        """Load the models and the recogniser, each on the thread that owns it.
+
+        Raises:
+            SimulError: if one of them will not do.
+        """
+        if self.recognition is not None:
+            self.recognition.start()
+        try:
+            self.worker.start()
+        except BaseException:
+            if self.recognition is not None:
+                self.recognition.stop()
+            raise
+
     async def start(self) -> None:
-        """Begin; the models are loaded already."""
+        """Begin, once :meth:`load` has been called."""
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.create_task(self._sweep_for_ever())
 
@@ -99,7 +125,10 @@ class Streams:
         for stream in self._streams.values():
             for connection in list(stream.connections):
                 connection.end(1012)
-        await asyncio.get_running_loop().run_in_executor(None, self.worker.stop)
+        loop = asyncio.get_running_loop()
+        if self.recognition is not None:
+            await loop.run_in_executor(None, self.recognition.stop)
+        await loop.run_in_executor(None, self.worker.stop)
         for stream in self._streams.values():
             stream.outbox.close()
 
@@ -113,6 +142,18 @@ class Streams:
     def n_connections(self) -> int:
         """Connections that hear a stream."""
         return sum(len(stream.connections) for stream in self._streams.values())
+
+    @property
+    def waiting_audio_s(self) -> float:
+        """Seconds of audio that wait to be recognised."""
+        talks = [stream.protocol for stream in self._streams.values()]
+        inputs = [talk.audio for talk in talks if not talk.closed]
+        return sum(audio.waiting_s for audio in inputs if audio is not None)
+
+    @property
+    def input_modalities(self) -> list[str]:
+        """What a stream takes, as clients see it."""
+        return ["text"] if self.recognition is None else ["text", "audio"]
 
     def trained(self, model: str) -> StreamingConfig:
         """What a model was trained for."""
@@ -158,12 +199,10 @@ class Streams:
         options = options_of(settings, self._limits)
         self._require_room(owner)
         self._forget_oldest()
-        prefix = self.options.address.id_prefix
-        of_server = "" if prefix is None else f"{prefix}_"
-        stream_name = f"sess_{of_server}{secrets.token_urlsafe(16)}"
+        stream_name = new_name(self.options.address.id_prefix)
         secret = secrets.token_urlsafe(24)
         began_s, secret_hash = time.time(), hash_of(secret)
-        path, journal = (self._path(stream_name, kind) for kind in ("messages", "journal"))
+        files = Files.of(stream_name, self.options.records.journal)
         header = {
             "messages": 1,
             "stream": stream_name,
@@ -179,14 +218,14 @@ class Streams:
             owner,
             secret_hash,
             self._protocol(stream_name, began_s),
-            self._outbox(path, header),
+            new_outbox(files.messages, header, self.options.capacity.keep_bytes),
             began_s,
         )
         try:
-            await self._begin(stream, Open(name, options, journal))
+            await self._begin(stream, Open(name, options, files.journal))
         except BaseException:  # it was refused, or the client has left meanwhile
             # Only the server knows its name, so nothing could ever resume from its files.
-            self.worker.send(stream, Drop(tuple(each for each in (path, journal) if each)))
+            self.worker.send(stream, Drop(files.paths))
             self._forget(stream)
             raise
         return stream, secret
@@ -227,7 +266,7 @@ class Streams:
             stream.heard_s = time.monotonic()
         stream.connections.add(connection)
         if stream.protocol.tail:
-            connection.show_tail(stream.protocol.tail)
+            connection.show_tail(stream.protocol.tail, stream.protocol.heard_ms)
         return connection
 
     def disconnect(self, connection: Connection) -> None:
@@ -242,12 +281,7 @@ class Streams:
         stream.heard_s = time.monotonic()
         if stream.speaker is None:
             stream.left_s = None  # it speaks by requests, which need no connection
-        for item in heard:
-            if isinstance(item, Tail):
-                for connection in stream.connections:
-                    connection.show_tail(item.unstable)
-            else:
-                self.worker.send(stream, item)
+        self._pass_on(stream, heard)
 
     async def change(self, stream: Stream, settings: Settings) -> None:
         """Change a stream's options, and wait until they have been.
@@ -270,19 +304,7 @@ class Streams:
         self.worker.send(stream, Drop())
         self._said(stream, Failed("this session was ended by its owner.", "dropped"))
 
-    def count_refusal(self, error: ProtocolError, stream: Stream | None = None) -> None:
-        """Count and log what a client was refused; the stream, if one is concerned."""
-        session = None if stream is None else stream.name
-        self._refused(error.code, texts={"message": str(error)}, session=session, param=error.param)
-
     # Inside
-
-    def _count_refusal(self, code: str) -> None:
-        self.refusals[code] = self.refusals.get(code, 0) + 1
-
-    def _refused(self, code: str, **what: Any) -> None:
-        self._count_refusal(code)
-        note(log, "refused", level=logging.WARNING, code=code, **what)
 
     def _require_room(self, owner: str) -> None:
         capacity = self.options.capacity
@@ -314,31 +336,22 @@ class Streams:
         await asyncio.shield(stream.opened)
 
     async def _revive(self, name: str) -> Stream:
-        path, journal = self._path(name, "messages"), self._path(name, "journal")
-        if path is None or journal is None or not _is_name(name) or not path.exists():
+        files = Files.of(name, self.options.records.journal)
+        if files.messages is None or not is_name(name) or not files.messages.exists():
             raise _unknown()
-        try:
-            header = header_of(path)
-            if header["model"] not in self.models:
-                raise _unknown()
-            outbox, told = Outbox.resumed(self.options.capacity.keep_bytes, path)
-            stream = Stream(
-                name,
-                header["model"],
-                header["owner"],
-                header["secret"],
-                self._protocol(name, header["began"], told),
-                outbox,
-                header["began"],
-            )
-            options = header["options"]
-        except BlockingIOError as error:
-            message = "this session is live on another server that has the same journals."
-            raise ProtocolError("session_elsewhere", message, "session") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.exception("the messages of a session cannot be read")
-            message = "the records of this session are damaged; begin a new one."
-            raise ProtocolError("journal_failed", message, kind="server_error") from error
+        kept = kept_messages(files.messages, self.models, self.options.capacity.keep_bytes)
+        if kept is None:
+            raise _unknown()
+        header, outbox, told = kept.header, kept.outbox, kept.told
+        stream = Stream(
+            name,
+            header["model"],
+            header["owner"],
+            header["secret"],
+            self._protocol(name, header["began"], told),
+            outbox,
+            header["began"],
+        )
         if told.closed:
             self._streams[name] = stream
             stream.opened.set_result(None)
@@ -351,7 +364,7 @@ class Streams:
             outbox.close()
             raise
         stream.left_s = time.monotonic()
-        await self._begin(stream, Open(stream.model, options, journal, told.turns))
+        await self._begin(stream, Open(stream.model, header["options"], files.journal, told.turns))
         return stream
 
     def _protocol(self, name: str, began_s: float, told: Told | None = None) -> Protocol:
@@ -359,20 +372,36 @@ class Streams:
             "id": name,
             "expires_at": int(began_s + self.options.capacity.max_session_s),
             "captions": f"/captions/{name}",
+            "input_modalities": self.input_modalities,
         }
-        return Protocol(self._limits, told, identity)
+        return Protocol(self._limits, told, identity, hears=self.recognition is not None)
 
-    def _path(self, name: str, kind: str) -> Path | None:
-        folder = self.options.records.journal
-        return None if folder is None else Path(folder).expanduser() / f"{name}.{kind}"
+    def _pass_on(self, stream: Stream, heard: Sequence[Heard]) -> None:
+        for item in heard:
+            match item:
+                case Tail():
+                    for connection in stream.connections:
+                        connection.show_tail(item.unstable, stream.protocol.heard_ms)
+                case Hear() | EndSpeech():
+                    if self.recognition is not None:
+                        self.recognition.send(stream, item)
+                case _:
+                    self.worker.send(stream, item)
 
-    def _outbox(self, path: Path | None, header: Mapping[str, Any]) -> Outbox:
-        try:
-            return Outbox(self.options.capacity.keep_bytes, path, header)
-        except OSError as error:
-            _not_written(error)
-            message = "this session cannot be recorded; the server's disk may be full."
-            raise ProtocolError("journal_failed", message, kind="server_error") from error
+    def _deliver_audio(self, said: AudioSaid) -> None:
+        """Called by the thread that owns the recogniser."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take_audio, *said)
+
+    def _take_audio(self, stream: Any, answer: AudioAnswer) -> None:
+        if self._streams.get(stream.name) is not stream:
+            return  # it was dropped meanwhile
+        if isinstance(answer, RecogniserFailed):
+            self.counts.refuse("recogniser_failed", session=stream.name)
+        messages, heard = stream.protocol.hear(answer)
+        # First the messages: what the journal has of these words is known by them.
+        self._tell(stream, messages)
+        self._pass_on(stream, heard)
 
     def _deliver(self, said: Sequence[Said]) -> None:
         """Called by the thread that owns MLX."""
@@ -386,16 +415,8 @@ class Streams:
         for stream, answers in by_stream.items():
             if self._streams.get(stream.name) is stream:  # else it was dropped during its pass
                 for answer in answers:
-                    self._count(stream, answer)
+                    self.counts.answer(stream, answer)
                 self._said(stream, *answers)
-
-    def _count(self, stream: Stream, answer: Answer) -> None:
-        if isinstance(answer, Read):
-            self.words_read += bool(answer.source)
-        elif isinstance(answer, Write) and answer.word_complete:
-            self.words_written += 1
-            if self.on_lag is not None:
-                self.on_lag(stream.protocol.words_behind)
 
     def _said(self, stream: Stream, *answers: Any) -> None:
         messages = []
@@ -406,10 +427,14 @@ class Streams:
                     stream.opened.set_exception(self._as_error(answer))
                     return
                 if isinstance(answer, Opened):
-                    self.n_opened += 1
+                    self.counts.n_opened += 1
                     stream.opened.set_result(None)
-                    self._note_opened(stream, answer)
-            self._note(stream, answer)
+                    note_opened(log, stream, answer)
+            note_end(log, stream, answer, has_texts=self.options.records.log_texts)
+            if isinstance(answer, Failed):
+                self.counts.refusals[answer.code] += 1
+            if isinstance(answer, Refused) and answer.event_id not in stream.changes:
+                self.counts.refuse_client(refusal(answer), stream)  # others are answered over HTTP
             if isinstance(answer, Changed | Refused):
                 stream.answer(answer)
             messages += stream.protocol.say(answer)
@@ -419,39 +444,13 @@ class Streams:
         try:
             stream.say(messages)
         except OSError as error:  # the disk of its records is full
-            _not_written(error)
+            note_not_written(error)
             self.worker.send(stream, Drop())
             for connection in list(stream.connections):
                 connection.end(1011)
             self._forget(stream)
-
-    def _note_opened(self, stream: Stream, opened: Opened) -> None:
-        note(
-            log,
-            "session opened",
-            session=stream.name,
-            model=stream.model,
-            owner=stream.owner,
-            policy=opened.session.get("policy"),
-            resumed=stream.outbox.seq > 0,
-        )
-
-    def _note(self, stream: Stream, answer: Answer) -> None:
-        """Log how a turn or a stream has ended."""
-        who: dict[str, Any] = {"session": stream.name, "owner": stream.owner}
-        match answer:
-            case TurnEnd() if self.options.records.log_texts:
-                texts = {"source_text": answer.source_text, "target_text": answer.target_text}
-                note(log, "turn", texts=texts, **who, turn=answer.turn)
-            case Refused() if answer.event_id not in stream.changes:  # those are answered over HTTP
-                self.count_refusal(refusal(answer), stream)
-            case Finished():
-                note(log, "session closed", **who, reason=answer.reason, usage=usage_of(answer))
-            case Failed():
-                self._count_refusal(answer.code)
-                texts = {"message": answer.message}
-                level = logging.INFO if answer.code == "dropped" else logging.WARNING
-                note(log, "session closed", level=level, texts=texts, **who, reason=answer.code)
+        if stream.protocol.closed and self.recognition is not None:
+            self.recognition.drop(stream)
 
     @staticmethod
     def _as_error(failed: Failed) -> ProtocolError:
@@ -462,6 +461,8 @@ class Streams:
     def _forget(self, stream: Stream) -> None:
         if self._streams.get(stream.name) is stream:
             del self._streams[stream.name]
+        if self.recognition is not None:
+            self.recognition.drop(stream)
         stream.let_go()
 
     async def _sweep_for_ever(self) -> None:
@@ -481,34 +482,20 @@ class Streams:
         for connection in list(stream.connections):
             behind = stream.outbox.bytes_after(connection.seq)
             if behind > capacity.max_backlog_bytes:
-                self._refused("slow_reader", session=stream.name, bytes=behind)
+                self.counts.refuse("slow_reader", session=stream.name, bytes=behind)
                 connection.end(4008)
         if stream.closed_s is not None:
             if now_s - stream.closed_s > capacity.resume_s and not stream.connections:
                 self._forget(stream)
-        elif not stream.opened.done() or stream.protocol.closing:
-            return
-        elif stream.left_s is not None and now_s - stream.left_s > capacity.resume_s:
-            self._expire(stream, "speaker_left", "its speaker has not come back")
-        elif now_s - stream.heard_s > capacity.idle_s:
-            self._expire(stream, "idle", f"there was no text for {capacity.idle_s:g} seconds")
-        elif time.time() - stream.began_s > capacity.max_session_s:
-            self._expire(
-                stream, "too_long", f"it has lasted for {capacity.max_session_s:g} seconds"
-            )
+        elif (why := overdue(stream, capacity, now_s)) is not None:
+            self._expire(stream, *why)
 
     def _expire(self, stream: Stream, code: str, why: str) -> None:
         """Close a stream as its client would: what has arrived is translated."""
-        self._count_refusal(code)
+        self.counts.refusals[code] += 1
         note(log, "session expired", session=stream.name, owner=stream.owner, reason=code)
         self._tell(stream, stream.protocol.notice(code, f"this session is closed, since {why}."))
-        for command in stream.protocol.close():
-            self.worker.send(stream, command)
-
-
-def _not_written(error: OSError) -> None:
-    message = "the messages of a session cannot be written"
-    note(log, message, level=logging.ERROR, error=error.strerror)
+        self._pass_on(stream, stream.protocol.close())
 
 
 def _unknown() -> ProtocolError:
@@ -517,15 +504,3 @@ def _unknown() -> ProtocolError:
         "there is no such session: it has never been, or has ended some time ago.",
         "session",
     )
-
-
-def memory_limit_bytes(capacity: ServingLimits) -> int:
-    """What MLX's arrays may take: as the options say, or half of the machine's memory."""
-    if capacity.memory_mb is not None:
-        return capacity.memory_mb * 2**20
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _is_name(name: str) -> bool:
-    """Whether it may be a stream's name, and so a part of a path."""
-    return _NAME.fullmatch(name) is not None

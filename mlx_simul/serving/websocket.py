@@ -12,9 +12,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from mlx_simul.serving.access import require_origin, require_owner, subprotocols
 from mlx_simul.serving.answers import created_message, status_of
 from mlx_simul.serving.keys import Keys
-from mlx_simul.serving.messages import ProtocolError, Settings
+from mlx_simul.serving.messages import ProtocolError, Settings, error_message
 from mlx_simul.serving.outbox import TooLate
-from mlx_simul.serving.protocol import error_message
 from mlx_simul.serving.stream import Connection
 from mlx_simul.serving.streams import Streams
 
@@ -44,7 +43,7 @@ async def serve_websocket(socket: WebSocket, streams: Streams, keys: Keys) -> No
         owner = require_owner(socket, keys)
         connection, values = await _connected(socket, streams, owner)
     except ProtocolError as error:
-        streams.count_refusal(error)
+        streams.counts.refuse_client(error)
         refusal = JSONResponse({"error": error.body()}, status_of(error))
         await socket.send_denial_response(refusal)
         return
@@ -118,7 +117,7 @@ async def _listen(socket: WebSocket, connection: Connection, streams: Streams) -
         try:
             streams.obey(connection.stream, connection.stream.protocol.receive(data))
         except ProtocolError as error:
-            streams.count_refusal(error, connection.stream)
+            streams.counts.refuse_client(error, connection.stream)
             connection.tell(error_message(error))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +19,7 @@ if find_spec("playwright") is None:
     collect_ignore_glob = ["test_*.py"]
 
 PATIENCE_MS = 60_000
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
 
 # What Chromium says itself when a server or the network is away.
 EXPECTED = ("Failed to load resource", "WebSocket connection to", "net::ERR_")
@@ -31,9 +33,8 @@ def browser() -> Iterator[Any]:
     expect.set_options(timeout=PATIENCE_MS)
     path = find()
     assert path is not None, HELP
-    flags = ["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
 
@@ -63,6 +64,13 @@ def start_server(tmp_path) -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 def new_context(browser) -> Iterator[Callable[..., Any]]:
     """Makes contexts, a browser profile each, in whose pages nothing may go wrong."""
+    with contexts_of(browser) as make:
+        yield make
+
+
+@contextmanager
+def contexts_of(browser) -> Iterator[Callable[..., Any]]:
+    """As ``new_context``, of any browser."""
     contexts, errors = [], []
 
     def note(message):
@@ -80,9 +88,11 @@ def new_context(browser) -> Iterator[Callable[..., Any]]:
         contexts[-1].on("page", watch)
         return contexts[-1]
 
-    yield make
-    for context in contexts:
-        context.close()
+    try:
+        yield make
+    finally:
+        for context in contexts:
+            context.close()
     assert errors == []
 
 

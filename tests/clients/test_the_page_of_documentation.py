@@ -16,10 +16,15 @@ ADDRESS = "127.0.0.1:8765"
 
 
 def example(language):
-    """The one example in a language."""
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    """The first example in a language; the others take more than text."""
+    text = examples(language)[0]
     assert ADDRESS in text
     return text
+
+
+def examples(language):
+    """All examples in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
 def output_of(server, language, *command):

@@ -60,11 +60,21 @@ def test_sessions_have_options_too():
         (("--port", "65536"), {}, "65536"),
         (("--id-prefix", "A_b"), {}, "A_b"),
         (("--resume-s", "0"), {}, "resume_s"),
+        (("--max-waiting-audio-s", "0"), {}, "max_waiting_audio_s"),
     ],
 )
 def test_what_will_not_do_is_named(argv, environment, said):
     with pytest.raises(InvalidOptionError, match=said):
         options(*argv, **environment)
+
+
+def test_a_recogniser_that_is_not_known_is_refused_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr("mlx_simul.checkpoints.loading.load", None)  # calling it would fail
+    monkeypatch.setattr("os.umask", lambda mask: None)  # of the process that runs the tests
+    with pytest.raises(InvalidOptionError, match="no recogniser 'no-such'"):
+        serve.run(parsed("--port", "0", "--recogniser", "no-such"))
+    named = options("--set", "speech.recogniser=a:b")[0]
+    assert named.speech.recogniser == "a:b" and options()[0].speech.recogniser is None
 
 
 def test_models_have_the_names_of_their_folders():

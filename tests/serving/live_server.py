@@ -1,5 +1,6 @@
 """A server on a free port of this machine, and clients for it."""
 
+import base64
 import json
 import socket
 import threading
@@ -20,12 +21,13 @@ from mlx_simul.serving.streams import Streams
 
 
 class Server:
-    """Serves a model until it is stopped."""
+    """Serves a model, and perhaps a recogniser, until it is stopped."""
 
-    def __init__(self, loader, options=None, owners=None):
+    def __init__(self, loader, options=None, owners=None, recogniser=None):
         options = ServingOptions() if options is None else options
-        self.streams, self.keys = Streams({"tiny": loader}, options), Keys(owners)
-        self.streams.worker.start()
+        self.streams = Streams({"tiny": loader}, options, recogniser)
+        self.keys = Keys(owners)
+        self.streams.load()
         self.config = server_config(make_app(self.streams, self.keys), options.capacity)
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # of its connections
@@ -110,6 +112,12 @@ class Talk:
 
     def append(self, text):
         self.send("input_text_buffer.append", text=text)
+
+    def speak(self, audio, piece_bytes=9600):
+        """Send audio in pieces, of 200 ms by default."""
+        for at in range(0, len(audio), piece_bytes):
+            piece = base64.b64encode(audio[at : at + piece_bytes]).decode()
+            self.send("input_audio_buffer.append", audio=piece)
 
     def until(self, kind, n=1):
         """The messages up to the n-th of a kind from now on."""

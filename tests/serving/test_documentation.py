@@ -29,7 +29,7 @@ def test_the_table_of_limits_has_the_defaults():
 
 def test_every_code_of_an_error_is_on_the_page():
     sources = [path.read_text("utf-8") for path in (ROOT / "mlx_simul" / "serving").glob("*.py")]
-    made = r'(?:ProtocolError|_expire|_refused)\(\s*(?:stream, )?"([a-z_]+)"'
+    made = r'(?:(?:ProtocolError|refuse)\(\s*|return )"([a-z_]+)",'
     codes = {code for text in sources for code in re.findall(made, text)}
     assert len(codes) > 20  # else the expression finds nothing any more
     assert sorted(code for code in codes if f"`{code}`" not in PAGE) == []

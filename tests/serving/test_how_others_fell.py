@@ -191,7 +191,7 @@ def test_delay_piled_up_over_hours(server):
             talk.send("input_text_buffer.commit")
             talk.until("session.input_text_buffer.committed")
             passes.append(figures.steps - before)
-            assert stream.protocol.words_behind == 0
+            assert stream.protocol.backlog.words_behind == 0
         session = server.streams.worker._live[stream].session
         assert len(session._turns._waiting) == len(session._turns._finished_pairs) == 0
         talk.send("close")

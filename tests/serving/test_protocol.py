@@ -217,7 +217,7 @@ def test_source_that_waits_is_bounded():
     protocol.receive(append("b" * 40))
     protocol.say(Taken(16))
     protocol.say(Taken(17))
-    assert protocol.words_behind == 17
+    assert protocol.backlog.words_behind == 17
     assert refusal(protocol, append("a")).code == "source_backlog_full"
     protocol.say(Read("a", 1, 10))
     protocol.receive(append("a" * (100 - 7 * CHARS_PER_WORD)))
@@ -470,7 +470,7 @@ def test_what_an_earlier_life_has_translated_does_not_wait():
     protocol.say(Opened({}, 40_000, source_words=9002, source_words_done=9000))
     protocol.receive(append("half a wo"))
     protocol.say(Taken(9004))
-    assert protocol.words_behind == 4
+    assert protocol.backlog.words_behind == 4
     protocol.receive(append("rd"))
     waits = Protocol(StreamLimits(max_waiting_chars=100), Told(seq=7, turns=1))
     waits.say(Opened({}, 200, source_words=30, source_words_done=10))

@@ -17,13 +17,13 @@ from served import OPTIONS, SENTENCES, TALK, WAIT_S, alone
 from streams import Stumble
 
 from mlx_simul.events import TurnEnd, Write
+from mlx_simul.serving.backlog import StreamLimits
 from mlx_simul.serving.commands import Drop
 from mlx_simul.serving.logs import logging_to
 from mlx_simul.serving.messages import ProtocolError, Settings
-from mlx_simul.serving.options import RecordOptions, ServingOptions
+from mlx_simul.serving.options import RecordOptions, ServingOptions, memory_limit_bytes
 from mlx_simul.serving.outbox import Outbox
-from mlx_simul.serving.protocol import StreamLimits
-from mlx_simul.serving.streams import Streams, memory_limit_bytes
+from mlx_simul.serving.streams import Streams
 from mlx_simul.stream.journal import read_entries
 
 APPEND, COMMIT, CLOSE = (
@@ -373,13 +373,13 @@ def test_what_lasts_too_long_is_closed_as_its_client_would(streams, run, model, 
         swept(streams, stream, later_s=wait_s + 2)
         return await heard(listener)
 
-    n_before = streams.refusals.get(code, 0)
+    n_before = streams.counts.refusals.get(code, 0)
     messages = run(scene())
     errors = [each["error"] for each in messages if each["type"] == "error"]
     assert [(each["code"], each["type"]) for each in errors] == [(code, "server_error")]
     assert target(messages) == text_alone(model, tokenizer, TALK)
     assert messages[-1]["type"] == "session.closed"
-    assert streams.refusals[code] == n_before + 1
+    assert streams.counts.refusals[code] == n_before + 1
 
 
 def test_a_client_that_speaks_by_requests_has_not_left(streams, run):
@@ -546,7 +546,10 @@ def test_a_stream_of_many_words_takes_more_after_a_kill(streams, run, tmp_path):
         # No word is whole yet, so none is read, and nothing but these counts tells what waits.
         tell(streams, again, APPEND, text="Hel")
         await streams.change(again, Settings())
-        assert (again.protocol._words_taken, again.protocol.words_behind) == (n_words, 0)
+        assert (again.protocol.backlog.words_taken, again.protocol.backlog.words_behind) == (
+            n_words,
+            0,
+        )
 
     run(scene())
 

@@ -4,6 +4,7 @@ import { clock } from "./clock.mjs";
 import { Composer } from "./composer.mjs";
 import { byId, eachFrame, el, setText } from "./dom.mjs";
 import { averageLagging } from "./lag.mjs";
+import { Microphone } from "./microphone.mjs";
 import { Server } from "./server.mjs";
 import { SettingsView } from "./settings_view.mjs";
 import { Speaker } from "./speaker.mjs";
@@ -11,6 +12,7 @@ import { StaircaseView } from "./staircase_view.mjs";
 import { Kept } from "./storage.mjs";
 import { chooseTheme } from "./theme.mjs";
 import { TurnsView } from "./turns_view.mjs";
+import { VoiceView } from "./voice_view.mjs";
 
 const MAX_PROBLEMS = 3;
 const KEY = new Kept("sessionStorage", "mlx-simul.key");
@@ -42,16 +44,34 @@ const composer = new Composer({
   clock,
 });
 
+const voice = new VoiceView({
+  toggle: () => (microphone.state === "off" ? microphone.start() : microphone.stop()),
+  mute: (isMuted) => microphone.mute(isMuted),
+});
+const microphone = new Microphone({
+  onSamples: (pcm, level) => {
+    speaker.hear(pcm);
+    voice.hear(level);
+    draw();
+  },
+  onState: draw,
+  onPause: () => speaker.endSpeech(),
+  onProblem: complain,
+});
+
 function drawAll() {
   const { stream, outbox, state } = speaker;
   const { session } = stream;
-  turns.draw(stream, outbox.unread());
+  const [sent, waiting] = outbox.unread();
+  const spoken = speaker.voice.unread;
+  turns.draw(stream, [spoken ? ` ${spoken}${sent}` : sent, waiting]);
   staircase.draw(stream);
   settings.draw(session, speaker.wanted, speaker.takesText);
   drawPair(session);
   drawProgress(stream);
   drawState(state, speaker.detail);
   composer.enable(speaker.takesText, speaker.isLost);
+  drawVoice(session, state);
   byId("share").hidden = session === null;
   if (session !== null) byId("captions").href = server.captions(speaker.id);
   byId("end").disabled = !speaker.takesText || session === null;
@@ -62,6 +82,20 @@ function drawPair(session) {
   setText(byId("target-name"), session?.target_language || "Target");
   setText(byId("model"), session === null ? "" : session.model);
   byId("text").lang = session?.audio?.input?.language ?? "";
+}
+
+function drawVoice(session, state) {
+  const isOffered = session?.input_modalities?.includes("audio") ?? false;
+  // A connection that is lost comes back; a stream that has ended does not.
+  if (!speaker.takesSpeech) microphone.stop();
+  voice.draw({
+    state: microphone.state,
+    isOffered,
+    isOpen: speaker.takesSpeech,
+    isLive: state === "live",
+    behindS: speaker.voice.behindS,
+  });
+  setText(byId("how-to-begin"), isOffered ? "Speak, or type below." : "Type below.");
 }
 
 // How far the target has got in the turn under way, or had in the last one.

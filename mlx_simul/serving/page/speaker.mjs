@@ -5,11 +5,16 @@ import { Connection } from "./connection.mjs";
 import { averageLagging, Response } from "./lag.mjs";
 import { Outbox } from "./outbox.mjs";
 import { Stream } from "./stream.mjs";
+import { Voice } from "./voice.mjs";
 
 // Reasons for a connection to stop that do not cost the stream.
 const RESUMABLE = ["closed", "key", "taken", "too-large"];
 
+// Errors about a message that sending it again does not help.
+const FINAL_CODES = ["session_closed", "recogniser_failed", "no_recogniser"];
+
 const SAVE_MS = 1_000;
+const OVERTAKEN_MS = 2_000; // of speech: a request may overtake a socket's messages
 const SILENT_MS = 8_000; // with text under way, a connection that says nothing this long is asked about
 
 export class Speaker {
@@ -70,6 +75,22 @@ export class Speaker {
     this.#spoke();
   }
 
+  // 16-bit samples of the microphone.
+  hear(pcm) {
+    if (!this.takesSpeech) return;
+    this.voice.add(pcm, this.clock.now());
+    const lostS = this.voice.takeLostS();
+    if (lostS) this.onProblem({ message: lostSpeech(lostS) });
+    this.#pump();
+  }
+
+  // No more speech for now.
+  endSpeech() {
+    if (!this.takesSpeech) return;
+    this.voice.finish();
+    this.#pump();
+  }
+
   update(options) {
     Object.assign(this.wanted, options);
     this.#sendUpdate();
@@ -83,6 +104,10 @@ export class Speaker {
 
   get takesText() {
     return this.stream.closed === null && !this.#closing && !this.isLost;
+  }
+
+  get takesSpeech() {
+    return this.takesText && !this.hasNoRecogniser;
   }
 
   // The server cannot continue the stream. The text on the page stays.
@@ -111,6 +136,8 @@ export class Speaker {
     this.id = null;
     this.stream = new Stream();
     this.outbox = new Outbox();
+    this.voice = new Voice();
+    this.hasNoRecogniser = false; // or it broke off in this stream
     this.response = new Response();
     this.responseMs = null; // of the target's last piece
     this.wanted = {}; // options that were changed here and not yet confirmed
@@ -151,6 +178,10 @@ export class Speaker {
       const message = { type: `session.input_text_buffer.${type}`, event_id: this.#eventId() };
       this.connection.send(op.text === undefined ? message : { ...message, text: op.text });
     }
+    let message;
+    while (this.state === "live" && (message = this.voice.take()) !== null) {
+      this.connection.send({ ...message, event_id: this.#eventId() });
+    }
     if (this.#closing && !this.#hasAskedToClose && !this.outbox.hasUnsent) {
       this.#hasAskedToClose = this.connection.send({ type: "session.close" });
     }
@@ -171,6 +202,10 @@ export class Speaker {
     this.#heardMs = this.clock.now();
     if (message.type === "session.created") return this.#created(message);
     const kind = this.stream.apply(message);
+    if (message.heard_ms !== undefined) {
+      this.voice.listened(message.heard_ms);
+      this.#pump();
+    }
     if (kind === "gap") return this.connection.lose(); // resuming fills it
     if (message.type === "error" && kind !== "old") this.#refused(message.error ?? {});
     if (kind === "new") this.#numbered(message);
@@ -184,6 +219,8 @@ export class Speaker {
     const { lost, unknown } = this.outbox.resume(message.source_chars ?? 0, message.commits ?? 0);
     if (lost) this.onProblem({ message: lostText(lost) });
     if (unknown) this.onProblem({ message: unknownText(unknown) });
+    const lostS = this.voice.resume(message.audio_ms ?? 0);
+    if (lostS) this.onProblem({ message: lostSpeech(lostS) });
     this.#asked.clear();
     this.#hasAskedToClose = false;
     this.#sendUpdate();
@@ -196,10 +233,17 @@ export class Speaker {
   #numbered(message) {
     const now = this.clock.now();
     switch (message.type) {
-      case "session.input_transcript.delta":
-        this.response.read(message.source_words, this.outbox.read(message.delta ?? ""), now);
+      case "session.input_audio_buffer.recognised":
+        this.voice.recognised(message);
+        break;
+      case "session.input_transcript.delta": {
+        const word = message.delta ?? "";
+        const spoken = this.voice.read(word);
+        const sentMs = spoken === null ? this.outbox.read(word) : spoken.saidMs;
+        this.response.read(message.source_words, sentMs, now);
         this.#pump();
         break;
+      }
       case "session.output_transcript.delta": {
         const next = this.outbox.nextSentMs();
         this.responseMs = this.response.wrote(message.source_words, next, now) ?? this.responseMs;
@@ -244,21 +288,28 @@ export class Speaker {
     const asked = this.#asked.get(error.event_id);
     if (asked !== undefined) this.#settle(error.event_id, asked);
     const options = asked === undefined ? [] : optionsOf(error.param, asked);
+    if (error.code === "recogniser_failed") {
+      if (this.hasNoRecogniser) return; // it was said already
+      this.hasNoRecogniser = true;
+    }
     this.onProblem({ message: error.message ?? error.code ?? "", options });
-    // The server did not take some text. Resuming tells how much it has, and sends the rest again.
-    const isText = asked === undefined && error.event_id?.startsWith?.("page_");
-    if (isText && error.code !== "session_closed") this.connection.lose();
+    // The server did not take some source. Resuming tells how much it has, and sends the rest again.
+    const isSource = asked === undefined && error.event_id?.startsWith?.("page_");
+    if (isSource && !FINAL_CODES.includes(error.code)) this.connection.lose();
   }
 
-  // A dead network does not always close a socket. If text is under way and nothing comes back,
+  // A dead network does not always close a socket. If source is under way and nothing comes back,
   // ask the server over HTTP how much it has.
   async #watch() {
-    const { id, clock } = this;
+    const { id, clock, voice } = this;
     const [sent] = this.outbox.unread();
-    if (this.state !== "live" || !sent || clock.now() - this.#heardMs < SILENT_MS) return;
+    const isUnderWay = sent || voice.behindS > 0;
+    if (this.state !== "live" || !isUnderWay || clock.now() - this.#heardMs < SILENT_MS) return;
+    const { sentMs } = voice; // more may be on its way when the answer comes
     const seen = await this.server.streamOf(id);
     if (this.state !== "live" || this.id !== id) return;
-    const hasAll = seen !== null && seen.source_chars >= this.outbox.sentTo;
+    const hasText = seen !== null && seen.source_chars >= this.outbox.sentTo;
+    const hasAll = hasText && (seen.audio_ms ?? 0) >= sentMs - OVERTAKEN_MS;
     if (hasAll && seen.last_seq <= this.stream.lastSeq) this.#heardMs = clock.now();
     else this.connection.lose();
   }
@@ -274,6 +325,9 @@ function optionsOf(param, asked) {
 const lostText = (n) =>
   `The server has lost ${n} characters of the source, and this page no longer has them: that part ` +
   "is not translated.";
+
+const lostSpeech = (seconds) =>
+  `${seconds.toFixed(1)} seconds of speech were lost: the server could not take them in time.`;
 
 const unknownText = (n) =>
   `The server has ${n} characters more than this page remembers, perhaps from another window. ` +

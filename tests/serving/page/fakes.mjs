@@ -57,7 +57,8 @@ export class FakeServer {
 
   async streamOf(id) {
     const stream = this.isUp ? this.streams.get(id) : undefined;
-    return stream ? { source_chars: stream.chars, last_seq: stream.said.length } : null;
+    if (!stream) return null;
+    return { source_chars: stream.chars, last_seq: stream.said.length, audio_ms: stream.audioMs };
   }
 
   get stream() {
@@ -123,6 +124,7 @@ class FakeSocket {
 class FakeStream {
   chars = 0;
   commits = 0;
+  audio = []; // samples; each second of them is a word
   text = "";
   said = []; // numbered messages
   read = [];
@@ -141,7 +143,8 @@ class FakeStream {
   listen(socket, resumed, after) {
     this.socket = socket;
     const { chars: source_chars, commits, session } = this;
-    socket.say({ type: "session.created", session, resumed, source_chars, commits });
+    const audio_ms = this.audioMs;
+    socket.say({ type: "session.created", session, resumed, source_chars, commits, audio_ms });
     for (const message of this.said.slice(after)) socket.say(message);
   }
 
@@ -161,6 +164,10 @@ class FakeStream {
         this.#endTurn();
         this.number({ type: "session.input_text_buffer.committed", commits: this.commits });
         break;
+      case "session.input_audio_buffer.append":
+        if (this.refuses) return this.#refuse(message, undefined, this.refuses);
+        this.#hear(Buffer.from(message.audio, "base64"));
+        break;
       case "session.update":
         if (message.session.policy === "bad") return this.#refuse(message, "session.policy");
         this.policy = message.session.policy ?? this.policy;
@@ -177,8 +184,31 @@ class FakeStream {
     this.socket.say(this.said.at(-1));
   }
 
-  #refuse({ event_id }, param) {
-    this.socket.say({ type: "error", error: { code: "refused", message: "not now", event_id, param } });
+  get audioMs() {
+    return this.audio.length / 24;
+  }
+
+  #hear(bytes) {
+    for (let at = 0; at < bytes.length; at += 2) {
+      this.audio.push(bytes.readInt16LE(at));
+      if (this.audio.length % 24_000) continue;
+      const text = `spoken${this.audioMs / 1_000} `;
+      const words = [{ text: ` ${text.trim()}`, start_ms: this.audioMs - 900, end_ms: this.audioMs - 500 }];
+      this.number({
+        type: "session.input_audio_buffer.recognised",
+        text,
+        words,
+        audio_ms: this.audioMs - 500,
+      });
+      this.text += text;
+      this.#rest += text;
+      this.#readWhole();
+    }
+    this.socket.say({ type: "session.input_transcript.tail", text: "", heard_ms: this.audioMs });
+  }
+
+  #refuse({ event_id }, param, code = "refused") {
+    this.socket.say({ type: "error", error: { code, message: "not now", event_id, param } });
   }
 
   #readWhole() {

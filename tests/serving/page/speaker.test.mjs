@@ -263,3 +263,97 @@ test("a message that is not one begins the connection anew", async () => {
   assert.equal(page.speaker.state, "live");
   assert.equal(page.server.sockets.length, 2);
 });
+
+// Speech, a tenth of a second at a time, whose samples count up.
+async function speak(page, seconds) {
+  page.spoken ??= [];
+  for (let i = 0; i < 10 * seconds; i++) {
+    await page.clock.pass(100);
+    const first = page.spoken.length;
+    const pcm = Int16Array.from({ length: 2_400 }, (_, j) => (first + j) % 30_000);
+    page.spoken.push(...pcm);
+    page.speaker.hear(pcm);
+    await page.clock.pass(0); // the server answers at once
+  }
+  await page.clock.pass(50);
+}
+
+test("what is said is read and written, and its delay counts from the end of the word", async () => {
+  const page = await live();
+  await speak(page, 2.2);
+  assert.equal(shownTarget(page), "SPOKEN1 SPOKEN2");
+  assert.deepEqual(page.server.stream.audio, page.spoken);
+  assert.equal(page.speaker.responseMs, 500); // the word ended so long before its last sample
+  assert.equal(page.speaker.voice.unread, "");
+  assert.deepEqual([page.speaker.outbox.unread(), page.problems], [["", ""], []]);
+});
+
+test("text and speech may be mixed, whatever words look like", async () => {
+  const page = await live();
+  page.speaker.type("typed spoken1 ");
+  await speak(page, 1);
+  page.speaker.type("typed spoken1 half");
+  await speak(page, 1);
+  page.server.drop();
+  await page.clock.pass(5_000);
+  page.speaker.endTurn();
+  await page.clock.pass(50);
+  assert.equal(page.server.stream.text, "typed spoken1 spoken1 typed spoken1 halfspoken2 ");
+  assert.deepEqual([page.speaker.outbox.unread()[1], page.problems], ["", []]);
+});
+
+test("over any cuts what is said arrives once", async () => {
+  for (let seed = 0; seed < 30; seed++) {
+    const random = seeded(seed);
+    const page = await live();
+    for (let step = 0; step < 10; step++) {
+      await speak(page, random.below(3) / 2);
+      if (random.below(2)) page.server.drop();
+      else page.server.sockets.at(-1)[random.pick(["losesIn", "losesOut"])] = random.below(9);
+      await page.clock.pass(random.below(1_500));
+    }
+    await page.clock.pass(60_000);
+    await speak(page, 0.1);
+    await page.clock.pass(60_000);
+    assert.deepEqual(page.server.stream.audio, page.spoken, `seed ${seed}`);
+    assert.deepEqual(page.problems, []);
+  }
+});
+
+test("speech that the server refuses is sent again", async () => {
+  const page = await live();
+  page.server.stream.refuses = "audio_backlog_full";
+  await speak(page, 1);
+  assert.equal(page.problems[0].message, "not now");
+  page.server.stream.refuses = false;
+  await page.clock.pass(60_000);
+  assert.deepEqual(page.server.stream.audio, page.spoken);
+});
+
+test("a recogniser that broke off is said once, and nothing more is said to it", async () => {
+  const page = await live();
+  page.server.stream.refuses = "recogniser_failed";
+  await speak(page, 1);
+  assert.equal(page.problems.length, 1);
+  assert.deepEqual([page.speaker.takesSpeech, page.speaker.takesText], [false, true]);
+  page.server.stream.refuses = false;
+  await speak(page, 1);
+  page.speaker.endSpeech();
+  page.speaker.type("typed ");
+  await page.clock.pass(60_000);
+  assert.deepEqual([page.server.stream.audio, page.server.stream.text], [[], "typed "]);
+  assert.equal(page.server.sockets.length, 1);
+});
+
+test("a dead network is found out by speech under way, and silence is no sign of one", async () => {
+  const page = await live();
+  await speak(page, 1);
+  page.server.stream.socket.say = () => {}; // it hears, and says nothing
+  await speak(page, 10);
+  assert.equal(page.server.sockets.length, 1);
+  page.server.cut();
+  await speak(page, 20);
+  await page.clock.pass(60_000);
+  assert.deepEqual(page.server.stream.audio, page.spoken);
+  assert.ok(page.server.sockets.length > 1);
+});
