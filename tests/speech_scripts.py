@@ -44,6 +44,7 @@ class Scripted:
         self.has_finished = False
         self.language = None
         self.thread = None
+        self.options = None
 
     def begin(self, language=None):
         self.language = language
@@ -83,10 +84,11 @@ class Point:
 _SCRIPTS = {}
 
 
-def load(model):
+def load(model, options=None):
     """The loader of the entry point."""
     if model not in _SCRIPTS:
         raise RecogniserError(f"there is no script {model!r}.")
+    _SCRIPTS[model].options = options
     return _SCRIPTS[model]
 
 

@@ -1,4 +1,4 @@
-"""A source whose words are heard on a thread of its own, so that the session's is never kept."""
+"""A source that is heard on a thread of its own: listening and translating share no waiting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Ear:
 
     Attributes:
         words: when those that were read had been said.
-        is_stopped: the user had enough.
+        is_stopped: :meth:`stop` was called.
     """
 
     def __init__(self, hearing: Hearing) -> None:

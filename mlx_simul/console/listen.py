@@ -20,6 +20,7 @@ from mlx_simul.console.destination import (
     show_session,
 )
 from mlx_simul.console.ear import Ear, stopping_first
+from mlx_simul.console.fields import add_options, chosen
 from mlx_simul.console.live import INCOMPLETE
 from mlx_simul.console.options import add_session_arguments, session_maker, session_options
 from mlx_simul.console.outputs import require_outputs
@@ -27,6 +28,7 @@ from mlx_simul.errors import InvalidOptionError, SimulError
 from mlx_simul.machine.files import expanded
 from mlx_simul.speech.audio_clock import AudioClock
 from mlx_simul.speech.registry import load_recogniser, recogniser_names
+from mlx_simul.speech.window import WindowOptions
 
 if TYPE_CHECKING:
     from mlx_simul.speech.capture import Audio
@@ -37,8 +39,6 @@ JSON_LINES = "json-lines"
 
 RECOGNISER = "faster-whisper"
 """The default one: it runs on any machine."""
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 _STANDARD_INPUT = "-"
 
@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     heard.add_argument(
         "--microphone", metavar="NAME|NUMBER", help="which one (default: the system's)"
     )
+    add_options(heard, WindowOptions)
     add_output_arguments(parser)
     add_session_arguments(parser)
 
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SimulError: for options, models or audio that will not do; for audio or a recogniser that
             broke off, once what was heard before has been translated.
-        KeyboardInterrupt: the second Ctrl-C; what was written is out, and the terminal as it was.
+        KeyboardInterrupt: Ctrl-C; what was written is out, and the terminal as it was. If it is the
+            first one, what was heard before has been translated, and a microphone just ends.
         BrokenPipeError: the reader of the output has gone.
     """
     options = session_options(args)
@@ -101,8 +103,9 @@ def run(args: argparse.Namespace) -> int:
         with stopping_first(ear.stop), ear:
             code = show_session(args, session, ear, outputs, timed=clock.timed)
         ear.require_whole()
-    # A microphone has no end but this.
-    return EXIT_INTERRUPTED if ear.is_stopped and not _is_microphone(args) else code
+    if ear.is_stopped and not _is_microphone(args):
+        raise KeyboardInterrupt  # there was more to hear; a microphone has no other end
+    return code
 
 
 def _hearing(args: argparse.Namespace, language: str | None, opened: ExitStack) -> Hearing:
@@ -113,12 +116,14 @@ def _hearing(args: argparse.Namespace, language: str | None, opened: ExitStack) 
     _require_fitting(args)
     if _is_lines(args):
         return JsonLines(_standard_input(), has_clock=not args.fast)
+    given = chosen(args, WindowOptions)
+    window = WindowOptions(**given) if given else None  # not every recogniser has one
     audio = _audio(args)
     if args.audio == _STANDARD_INPUT:
         # A program that records loses audio if nobody reads it while a model is loaded.
         opened.enter_context(audio)
     with loading(args.recogniser):
-        recogniser = load_recogniser(args.recogniser)
+        recogniser = load_recogniser(args.recogniser, window)
     return Recognised(recogniser, audio, language)
 
 

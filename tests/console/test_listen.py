@@ -23,6 +23,7 @@ from mlx_simul.errors import RecogniserError
 from mlx_simul.events import TurnEnd
 from mlx_simul.speech import microphone
 from mlx_simul.speech.json_lines import hypothesis_as_plain
+from mlx_simul.speech.window import WindowOptions
 
 SCRIPT = [
     said("", 0.5, tail="One"),
@@ -158,6 +159,16 @@ def test_json_holds_the_words_with_their_times_and_can_be_read_again(capsys, std
     assert turns_in(again) == turns_in(out)
 
 
+@pytest.mark.parametrize(
+    ("options", "window"), [([], None), (["--pause-s", "2"], WindowOptions(pause_s=2.0))]
+)
+def test_a_recogniser_is_told_what_a_pause_is(capsys, monkeypatch, stdin, folder, options, window):
+    recogniser, name = register(monkeypatch, [])
+    stdin(b"")
+    run(capsys, *arguments(folder, "-", "--recogniser", name, *options))
+    assert recogniser.options == window
+
+
 # ---- Times ----
 
 
@@ -268,6 +279,7 @@ def test_ctrl_c_stops_listening_and_what_was_said_is_translated(
     [
         (["talk.wav", "--recogniser", "json-lines"], "the audio talk.wav would not be heard"),
         (["-", "--microphone", "Desk"], "--microphone Desk, and another source beside it"),
+        (["-", "--pause-s", "99"], "pause_s must be"),
         (["--fast"], "--fast is for recorded audio"),
         (["-", "--recogniser", "none"], "there is no recogniser 'none'; known are faster-whisper"),
         (["-", "--output", "a.doc"], ".srt, .vtt, .txt, .jsonl files"),
