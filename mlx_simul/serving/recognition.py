@@ -15,13 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.machine.extras import require
 from mlx_simul.serving.audio import (
     RATE_HZ,
     SAMPLE_BYTES,
@@ -33,7 +31,8 @@ from mlx_simul.serving.audio import (
 )
 from mlx_simul.serving.logs import fields
 from mlx_simul.serving.worker import Key
-from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ, Hypothesis, Recogniser, Recognition
+from mlx_simul.speech.audio import Resampler, from_pcm16
+from mlx_simul.speech.recogniser import Hypothesis, Recogniser, Recognition
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +53,15 @@ class _Speech:
         is_due: it stands among those whose turn will come, or it is its turn.
         language: of the audio, by name, if it is known.
         has_failed: the recogniser broke off in it.
-        recognition: of the audio since the last end; None before there is any.
-        resampler: likewise.
+        listening: recognises the audio since the last end, at another rate; None before there is
+            any.
     """
 
     waiting: deque[bytearray | None] = field(default_factory=deque)
     is_due: bool = False
     language: str | None = None
     has_failed: bool = False
-    recognition: Recognition | None = None
-    resampler: Any = None
+    listening: tuple[Resampler, Recognition] | None = None
 
     def add(self, command: AudioCommand) -> None:
         """Let a command wait."""
@@ -176,7 +174,7 @@ class RecogniserThread:
 
     def _run(self) -> None:
         try:
-            soxr = require("soxr", "speech", "serve without --recogniser")
+            Resampler(RATE_HZ)  # refuses now, and not with the first stream, what is not installed
             recogniser = self._load()
         except BaseException as error:
             self._loaded.put(error)
@@ -185,7 +183,7 @@ class RecogniserThread:
         while (due := self._next()) is not None:
             stream, speech, piece = due
             began_s = self.figures.busy_since_s = time.monotonic()
-            answer = self._recognise(stream, speech, piece, recogniser, soxr)
+            answer = self._recognise(stream, speech, piece, recogniser)
             self.figures.busy_s += time.monotonic() - began_s
             self.figures.audio_s += len(piece or b"") / SAMPLE_BYTES / RATE_HZ
             self._hand_over(stream, speech, answer)
@@ -214,24 +212,23 @@ class RecogniserThread:
             if isinstance(answer, RecogniserFailed):
                 speech.has_failed = True
                 speech.waiting.clear()
-                speech.recognition = speech.resampler = None
+                speech.listening = None
             speech.is_due = bool(speech.waiting)
             if speech.is_due:
                 self._due.append(stream)
         self._deliver((stream, answer))
 
     def _recognise(
-        self, stream: Key, speech: _Speech, piece: bytes | None, recogniser: Recogniser, soxr: Any
+        self, stream: Key, speech: _Speech, piece: bytes | None, recogniser: Recogniser
     ) -> AudioAnswer:
         try:
             if piece is None:
                 return Recognised(0, self._ended(speech), ended=True)
-            if speech.recognition is None:
-                speech.recognition = recogniser.begin(speech.language)
-                speech.resampler = soxr.ResampleStream(RATE_HZ, SAMPLE_RATE_HZ, 1, dtype="float32")
-            samples = np.frombuffer(piece, "<i2").astype(np.float32) / 2**15
-            audio = speech.resampler.resample_chunk(samples)
-            return Recognised(len(samples), speech.recognition.hear(audio))
+            if speech.listening is None:
+                speech.listening = Resampler(RATE_HZ), recogniser.begin(speech.language)
+            resampler, recognition = speech.listening
+            samples = from_pcm16(piece)
+            return Recognised(len(samples), recognition.hear(resampler.feed(samples)))
         except Exception as error:
             log.exception("speech recognition broke off", extra=fields(session=str(stream)))
             why = f" ({error})" if isinstance(error, InvalidOptionError) else ""
@@ -241,9 +238,7 @@ class RecogniserThread:
             )
 
     def _ended(self, speech: _Speech) -> list[Hypothesis]:
-        recognition, resampler = speech.recognition, speech.resampler
-        if recognition is None:
+        if speech.listening is None:
             return []
-        speech.recognition = speech.resampler = None
-        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        return [*recognition.hear(rest), *recognition.finish()]
+        (resampler, recognition), speech.listening = speech.listening, None
+        return [*recognition.hear(resampler.finish()), *recognition.finish()]
