@@ -8,8 +8,9 @@ from collections import deque
 import numpy as np
 
 from mlx_simul.errors import RecogniserError
-from mlx_simul.speech import registry
+from mlx_simul.machine import plug_ins
 from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ, Hypothesis, Word
+from mlx_simul.speech.registry import ENTRY_POINT_GROUP
 
 INTERRUPT = "interrupt"
 """Stands in a script for a Ctrl-C."""
@@ -94,8 +95,8 @@ def load(model, options=None):
 
 def register(monkeypatch, script):
     """Make a recogniser known, as a package does that is installed; returns it and its name."""
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point])
-    monkeypatch.setattr(registry, "_known", registry._known.__wrapped__)
+    places = {ENTRY_POINT_GROUP: {Point.name: Point.value}}
+    monkeypatch.setattr(plug_ins, "_plug_ins", lambda group: places.get(group, {}))
     recogniser = Scripted(script)
     _SCRIPTS["it"] = recogniser
     return recogniser, "scripted:it"

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
+from mlx_simul.machine.plug_ins import imported, with_plug_ins
 
 if TYPE_CHECKING:
     from mlx_simul.archs.base import Architecture
@@ -120,8 +119,7 @@ def find(model_type: str) -> Architecture:
             "(CONTRIBUTING.md, 'Add an architecture') and register it with "
             f"mlx_simul.archs.register or the entry point group {ENTRY_POINT_GROUP!r}."
         )
-    module, _, name = known[model_type].partition(":")
-    found = getattr(import_module(module), name)
+    found = imported(known[model_type])
     return found[model_type] if isinstance(found, Mapping) else found
 
 
@@ -182,16 +180,4 @@ def _known() -> dict[str, str]:
         for module, model_types in BUILT_IN.items()
         for model_type in model_types
     }
-    own, plug_ins = built_in | _added, _plug_ins()
-    twice = plug_ins.keys() & own.keys()
-    if twice:
-        raise InvalidOptionError(
-            f"model_type {', '.join(sorted(twice))} is registered here and by an installed "
-            "plug-in; uninstall one of them."
-        )
-    return own | plug_ins
-
-
-@cache
-def _plug_ins() -> dict[str, str]:
-    return {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return with_plug_ins("model_type", built_in | _added, ENTRY_POINT_GROUP)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import MISSING, fields
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.machine.plug_ins import imported, with_plug_ins
 from mlx_simul.policies.base import Policy
 
 ENTRY_POINT_GROUP = "mlx_simul.policies"
@@ -129,20 +127,12 @@ def _kind(name: str) -> Any:
             f"there is no policy {name!r}; known are {', '.join(sorted(known))}. Options follow a "
             "colon, as in wait-k:3 or local-agreement:2."
         )
-    module, _, kind = known[name].partition(":")
-    return getattr(import_module(module), kind)
+    return imported(known[name])
 
 
-@cache
 def _known() -> dict[str, str]:
-    own = {name: f"mlx_simul.policies.{target}" for name, target in _BUILT_IN.items()}
-    added = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if twice := own.keys() & added.keys():
-        raise InvalidOptionError(
-            f"policy {', '.join(sorted(twice))} is registered here and by an installed plug-in; "
-            "uninstall one of them."
-        )
-    return own | added
+    own = {name: f"mlx_simul.policies.{place}" for name, place in _BUILT_IN.items()}
+    return with_plug_ins("policy", own, ENTRY_POINT_GROUP)
 
 
 def _value(text: str) -> Any:

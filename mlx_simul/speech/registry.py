@@ -8,12 +8,10 @@ the text behind the colon (None if there is none) and, if the caller has some, `
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from mlx_simul.errors import InvalidOptionError
+from mlx_simul.machine.plug_ins import imported, with_plug_ins
 from mlx_simul.speech.recogniser import Recogniser
 
 if TYPE_CHECKING:
@@ -57,17 +55,9 @@ def _loader(name: str) -> Callable[..., Recogniser]:
             f"there is no recogniser {name!r}; known are {', '.join(sorted(known))}. A model may "
             "follow a colon, as in faster-whisper:tiny.en."
         )
-    module, _, function = known[name].partition(":")
-    return getattr(import_module(module), function)
+    return imported(known[name])
 
 
-@cache
 def _known() -> dict[str, str]:
-    own = {name: f"mlx_simul.speech.{target}" for name, target in _BUILT_IN.items()}
-    added = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if twice := own.keys() & added.keys():
-        raise InvalidOptionError(
-            f"recogniser {', '.join(sorted(twice))} is registered here and by an installed "
-            "plug-in; uninstall one of them."
-        )
-    return own | added
+    own = {name: f"mlx_simul.speech.{place}" for name, place in _BUILT_IN.items()}
+    return with_plug_ins("recogniser", own, ENTRY_POINT_GROUP)

@@ -19,6 +19,7 @@ from mlx_simul.archs import registry as home
 from mlx_simul.archs.base import Architecture
 from mlx_simul.cache.positions import rotate
 from mlx_simul.errors import InvalidOptionError, UnknownArchitectureError
+from mlx_simul.machine import plug_ins as plug_in_module
 from mlx_simul.testing import LAWS_OF_MODE, TOLERANCES, relative_error
 
 MINE = Architecture("mine")
@@ -37,11 +38,11 @@ def plug_ins(monkeypatch):
 
     def install(**targets):
         points = [EntryPoint(n, t, archs.ENTRY_POINT_GROUP) for n, t in targets.items()]
-        monkeypatch.setattr(home, "entry_points", lambda group: points)
-        home._plug_ins.cache_clear()
+        monkeypatch.setattr(plug_in_module, "entry_points", lambda group: points)
+        plug_in_module._plug_ins.cache_clear()
 
     yield install
-    home._plug_ins.cache_clear()
+    plug_in_module._plug_ins.cache_clear()
 
 
 @pytest.mark.parametrize("model_type", archs.registered_types())

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.speech import registry
+from mlx_simul.machine import plug_ins
 from mlx_simul.speech.registry import load_recogniser, recogniser_names
 
 
@@ -26,12 +26,12 @@ def plug_in(monkeypatch: pytest.MonkeyPatch):
         module.load = loaded.append
         monkeypatch.setitem(sys.modules, "starling_speech", module)
         points = [_Point(name, "starling_speech:load")]
-        monkeypatch.setattr(registry, "entry_points", lambda group: points)
-        registry._known.cache_clear()
+        monkeypatch.setattr(plug_ins, "entry_points", lambda group: points)
+        plug_ins._plug_ins.cache_clear()
         return loaded
 
     yield install
-    registry._known.cache_clear()
+    plug_ins._plug_ins.cache_clear()
 
 
 def test_ours_are_known_without_their_packages() -> None:
