@@ -33,7 +33,13 @@ from mlx_simul.serving.audio import (
 )
 from mlx_simul.serving.logs import fields
 from mlx_simul.serving.worker import Key
-from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ, Hypothesis, Recogniser, Recognition
+from mlx_simul.speech.recogniser import (
+    SAMPLE_RATE_HZ,
+    Hypothesis,
+    Recogniser,
+    Recognition,
+    usable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +237,7 @@ class RecogniserThread:
                 speech.resampler = soxr.ResampleStream(RATE_HZ, SAMPLE_RATE_HZ, 1, dtype="float32")
             samples = np.frombuffer(piece, "<i2").astype(np.float32) / 2**15
             audio = speech.resampler.resample_chunk(samples)
-            return Recognised(len(samples), speech.recognition.hear(audio))
+            return Recognised(len(samples), usable(speech.recognition.hear(audio)))
         except Exception as error:
             log.exception("speech recognition broke off", extra=fields(session=str(stream)))
             why = f" ({error})" if isinstance(error, InvalidOptionError) else ""
@@ -246,4 +252,4 @@ class RecogniserThread:
             return []
         speech.recognition = speech.resampler = None
         rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        return [*recognition.hear(rest), *recognition.finish()]
+        return usable([*recognition.hear(rest), *recognition.finish()])
