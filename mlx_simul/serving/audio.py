@@ -22,6 +22,10 @@ SAMPLE_BYTES = 2
 SHOWN_MS = 1000
 """Progress is shown after so much audio, even if nothing became known by it."""
 
+_QUIET_MS = 400
+"""In a pause, so much behind the last word is silence for certain. A recogniser that is given much
+audio at once tells of a pause when it has heard words behind it, too, and those are not known."""
+
 _END_SAMPLES = RATE_HZ // 10
 """An end counts as so much audio, so that a flood of ends is bounded."""
 
@@ -224,9 +228,10 @@ class AudioInput:
 
     def _spoken(self, hypothesis: Hypothesis, origin_ms: int, *, pause: bool) -> Spoken:
         end_s = hypothesis.words[-1].end_s if hypothesis.words else 0.0
-        if pause:
-            end_s = max(end_s, hypothesis.heard_s)
         self._spoken_ms = max(self._spoken_ms, origin_ms + round(1000 * end_s))
+        if pause:
+            heard_ms = origin_ms + round(1000 * hypothesis.heard_s)
+            self._spoken_ms = max(self._spoken_ms, min(heard_ms, self._spoken_ms + _QUIET_MS))
         self._is_in_turn = not pause
         return Spoken(hypothesis.words, pause, pause, origin_ms, self._spoken_ms)
 

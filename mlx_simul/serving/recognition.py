@@ -32,7 +32,7 @@ from mlx_simul.serving.audio import (
 from mlx_simul.serving.logs import fields
 from mlx_simul.serving.worker import Key
 from mlx_simul.speech.audio import Resampler, from_pcm16
-from mlx_simul.speech.recogniser import Hypothesis, Recogniser, Recognition
+from mlx_simul.speech.recogniser import Hypothesis, Recogniser, Recognition, usable
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ class RecogniserThread:
                 speech.listening = Resampler(RATE_HZ), recogniser.begin(speech.language)
             resampler, recognition = speech.listening
             samples = from_pcm16(piece)
-            return Recognised(len(samples), recognition.hear(resampler.feed(samples)))
+            return Recognised(len(samples), usable(recognition.hear(resampler.feed(samples))))
         except Exception as error:
             log.exception("speech recognition broke off", extra=fields(session=str(stream)))
             why = f" ({error})" if isinstance(error, InvalidOptionError) else ""
@@ -241,4 +241,4 @@ class RecogniserThread:
         if speech.listening is None:
             return []
         (resampler, recognition), speech.listening = speech.listening, None
-        return [*recognition.hear(resampler.finish()), *recognition.finish()]
+        return usable([*recognition.hear(resampler.finish()), *recognition.finish()])

@@ -265,7 +265,8 @@ class Streams:
             stream.speaker, stream.left_s = connection, None
             stream.heard_s = time.monotonic()
         stream.connections.add(connection)
-        if stream.protocol.tail:
+        # A speaker who waits for the recogniser has to know that it has gone on meanwhile.
+        if stream.protocol.tail or (speaks and stream.protocol.heard_ms is not None):
             connection.show_tail(stream.protocol.tail, stream.protocol.heard_ms)
         return connection
 

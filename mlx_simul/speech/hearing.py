@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_simul.errors import SimulWarning
-from mlx_simul.speech.recogniser import Hypothesis, Recogniser
+from mlx_simul.speech.recogniser import Hypothesis, Recogniser, usable
 
 if TYPE_CHECKING:
     from mlx_simul.speech.capture import Audio
@@ -77,9 +77,9 @@ class Recognised:
                     break
                 if block is None:
                     break
-                yield from recognition.hear(block)
+                yield from usable(recognition.hear(block))
                 yield from map(SimulWarning, self._audio.remarks())
         if not self._is_left:
-            yield from recognition.finish()
+            yield from usable(recognition.finish())
         if broke_off is not None:
             raise broke_off

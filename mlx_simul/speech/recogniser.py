@@ -6,9 +6,12 @@ is shown and never translated.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
+from mlx_simul.errors import RecogniserError
 from mlx_simul.text.characters import is_spaceless
 
 if TYPE_CHECKING:
@@ -97,3 +100,27 @@ class Recogniser(Protocol):
             InvalidOptionError: the recogniser does not know the language.
         """
         ...
+
+
+def usable(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
+    """What a recogniser gave, if it can be used: recognisers come from other packages, too.
+
+    Raises:
+        RecogniserError: it is not hypotheses, or holds a text or a time that cannot be.
+    """
+    try:
+        found = [*hypotheses]
+        for hypothesis in found:
+            hypothesis.tail.encode()
+            if not isfinite(hypothesis.heard_s):
+                raise ValueError(f"heard_s is {hypothesis.heard_s!r}")
+            for word in hypothesis.words:
+                word.text.encode()
+                if not (isfinite(word.start_s) and isfinite(word.end_s)):
+                    raise ValueError(f"a word lasts from {word.start_s!r} to {word.end_s!r} s")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RecogniserError(
+            f"what the recogniser gave cannot be used: {error}. It has to give a list of "
+            "Hypothesis, with Unicode text and finite times; report this to those who wrote it."
+        ) from error
+    return found

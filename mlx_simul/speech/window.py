@@ -89,6 +89,7 @@ class GrowingWindow:
         self._find_voice = find_voice
         self._options = options or WindowOptions()
         self._is_closed = False
+        self._failure: RecogniserError | None = None  # that the next call raises
         self._waiting = np.zeros(0, np.float32)  # audio that is too short for a step
         self._audio = self._waiting  # the window
         self._start_samples = 0  # of the window in the stream
@@ -101,15 +102,22 @@ class GrowingWindow:
         """Take the next piece of audio (``Recognition.hear``).
 
         Raises:
-            RecogniserError: ``audio`` is not what recognisers take, or the model failed.
+            RecogniserError: ``audio`` is not what recognisers take, or the model failed. If it had
+                given words of this piece before, they are returned, and the next call raises.
             SessionClosedError: after ``finish`` or a failure.
         """
         self._refuse_if_closed("hear")
         self._waiting = np.concatenate([self._waiting, checked(audio)])
         found: list[Hypothesis] = []
         step = _samples(_STEP_S)
-        while len(self._waiting) >= step:
-            found.extend(self._grow(len(self._waiting) // step * step))
+        try:
+            while len(self._waiting) >= step:
+                for hypothesis in self._grow(len(self._waiting) // step * step):
+                    found.append(hypothesis)
+        except RecogniserError as error:
+            if not found:
+                raise
+            self._failure = error
         return found
 
     def finish(self) -> list[Hypothesis]:
@@ -240,6 +248,9 @@ class GrowingWindow:
             raise
 
     def _refuse_if_closed(self, what: str) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         if self._is_closed:
             raise SessionClosedError(
                 f"{what}() after finish() or an error: this stream of audio has ended; begin a new "

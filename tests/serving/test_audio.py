@@ -8,15 +8,24 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spoken import Listener, Speech, in_pieces
 
 from mlx_simul.events import Finished, Tail
-from mlx_simul.serving.audio import RATE_HZ, EndSpeech, Hear, Recognised, RecogniserFailed
+from mlx_simul.serving.audio import (
+    RATE_HZ,
+    AudioInput,
+    EndSpeech,
+    Hear,
+    Recognised,
+    RecogniserFailed,
+)
 from mlx_simul.serving.backlog import StreamLimits
 from mlx_simul.serving.commands import Close, Failed, Opened, Push, Taken
 from mlx_simul.serving.messages import ProtocolError
 from mlx_simul.serving.protocol import Protocol
 from mlx_simul.serving.told import Told
 from mlx_simul.speech.recogniser import Hypothesis, Word
+from mlx_simul.speech.window import GrowingWindow
 
 quick = settings(max_examples=200)
 SECOND = bytes(2 * RATE_HZ)
@@ -168,7 +177,7 @@ def test_a_pause_ends_a_turn_once_and_asks_for_no_answer():
     assert protocol.hear(heard(pause=True)) == ([], [Tail("")])
     assert protocol.hear(heard("Good"))[1] == [Push("Good "), Tail("")]
     (said,), todo = protocol.hear(heard(pause=True, heard_s=2.5))
-    assert todo[0] == Push("\n\n") and (said["pause"], said["audio_ms"]) == (True, 2500)
+    assert todo[0] == Push("\n\n") and (said["pause"], said["audio_ms"]) == (True, 900)
     for _ in range(3):
         assert protocol.hear(heard(pause=True)) == ([], [Tail("")])
     _, todo = protocol.hear(heard("day", pause=True))
@@ -228,6 +237,26 @@ def test_nothing_is_said_of_audio_behind_the_end(end):
     protocol.receive(sound(SECOND))
     protocol.say(end)
     assert protocol.hear(heard("late")) == ([], [])
+
+
+@pytest.mark.parametrize("pieces_s", [0.1, 1.0, 5.0])
+def test_behind_what_is_said_to_have_become_words_all_others_are_said(pieces_s):
+    """A killed server is sent the audio behind that again, and no other."""
+    texts = [" Good", " morning.", " How", " are", " you?"]
+    speech = Speech(texts, [0.3, 0.1, 0.9, 0.1, 0.1], [0.4] * len(texts))
+    listener = Listener(speech)
+    window = GrowingWindow(listener.transcribe, listener.find_voice)
+    audio = AudioInput(max_waiting_s=30)
+    answers = [window.hear(piece) for piece in in_pieces(speech.audio, [pieces_s])]
+    spoken = [
+        said for found in [*answers, window.finish()] for said in audio.hear(Recognised(0, found))
+    ]
+    assert [word.text for said in spoken for word in said.words] == texts
+    assert any(said.pause for said in spoken)
+    known_ms = 0
+    for said in spoken:
+        assert all(word["start_ms"] >= known_ms for word in said.word_values())
+        known_ms = said.audio_ms
 
 
 # All orders, and all places for a kill

@@ -185,6 +185,19 @@ def test_a_server_that_is_started_again_says_how_much_it_has_heard(loader, tmp_p
     )
 
 
+def test_a_speaker_who_comes_back_learns_how_much_was_listened_to(hearing):
+    """Silence gives no words, and with them no message that says it."""
+    tail = "session.input_transcript.tail"
+    with hearing.speak() as first:
+        first.speak(bytes(4 * RATE_HZ))
+        while first.until(tail)[-1]["heard_ms"] < 2000:
+            pass
+    with hearing.speak(f"session={first.name}&after=0") as second:
+        assert second.until(tail)[-1]["heard_ms"] == 2000
+        second.send("close")
+        second.to_the_end()
+
+
 class Held(ToneRecogniser):
     """Hears nothing before it is let go."""
 

@@ -12,7 +12,7 @@ from tone_recogniser import PAUSE, ToneRecogniser, ToneRecognition, tones
 from mlx_simul.errors import InvalidOptionError, ModelLoadError, RecogniserError
 from mlx_simul.serving.audio import RATE_HZ, EndSpeech, Hear, Recognised, RecogniserFailed
 from mlx_simul.serving.recognition import MAX_PIECE_S, RecogniserThread
-from mlx_simul.speech.recogniser import Hypothesis
+from mlx_simul.speech.recogniser import Hypothesis, Word
 
 SECOND = bytes(2 * RATE_HZ)
 END = EndSpeech()
@@ -191,6 +191,57 @@ def test_a_recogniser_that_fails_ends_one_stream_and_no_other(hear, error, said,
     heard.until_end("good")
     assert heard.said.empty()
     assert type(error).__name__ in caplog.text
+
+
+class Gives(ToneRecogniser):
+    """Gives the same for any audio."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given = given
+
+    def begin(self, language=None):
+        given = self.given
+
+        class Recognition(ToneRecognition):
+            def hear(self, audio):
+                return given
+
+            def finish(self):
+                return []
+
+        return Recognition()
+
+
+def of(text, start_s, end_s):
+    return [Hypothesis((Word(text, start_s, end_s),))]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        [None],
+        ["a"],
+        of(" a", float("nan"), 1.0),
+        of(" a", 0.0, float("inf")),
+        of(" a", None, 1.0),
+        of(b" a", 0.0, 1.0),
+        of(" \ud800", 0.0, 1.0),
+        [Hypothesis(tail="\ud800")],
+        [Hypothesis(heard_s=float("nan"))],
+    ],
+)
+def test_what_cannot_be_used_is_the_failure_of_the_recogniser(hear, given):
+    heard = hear(Gives(given))
+    heard.send("a", SECOND)
+    assert isinstance(heard.until_end("a")[-1], RecogniserFailed)
+
+
+def test_what_can_be_used_is_handed_on(hear):
+    heard = hear(Gives(of(" a", 0.0, 0.0)))
+    heard.send("a", SECOND, END)
+    assert words(heard.until_end("a")) == ["a", "a"]
 
 
 def test_a_recogniser_that_cannot_be_loaded_is_an_error_at_the_start():

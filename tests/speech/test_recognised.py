@@ -6,6 +6,7 @@ from speech_scripts import Scripted, said, silence
 from mlx_simul.errors import RecogniserError, SimulWarning
 from mlx_simul.speech.capture import LATE_S, Arriving, AtOnce
 from mlx_simul.speech.hearing import Recognised
+from mlx_simul.speech.recogniser import Hypothesis, Word
 
 SCRIPT = [said("one two", 1.0, tail="three"), said("three", 2.0), said("four", 9.0)]
 
@@ -40,6 +41,13 @@ def test_a_recogniser_that_raises_is_not_asked_again():
     recogniser = Scripted([SCRIPT[0], RecogniserError("out of memory"), SCRIPT[1]])
     made, error = heard(Recognised(recogniser, AtOnce([silence(3.0)])))
     assert (made, error, recogniser.has_finished) == ([], "out of memory", False)
+
+
+def test_what_cannot_be_used_breaks_it_off():
+    recogniser = Scripted([*SCRIPT[:1], Hypothesis((Word(" x", float("nan"), 2.0),), heard_s=2.0)])
+    made, error = heard(Recognised(recogniser, AtOnce([silence(1.5), silence(1.5)])))
+    assert made == SCRIPT[:1]
+    assert error is not None and "from nan to 2.0 s" in error
 
 
 def test_when_it_is_stopped_what_was_said_is_still_heard():

@@ -209,6 +209,28 @@ def test_a_recogniser_that_raises_ends_the_recognition() -> None:
             call()
 
 
+@pytest.mark.parametrize("pieces_s", [0.1, 9.0])
+def test_what_was_recognised_before_a_failure_is_given(pieces_s: float) -> None:
+    speech = Speech([" one", " two."], [0.3, 2.0], [0.5, 0.5], 1.0)
+    listener = Listener(speech)
+
+    def transcribe(audio: Audio, voices: Sequence[Span]) -> list[Word]:
+        words = listener.transcribe(audio, voices)
+        if any(word.text == " two." for word in words):
+            raise ValueError("out of memory")
+        return words
+
+    window = GrowingWindow(transcribe, listener.find_voice, OPTIONS)
+    found: list[Hypothesis] = []
+    with pytest.raises(RecogniserError, match="out of memory"):
+        for piece in in_pieces(speech.audio, [pieces_s]):
+            found += window.hear(piece)
+        window.finish()
+    assert [word.text for word in said(found)] == [" one"]
+    with pytest.raises(SessionClosedError):
+        window.finish()
+
+
 def test_a_finished_recognition_is_closed() -> None:
     listener = Listener(LONG)
     window = GrowingWindow(listener.transcribe, listener.find_voice)

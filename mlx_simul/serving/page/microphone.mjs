@@ -10,6 +10,7 @@ const WANTED = { channelCount: 1, echoCancellation: false, noiseSuppression: tru
 export class Microphone {
   #stream = null;
   #context = null;
+  #attempt = 0; // counts up when one begins, and when it is stopped
 
   // onSamples(pcm, level): what was said, 16-bit samples; not while muted.
   // onState(): the state has changed. onPause(): no more comes for now.
@@ -21,10 +22,12 @@ export class Microphone {
 
   async start() {
     if (this.state !== "off") return;
+    const attempt = ++this.#attempt;
     this.#enter("asking");
     try {
-      await this.#open();
+      await this.#open(attempt);
     } catch (error) {
+      if (this.#attempt !== attempt) return; // stopped meanwhile
       this.#close();
       this.#enter("off");
       this.onProblem(problemOf(error));
@@ -46,19 +49,24 @@ export class Microphone {
     if (wasListening) this.onPause();
   }
 
-  async #open() {
+  async #open(attempt) {
     // Only over TLS, or from this machine, does a browser offer one at all.
     if (!navigator.mediaDevices) throw new DOMException("", "SecurityError");
     const stream = await navigator.mediaDevices.getUserMedia({ audio: WANTED });
+    if (this.#attempt !== attempt) {
+      // Stopped meanwhile: nobody else would let go of it.
+      for (const track of stream.getTracks()) track.stop();
+      return;
+    }
     this.#stream = stream;
     const context = new AudioContext();
     this.#context = context;
     await context.audioWorklet.addModule(WORKLET);
-    if (this.state !== "asking" || this.#context !== context) return; // stopped meanwhile
+    if (this.#attempt !== attempt) return;
     const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
     const resampler = new Resampler(context.sampleRate);
     capture.port.onmessage = ({ data }) => {
-      if (this.state !== "listening" || this.#context !== context) return;
+      if (this.state !== "listening" || this.#attempt !== attempt) return;
       const samples = resampler.push(data);
       this.onSamples(pcm16(samples), levelOf(samples));
     };
@@ -70,10 +78,12 @@ export class Microphone {
       this.onProblem("The microphone has gone. Connect it again, then press Speak.");
     };
     await context.resume();
+    if (this.#attempt !== attempt) return;
     this.#enter("listening");
   }
 
   #close() {
+    this.#attempt++;
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     this.#context?.close();
     this.#stream = null;

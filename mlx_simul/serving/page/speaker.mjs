@@ -182,7 +182,8 @@ export class Speaker {
     while (this.state === "live" && (message = this.voice.take()) !== null) {
       this.connection.send({ ...message, event_id: this.#eventId() });
     }
-    if (this.#closing && !this.#hasAskedToClose && !this.outbox.hasUnsent) {
+    const hasUnsent = this.outbox.hasUnsent || (this.voice.hasUnsent && !this.hasNoRecogniser);
+    if (this.#closing && !this.#hasAskedToClose && !hasUnsent) {
       this.#hasAskedToClose = this.connection.send({ type: "session.close" });
     }
   }

@@ -89,6 +89,10 @@ export class Voice {
     return Math.max(this.end - this.heard, 0) / RATE_HZ;
   }
 
+  get hasUnsent() {
+    return this.next < this.ops.length;
+  }
+
   get sentMs() {
     return (this.ops[this.next]?.at ?? this.end) / PER_MS;
   }

@@ -191,7 +191,7 @@ class FakeStream {
   #hear(bytes) {
     for (let at = 0; at < bytes.length; at += 2) {
       this.audio.push(bytes.readInt16LE(at));
-      if (this.audio.length % 24_000) continue;
+      if (this.audio.length % 24_000 || this.isBusy) continue;
       const text = `spoken${this.audioMs / 1_000} `;
       const words = [{ text: ` ${text.trim()}`, start_ms: this.audioMs - 900, end_ms: this.audioMs - 500 }];
       this.number({
@@ -204,7 +204,17 @@ class FakeStream {
       this.#rest += text;
       this.#readWhole();
     }
+    if (!this.isBusy) this.#sayHeard();
+  }
+
+  #sayHeard() {
     this.socket.say({ type: "session.input_transcript.tail", text: "", heard_ms: this.audioMs });
+  }
+
+  // A recogniser that was busy has listened to all that came.
+  goOn() {
+    this.isBusy = false;
+    this.#sayHeard();
   }
 
   #refuse({ event_id }, param, code = "refused") {

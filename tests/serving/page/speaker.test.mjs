@@ -320,6 +320,21 @@ test("over any cuts what is said arrives once", async () => {
   }
 });
 
+test("closing waits for speech that the server has no room for yet", async () => {
+  const page = await live();
+  page.server.stream.isBusy = true; // it takes audio, and does not listen
+  await speak(page, 25);
+  assert.ok(page.speaker.voice.hasUnsent);
+  page.speaker.close();
+  await page.clock.pass(50);
+  assert.equal(page.speaker.stream.closed, null);
+  page.server.stream.goOn();
+  await page.clock.pass(50);
+  assert.notEqual(page.speaker.stream.closed, null);
+  assert.deepEqual(page.server.stream.audio, page.spoken);
+  assert.deepEqual(page.problems, []);
+});
+
 test("speech that the server refuses is sent again", async () => {
   const page = await live();
   page.server.stream.refuses = "audio_backlog_full";
