@@ -9,15 +9,12 @@ for more audio.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
-
-import mlx.core as mx
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.serving.audio import (
@@ -30,6 +27,7 @@ from mlx_simul.serving.audio import (
     RecogniserFailed,
 )
 from mlx_simul.serving.logs import fields
+from mlx_simul.serving.owner import Owner
 from mlx_simul.serving.worker import Key
 from mlx_simul.speech.audio import Resampler, from_pcm16
 from mlx_simul.speech.recogniser import Hypothesis, Recogniser, Recognition, usable
@@ -91,15 +89,13 @@ class AudioFigures:
     Attributes:
         audio_s: seconds of audio that it has listened to.
         busy_s: seconds that this took.
-        busy_since_s: when what it does now began, by ``time.monotonic``; None while it waits.
     """
 
     audio_s: float = 0.0
     busy_s: float = 0.0
-    busy_since_s: float | None = None
 
 
-class RecogniserThread:
+class RecogniserThread(Owner):
     """Recognises the audio of many streams on a thread of its own.
 
     Args:
@@ -113,27 +109,16 @@ class RecogniserThread:
     def __init__(
         self, load: Callable[[], Recogniser], deliver: Callable[[AudioSaid], None]
     ) -> None:
-        self._load, self._deliver = load, deliver
+        super().__init__("recogniser")
+        self._loader, self._deliver = load, deliver
         self._changed = threading.Condition()
         # Guarded by it:
         self._speeches: dict[Key, _Speech] = {}
         self._due: deque[Key] = deque()
         self._is_stopping = False
-        self._loaded: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="recogniser", daemon=True)
         self.figures = AudioFigures()
 
     # Called by other threads
-
-    def start(self) -> None:
-        """Load the recogniser, and begin.
-
-        Raises:
-            SimulError: if it cannot be loaded.
-        """
-        self._thread.start()
-        if (error := self._loaded.get()) is not None:
-            raise error
 
     def send(self, stream: Key, command: AudioCommand) -> None:
         """Have a command carried out; what comes of it is delivered."""
@@ -159,38 +144,22 @@ class RecogniserThread:
             self._changed.notify()
         self._thread.join()
 
-    @property
-    def stalled_s(self) -> float:
-        """For how long one piece has been recognised; 0 while there is nothing to do."""
-        since = self.figures.busy_since_s
-        return 0.0 if since is None else time.monotonic() - since
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
     # Called by its own thread
 
-    def _run(self) -> None:
-        try:
-            Resampler(RATE_HZ)  # refuses now, and not with the first stream, what is not installed
-            recogniser = self._load()
-        except BaseException as error:
-            self._loaded.put(error)
-            return
-        self._loaded.put(None)
+    def _load(self) -> None:
+        Resampler(RATE_HZ)  # refuses now, and not with the first stream, what is not installed
+        self._recogniser = self._loader()
+
+    def _work(self) -> None:
         while (due := self._next()) is not None:
             stream, speech, piece = due
-            began_s = self.figures.busy_since_s = time.monotonic()
-            answer = self._recognise(stream, speech, piece, recogniser)
+            began_s = self.busy_since_s = time.monotonic()
+            answer = self._recognise(stream, speech, piece)
             self.figures.busy_s += time.monotonic() - began_s
             self.figures.audio_s += len(piece or b"") / SAMPLE_BYTES / RATE_HZ
             self._hand_over(stream, speech, answer)
         with self._changed:
             self._speeches.clear()
-        mx.synchronize()
-        mx.clear_streams()  # a recogniser may have used MLX: see Worker
 
     def _next(self) -> tuple[Key, _Speech, bytes | None] | None:
         """Wait for the stream whose turn it is; None once the thread is to end."""
@@ -202,7 +171,7 @@ class RecogniserThread:
                     stream = self._due.popleft()
                     if (speech := self._speeches.get(stream)) is not None and speech.waiting:
                         return stream, speech, speech.next_piece()
-                self.figures.busy_since_s = None
+                self.busy_since_s = None
                 self._changed.wait()
 
     def _hand_over(self, stream: Key, speech: _Speech, answer: AudioAnswer) -> None:
@@ -218,14 +187,12 @@ class RecogniserThread:
                 self._due.append(stream)
         self._deliver((stream, answer))
 
-    def _recognise(
-        self, stream: Key, speech: _Speech, piece: bytes | None, recogniser: Recogniser
-    ) -> AudioAnswer:
+    def _recognise(self, stream: Key, speech: _Speech, piece: bytes | None) -> AudioAnswer:
         try:
             if piece is None:
                 return Recognised(0, self._ended(speech), ended=True)
             if speech.listening is None:
-                speech.listening = Resampler(RATE_HZ), recogniser.begin(speech.language)
+                speech.listening = Resampler(RATE_HZ), self._recogniser.begin(speech.language)
             resampler, recognition = speech.listening
             samples = from_pcm16(piece)
             return Recognised(len(samples), usable(recognition.hear(resampler.feed(samples))))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -49,6 +48,7 @@ from mlx_simul.serving.commands import (
 )
 from mlx_simul.serving.described import described
 from mlx_simul.serving.logs import fields
+from mlx_simul.serving.owner import Owner
 from mlx_simul.serving.sessions import Sessions
 from mlx_simul.session import Resumed, SimulSession
 from mlx_simul.stream.journal import forget_turns
@@ -75,14 +75,12 @@ class Figures:
         steps: passes over a model, each for all of its sessions that needed one.
         step_s: seconds that they took.
         rows: sessions that took part, summed over the steps.
-        busy_since_s: when what it does now began, by ``time.monotonic``; None while it waits.
         memory_bytes: that MLX's arrays take.
     """
 
     steps: int = 0
     step_s: float = 0.0
     rows: int = 0
-    busy_since_s: float | None = None
     memory_bytes: int = 0
 
 
@@ -113,7 +111,7 @@ class _Served:
         self.sessions = Sessions(model, tokenizer, options)
 
 
-class Worker:
+class Worker(Owner):
     """Runs the sessions of many streams on a thread of its own.
 
     Args:
@@ -131,6 +129,7 @@ class Worker:
         deliver: Callable[[Sequence[Said]], None],
         memory_limit_bytes: int | None = None,
     ) -> None:
+        super().__init__("mlx")
         self._loaders, self._deliver = loaders, deliver
         self._memory_limit_bytes = memory_limit_bytes
         self._commands: queue.SimpleQueue[tuple[Key, Command] | None] = queue.SimpleQueue()
@@ -138,22 +137,10 @@ class Worker:
         self._live: dict[Key, _Live] = {}
         self._of: dict[SimulSession, _Live] = {}
         self._said: list[Said] = []
-        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
-        self._loaded: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._weights_bytes = self._stream_bytes = 0
         self.figures = Figures()
 
     # Called by other threads
-
-    def start(self) -> None:
-        """Load the models, and begin.
-
-        Raises:
-            SimulError: if a model will not do.
-        """
-        self._thread.start()
-        if (error := self._loaded.get()) is not None:
-            raise error
 
     def send(self, stream: Key, command: Command) -> None:
         """Have a command carried out; its effects are delivered."""
@@ -168,36 +155,20 @@ class Worker:
         """What a model that is served was trained for."""
         return self._served[model].trained
 
-    @property
-    def stalled_s(self) -> float:
-        """For how long one step has been running; 0 while there is nothing to do."""
-        since = self.figures.busy_since_s
-        return 0.0 if since is None else time.monotonic() - since
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
     # Called by its own thread
 
-    def _run(self) -> None:
-        try:
-            for name, load in self._loaders.items():
-                self._served[name] = _Served(*load())
-            self._measure()
-        except BaseException as error:
-            self._loaded.put(error)
-            return
-        self._loaded.put(None)
+    def _load(self) -> None:
+        for name, load in self._loaders.items():
+            self._served[name] = _Served(*load())
+        self._measure()
+
+    def _work(self) -> None:
         has_run = False
         while self._carry_out(wait=not has_run):
             has_run = any([self._step(served.sessions) for served in self._served.values()])
             self._hand_over()
         for live in self._live.values():
             live.session.break_off()
-        mx.synchronize()
-        mx.clear_streams()  # else MLX aborts the process when it ends after its thread
 
     def _measure(self) -> None:
         """Warm every model up, and see what a stream of it takes at most."""
@@ -222,9 +193,9 @@ class Worker:
         """
         items = []
         if wait:
-            self.figures.busy_since_s = None
+            self.busy_since_s = None
             items.append(self._commands.get())
-        self.figures.busy_since_s = time.monotonic()
+        self.busy_since_s = time.monotonic()
         # What comes meanwhile waits for the next step: a flood must not keep passes from being run.
         items += [self._commands.get() for _ in range(self._commands.qsize())]
         for item in items:

@@ -73,7 +73,7 @@ def test_a_freed_slots_late_output_reached_its_next_owner(server, talk_alone):
 
 def test_admission_without_bounds_deadlocked_on_memory(server, monkeypatch, talk_alone):
     worker = server.streams.worker
-    until(lambda: not worker._live and worker.figures.busy_since_s is None)
+    until(lambda: not worker._live and worker.busy_since_s is None)
     limit_memory(worker, monkeypatch, 400_000)
     admitted, codes = [], []
     for _ in range(40):
@@ -114,7 +114,7 @@ def test_the_output_of_a_client_that_left_was_computed_for_ever(server):
     server.run(server.streams.sweep, stream, time.monotonic() + resume_s + 1)
     until(lambda: stream.closed_s is not None)
     assert stream not in worker._live
-    until(lambda: worker.figures.busy_since_s is None)
+    until(lambda: worker.busy_since_s is None)
     # What had arrived was translated, and a listener knows why it ended.
     errors = [m["error"]["code"] for _, m in server.listen(talk.name) if m["type"] == "error"]
     assert errors == ["speaker_left"]
@@ -171,7 +171,7 @@ def test_first_words_after_silence_were_lost(server, talk_alone):
             talk.append(sentence)
             talk.send("input_text_buffer.commit")
             talk.until("session.input_text_buffer.committed")
-            until(lambda: server.streams.worker.figures.busy_since_s is None)  # silence
+            until(lambda: server.streams.worker.busy_since_s is None)  # silence
         talk.send("close")
         talk.to_the_end()
     source = "".join(m["delta"] for m in talk.messages if "input_transcript" in m["type"])
@@ -182,7 +182,7 @@ def test_first_words_after_silence_were_lost(server, talk_alone):
 def test_delay_piled_up_over_hours(server):
     """Each sentence of a long stream costs as many passes as the first ones, and none waits."""
     passes, figures = [], server.streams.worker.figures
-    until(lambda: figures.busy_since_s is None)
+    until(lambda: server.streams.worker.busy_since_s is None)
     with server.speak() as talk:
         stream = server.streams._streams[talk.name]
         for _ in range(40):
