@@ -99,13 +99,20 @@ class OutputFile:
         )
 
 
-def require_outputs(paths: Sequence[Path], inputs: Iterable[Path], *, may_exist: bool) -> None:
+def require_outputs(
+    paths: Sequence[Path],
+    inputs: Iterable[Path],
+    *,
+    may_exist: bool,
+    otherwise: str = "or give --overwrite",
+) -> None:
     """Pass if all can be written, as far as can be known before.
 
     Args:
         paths: what is to be written.
         inputs: files that must not be overwritten.
         may_exist: accept a file that exists already.
+        otherwise: what to do about a file that exists, but for naming another one.
 
     Raises:
         InvalidOptionError: if one cannot.
@@ -120,10 +127,7 @@ def require_outputs(paths: Sequence[Path], inputs: Iterable[Path], *, may_exist:
         if path.exists() and not path.is_file():
             raise InvalidOptionError(f"--output {path} is not a regular file; name another one.")
         if path.exists() and not may_exist:
-            raise InvalidOptionError(
-                f"--output {path} exists; name another file, give --overwrite, or resume the "
-                "--journal that it was written with."
-            )
+            raise InvalidOptionError(f"--output {path} exists; name another file, {otherwise}.")
         if path.resolve() in taken:
             raise InvalidOptionError(f"--output {path}: this file is named twice.")
         taken.add(path.resolve())

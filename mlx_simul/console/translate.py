@@ -87,7 +87,12 @@ def _require_files(args: argparse.Namespace, options: SessionOptions) -> None:
             raise InvalidOptionError(f"--journal {args.journal} is the source too.")
         inputs.append(args.journal)
     has_journal = args.journal is not None and _has_content(args.journal)
-    require_outputs(args.output, inputs, may_exist=args.overwrite or has_journal)
+    require_outputs(
+        args.output,
+        inputs,
+        may_exist=args.overwrite or has_journal,
+        otherwise="give --overwrite, or resume the --journal that it was written with",
+    )
 
 
 def _has_content(path: Path) -> bool:

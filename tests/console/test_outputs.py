@@ -96,7 +96,7 @@ def test_a_full_disk_is_named_and_leaves_whole_turns(tmp_path):
         (["a.doc"], r"\.srt, \.vtt, \.txt, \.jsonl files, got 'a\.doc'"),
         (["none/a.srt"], "cannot be written"),
         (["folder.srt"], "is a folder"),
-        (["there.srt"], "there.srt exists; name another file, give --overwrite"),
+        (["there.srt"], r"there\.srt exists; name another file, or give --overwrite\.$"),
         (["a.srt", "a.srt"], "named twice"),
         (["talk.txt"], "talk.txt: this file is named twice"),
     ],
