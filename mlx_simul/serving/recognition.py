@@ -26,13 +26,16 @@ from mlx_simul.serving.audio import (
     Recognised,
     RecogniserFailed,
 )
-from mlx_simul.serving.logs import fields
+from mlx_simul.serving.logs import fields, note
 from mlx_simul.serving.owner import Owner
 from mlx_simul.serving.worker import Key
 from mlx_simul.speech.audio import Resampler, from_pcm16
 from mlx_simul.speech.recogniser import Hypothesis, Recogniser, Recognition, usable
 
 log = logging.getLogger(__name__)
+
+STOP_S = 10.0
+"""How long the end of a server waits for a piece that is being recognised."""
 
 MAX_PIECE_S = 5
 """Most audio of a stream that is recognised before it is another's turn."""
@@ -138,11 +141,13 @@ class RecogniserThread(Owner):
             self._speeches.pop(stream, None)
 
     def stop(self) -> None:
-        """End after the piece that is being recognised."""
+        """End after the piece that is being recognised, or without it if that takes too long."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            note(log, "the recogniser did not end", level=logging.WARNING, stalled_s=self.stalled_s)
 
     # Called by its own thread
 

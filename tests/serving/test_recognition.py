@@ -10,6 +10,7 @@ from served import WAIT_S
 from tone_recogniser import PAUSE, ToneRecogniser, ToneRecognition, tones
 
 from mlx_simul.errors import InvalidOptionError, ModelLoadError, RecogniserError
+from mlx_simul.serving import recognition
 from mlx_simul.serving.audio import RATE_HZ, EndSpeech, Hear, Recognised, RecogniserFailed
 from mlx_simul.serving.recognition import MAX_PIECE_S, RecogniserThread
 from mlx_simul.speech.recogniser import Hypothesis, Word
@@ -280,3 +281,28 @@ def test_what_it_does_is_counted(hear):
     heard.until_end("a")
     figures = heard.thread.figures
     assert figures.audio_s == 3 and figures.busy_s > 0 and heard.thread.is_alive
+
+
+def test_a_recogniser_that_hangs_does_not_keep_a_server_from_ending(monkeypatch):
+    gate, begun = threading.Event(), threading.Event()
+
+    class Hanging(ToneRecognition):
+        def hear(self, audio):
+            begun.set()
+            gate.wait(WAIT_S)
+            return super().hear(audio)
+
+    class HangingRecogniser(ToneRecogniser):
+        def begin(self, language=None):
+            return Hanging()
+
+    monkeypatch.setattr(recognition, "STOP_S", 0.01)
+    heard = Heard(HangingRecogniser())
+    heard.send("a", SECOND)
+    assert begun.wait(WAIT_S)
+    heard.thread.stop()
+    assert heard.thread.is_alive
+    gate.set()
+    monkeypatch.setattr(recognition, "STOP_S", WAIT_S)
+    heard.thread.stop()
+    assert not heard.thread.is_alive
