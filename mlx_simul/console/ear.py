@@ -56,7 +56,7 @@ class Ear:
         self._thread.join()
 
     def read(self, *, wait: bool = True) -> str | Hypothesis | None:
-        """The next hypothesis; ``""`` if there is none without waiting; ``None`` at the end."""
+        """The next hypothesis; ``""`` if none is here and it may not wait; ``None`` at the end."""
         while True:
             try:
                 heard = self._heard.get(block=wait)

@@ -193,7 +193,7 @@ class AudioInput:
         return Hear(audio, language)
 
     def end(self) -> EndSpeech | None:
-        """End the audio so far; None if there is none since the last end."""
+        """End the audio so far; None if no audio has come since the last end."""
         if self.failed or self._taken == self._ended_at:
             return None
         self._n_ends += 1
