@@ -325,7 +325,7 @@ class SessionOptions:
                 )
 
     @classmethod
-    def of(cls, options: SessionOptions | None = None, **flat: Any) -> SessionOptions:
+    def of(cls, options: SessionOptions | None = None, /, **flat: Any) -> SessionOptions:
         """Options with some of them replaced, by their flat names.
 
         Args:

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Literal, TypedDict
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from repository import ROOT
 
@@ -368,6 +368,8 @@ def test_messages_in_another_order_are_refused(said):
 
 
 @given(texts)
+@example("options")
+@example("cls")
 def test_an_unknown_name_is_refused_with_those_that_are_known(name):
     assume(name not in VALUES.keys() | GROUPS | OptionKeywords.__annotations__.keys())
     for refused in (
@@ -420,12 +422,16 @@ def test_a_refusal_says_what_was_seen_and_what_would_do(table, wanted):
         ({"logits_processors": [len, 3]}, "logits_processors must be functions"),
         ({"limits": 3}, r"limits is a group of options, LimitOptions\(...\), got 3"),
         ({"decoding": {"temp": 1}}, "decoding is a group"),
-        ({"options": {"max_words": 3}}, "options must be a SessionOptions"),
     ],
 )
 def test_what_only_python_can_say_is_checked_at_once(given, says):
     with pytest.raises(InvalidOptionError, match=says):
         SessionOptions.of(**given)
+
+
+def test_options_that_are_not_whole_are_refused():
+    with pytest.raises(InvalidOptionError, match=r"options must be a SessionOptions, got \{"):
+        SessionOptions.of({"max_words": 3})
 
 
 def test_only_fields_that_are_asked_for_become_arguments():
