@@ -21,6 +21,7 @@ FinishReason: TypeAlias = Literal[
     "drought",
     "empty_source",
     "stop_limit",
+    "stop",
 ]
 
 
@@ -106,6 +107,7 @@ class TurnEnd:
             caller's ``end_turn``, the end of the source, or a ``limit`` on its target, so that the
             next turn goes on in the middle of this one's sentence.
         reason: why its target ended, as in :class:`Finished`.
+        stop: the stop that was found, as in :class:`Finished`.
         began_ms: when its first source word was read.
         word_times_ms: for each target word, when it was complete.
         time_ms: when it ended.
@@ -120,6 +122,7 @@ class TurnEnd:
     delays: tuple[int, ...]
     ended_by: TurnReason
     reason: FinishReason
+    stop: str | tuple[int, ...] | None = None
     began_ms: float = field(default=0.0, compare=False)
     word_times_ms: tuple[float, ...] = field(default=(), compare=False)
     time_ms: float = field(default=0.0, compare=False)
@@ -128,8 +131,9 @@ class TurnEnd:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the model ended the translation of the whole turn by itself."""
-        return self.reason in ("end_of_turn", "empty_source")
+        """Whether the translation of the whole turn ended by itself, or at a stop."""
+        is_stopped = self.reason == "stop" and self.ended_by != "limit"
+        return is_stopped or self.reason in ("end_of_turn", "empty_source")
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,10 @@ class Finished:
         reason: ``end_of_turn`` (the model was done), ``early_end_of_turn`` (it was done before the
             source, with ``early_eos="stop"``), a limit (``max_words``, ``max_tokens``,
             ``max_target_source_ratio``), ``drought`` (it was done, and left much of the source
-            untranslated: :mod:`mlx_simul.loop.drought`), ``empty_source``, or ``stop_limit``
-            (reference mode: over 100 stops more than segments read). With turns, the first reason
-            of a turn that is not ``end_of_turn``.
+            untranslated: :mod:`mlx_simul.loop.drought`), ``empty_source``, ``stop_limit``
+            (reference mode: over 100 stops more than segments read), or ``stop`` (one that was
+            asked for by ``stop`` or ``stop_after``). With turns, that of the first turn that is not
+            complete, or ``end_of_turn``.
         token_ids: the generated ids, the header not included.
         target_text: the whole target.
         delays: for each target word, the source words read when it was emitted.
@@ -156,6 +161,8 @@ class Finished:
         total_ms: when the stream ended.
         n_passes: passes asked of the model, reads and writes.
         source_finished: the source had ended, and all of it was read.
+        stop: the stop that was found: a text, token ids, or ``sentence``, ``code_block`` or
+            ``json``; None for another reason.
     """
 
     reason: FinishReason
@@ -169,13 +176,15 @@ class Finished:
     total_ms: float = field(default=0.0, compare=False)
     n_passes: int = field(default=0, compare=False)
     source_finished: bool = True
+    stop: str | tuple[int, ...] | None = None
     text: ClassVar[str] = ""
     source: ClassVar[str] = ""
 
     @property
     def is_complete(self) -> bool:
-        """Whether the model ended a translation of the whole source by itself."""
-        return self.reason in ("end_of_turn", "empty_source")
+        """Whether the translation of the whole source ended by itself, or at a stop."""
+        is_stopped = self.reason == "stop" and self.source_finished
+        return is_stopped or self.reason in ("end_of_turn", "empty_source")
 
 
 Event: TypeAlias = Read | Write | TurnEnd | Finished

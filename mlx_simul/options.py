@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import date as Date
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.machine.fields import plain_fields, require_count, value_of
@@ -27,12 +27,18 @@ Frame: TypeAlias = Literal["auto", "chat", "few-shot"]
 Turns: TypeAlias = Literal["auto", "sentence"]
 Mode: TypeAlias = Literal["auto", "group", "reencode", "interleaved"]
 Pairs: TypeAlias = Sequence[tuple[str, str]]
+Stop: TypeAlias = str | tuple[int, ...]
+Stops: TypeAlias = str | Sequence[str | int | Sequence[int]]
+StopUnit: TypeAlias = Literal["sentence", "code_block", "json"]
 
 DEFAULT_MAX_RATIO = 3.0
 """Small models ramble, and no pair of languages needs three words for one in more than a phrase."""
 
 DEFAULT_MAX_TURN_WORDS = 40
 """Everyday sentences are shorter, and the packaged model was trained on sources of 64 tokens."""
+
+MAX_STOPS = 64
+"""Each takes a look at every character."""
 
 
 def _option(default: Any, flag: str = "", metavar: str = "", plain: Any = None) -> Any:
@@ -169,12 +175,20 @@ class LimitOptions:
         max_tokens_per_word: target tokens after which a word is cut.
         max_target_source_ratio: target words per source word read, at most; a source of one or two
             words counts as three. "none" sets no limit; "auto" is 3, or no limit with gpe_compat.
+        stop: texts at which the target ends, before them; in Python also token ids, one or several
+            in a row.
+        stop_after: what the target ends behind: a sentence of the target language, a fenced code
+            block, or a JSON object or array.
     """
 
     max_words: int | None = _option(None, metavar="N")
     max_tokens: int = _option(1024, metavar="N")
     max_tokens_per_word: int = _option(50, metavar="N")
     max_target_source_ratio: float | Literal["auto"] | None = _option("auto", "--max-ratio", "R")
+    stop: Stops | None = _option(
+        None, metavar="TEXT", plain=tuple[str | tuple[int, ...], ...] | str
+    )
+    stop_after: StopUnit | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_words", "max_tokens", "max_tokens_per_word"):
@@ -188,6 +202,35 @@ class LimitOptions:
                     f"max_target_source_ratio must be a positive number, got {ratio!r}; None is no "
                     "limit."
                 )
+        if self.stop is not None:
+            object.__setattr__(self, "stop", _checked_stops(self.stop))
+        if self.stop_after not in (None, *get_args(StopUnit)):
+            raise InvalidOptionError(
+                f"stop_after must be one of {', '.join(get_args(StopUnit))} or None, got "
+                f"{self.stop_after!r}."
+            )
+
+
+def _checked_stops(given: Any) -> tuple[Stop, ...] | None:
+    """Stops as texts and as token ids in a row; None if there are none.
+
+    Raises:
+        InvalidOptionError: for one that is empty or something else, or for too many.
+    """
+    stops = [given] if isinstance(given, str) or not isinstance(given, Iterable) else [*given]
+    made: list[Stop] = []
+    for stop in stops:
+        row = (stop,) if type(stop) is int else stop
+        is_row = isinstance(row, Sequence) and all(type(token) is int for token in row)
+        if not row or not (isinstance(row, str) or is_row):
+            raise InvalidOptionError(
+                f"stop must be texts, token ids or rows of token ids, none of them empty; got "
+                f"{stop!r}."
+            )
+        made.append(row if isinstance(row, str) else tuple(row))
+    if len(made) > MAX_STOPS:
+        raise InvalidOptionError(f"stop holds {len(made)} stops; at most {MAX_STOPS} may be given.")
+    return tuple(made) or None
 
 
 @dataclass(frozen=True)
@@ -443,6 +486,8 @@ class OptionKeywords(TypedDict, total=False):
     max_tokens: int
     max_tokens_per_word: int
     max_target_source_ratio: float | Literal["auto"] | None
+    stop: Stops | None
+    stop_after: StopUnit | None
     temp: float
     top_p: float | None
     min_p: float | None

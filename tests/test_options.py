@@ -65,6 +65,8 @@ VALUES = {
     "max_tokens": counts,
     "max_tokens_per_word": counts,
     "max_target_source_ratio": st.sampled_from(["auto", None]) | st.floats(0.1, 9),
+    "stop": st.lists(texts, min_size=1, max_size=3).map(tuple),
+    "stop_after": st.sampled_from(["sentence", "code_block", "json", None]),
     "temp": st.floats(0.1, 100),
     "top_p": st.none() | shares,
     "min_p": st.none() | shares,
@@ -126,7 +128,8 @@ def as_words(given, glossary):
             glossary.write_text(json.dumps(value), "utf-8")
             words.append(f"{flag_of(PLAIN[name])}={glossary}")
         else:
-            words.append(f"{flag_of(PLAIN[name])}={value}")
+            values = value if isinstance(value, tuple) else [value]
+            words += [f"{flag_of(PLAIN[name])}={one}" for one in values]
     return words
 
 
@@ -405,6 +408,10 @@ def test_a_file_cannot_say_what_only_python_can(name):
         ({"date": "yesterday"}, "date must be a day as in '2026-07-30', got 'yesterday'"),
         ({"turns": "word"}, "turns must be"),
         ({"history": -1}, "history must be a whole number of at least 0, got -1"),
+        ({"stop": ["a", ""]}, "none of them empty; got ''"),
+        ({"stop": [[]]}, "none of them empty; got ()"),
+        ({"stop": ["a"] * 65}, "stop holds 65 stops; at most 64 may be given"),
+        ({"stop_after": "word"}, "stop_after must be 'sentence' or 'code_block' or 'json' or"),
     ],
 )
 def test_a_refusal_says_what_was_seen_and_what_would_do(table, wanted):
@@ -427,6 +434,21 @@ def test_a_refusal_says_what_was_seen_and_what_would_do(table, wanted):
 def test_what_only_python_can_say_is_checked_at_once(given, says):
     with pytest.raises(InvalidOptionError, match=says):
         SessionOptions.of(**given)
+
+
+def test_stops_may_be_said_in_short():
+    stops = (
+        SessionOptions.of(stop="a").limits.stop,
+        SessionOptions.of(stop=[5, [6, 7], "b"]).limits.stop,
+    )
+    assert stops == (("a",), ((5,), (6, 7), "b"))
+    assert SessionOptions.of(stop=[]).limits.stop is None
+    with pytest.raises(
+        InvalidOptionError, match=r"rows of token ids, none of them empty; got 1\.5"
+    ):
+        SessionOptions.of(stop=[1.5])
+    with pytest.raises(InvalidOptionError, match="got True"):
+        SessionOptions.of(stop=[True])
 
 
 def test_options_that_are_not_whole_are_refused():

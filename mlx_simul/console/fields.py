@@ -109,6 +109,8 @@ def _value_arguments(hint: Any, read: Callable[[str], Any] | None) -> dict[str, 
     if get_origin(hint) is tuple:
         return {"nargs": "+", **_value_arguments(get_args(hint)[0], None)}
     parts = list(parts_of(hint))
+    if any(get_origin(part) is tuple for part in parts):
+        return {"action": "append", "type": _reader(hint)}
     if all(part is type(None) or get_origin(part) is Literal for part in parts):
         names = [name for part in parts if part is not type(None) for name in get_args(part)]
         if type(None) not in parts:

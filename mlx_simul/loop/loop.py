@@ -31,6 +31,7 @@ from mlx_simul.loop.target import Detokenizer, Target
 from mlx_simul.policies import Action, Policy, ProposedWord
 from mlx_simul.text.boundary import MaxLengthStoppingCriteria, WordBoundaryStoppingCriteria
 from mlx_simul.text.speech import speech
+from mlx_simul.text.stops import StopWatch
 
 NEED_SOURCE: Final = "need source"
 
@@ -57,7 +58,7 @@ class SimulLoop:
                   write these words ── all are complete ────────────────────────┘
                     │ the model ends its turn and all source is read, or a limit is reached
                     ▼
-                  Finished
+                  Finished     (so does a stop, in the middle of a word)
 
         (1) if the policy judges and source is left; otherwise one word stands, unseen.
 
@@ -112,6 +113,7 @@ class SimulLoop:
         read_ahead_tokens: int = 0,
         drafter: Drafter | None = None,
         num_draft_tokens: int = 0,
+        watch: StopWatch | None = None,
     ) -> None:
         self._policy = policy
         # All that the policy learns about what is read and written.
@@ -127,7 +129,7 @@ class SimulLoop:
         wanted = Wanted(needs.probabilities, heads if needs.attention else ())
         self._wanted = None if wanted == Wanted() else wanted
         self._source = SourceQueue()
-        self._target = Target(boundary, detokenizer, self.state, clock_ms)
+        self._target = Target(boundary, detokenizer, self.state, clock_ms, watch)
         self._predictions = Predictions(
             header,
             self._source,
@@ -203,7 +205,7 @@ class SimulLoop:
             yield from self._read()
             reason = yield from self._write()
         yield from self._target.finish()
-        yield self._finished(reason)
+        yield self._finished(reason if self._target.stop is None else "stop")
 
     def _read(self) -> Steps:
         """Read as far as the policy says; the source read waits for the next pass."""
@@ -273,6 +275,8 @@ class SimulLoop:
             should_stop, is_look_ahead = self._target.ends_word(prediction.token)
             if not is_look_ahead:
                 yield from self._accept()
+                if self._target.is_stopped:
+                    return "stop"
             if should_stop:
                 yield from self._complete_word()
             if self._is_too_long(self._target.token_ids):
@@ -338,6 +342,7 @@ class SimulLoop:
             total_ms=self._clock_ms(),
             n_passes=self._predictions.n_passes,
             source_finished=reason == "empty_source" or state.source_exhausted(),
+            stop=target.stop,
         )
 
 

@@ -50,6 +50,7 @@ class StreamingState:
         self.target_words_generated = 0
         self.source_speech = self.target_speech = Fraction(0)
         self.wait_lagging: list[int] = []
+        self._speech_of_words: list[Fraction] = []
         self.is_reading = True
 
     @property
@@ -130,7 +131,16 @@ class StreamingState:
         """
         self.target_words_generated += 1
         self.target_speech += speech
+        self._speech_of_words.append(speech)
         self.wait_lagging.append(self.delay_words if lagging is None else lagging)
+
+    def take_back(self, n_words: int) -> list[int]:
+        """Count only the first so many words as written, and return the delays of the others."""
+        lagging = self.wait_lagging[n_words:]
+        self.target_speech -= sum(self._speech_of_words[n_words:])
+        del self.wait_lagging[n_words:], self._speech_of_words[n_words:]
+        self.target_words_generated = len(self.wait_lagging)
+        return lagging
 
     def switch_to_reading(self) -> None:
         """Route the next tokens to the source."""

@@ -17,6 +17,7 @@ from mlx_simul.loop.loop import SimulLoop, WordSteps
 from mlx_simul.loop.target import Detokenizer
 from mlx_simul.policies import Policy, WaitK
 from mlx_simul.text.boundary import CLOSING_PUNCTUATION, WordBoundaryStoppingCriteria
+from mlx_simul.text.stops import StopWatch
 
 MAX_PREDICTIONS_SINCE_READ = 50
 MAX_STOPS_BEYOND_READS = 100
@@ -52,6 +53,7 @@ class ReferenceLoop(SimulLoop):
         read_ahead_tokens: int = 0,
         drafter: Drafter | None = None,
         num_draft_tokens: int = 0,
+        watch: StopWatch | None = None,
     ) -> None:
         if not isinstance(policy, WaitK):
             raise InvalidOptionError(
@@ -74,6 +76,7 @@ class ReferenceLoop(SimulLoop):
             read_ahead_tokens=read_ahead_tokens,
             drafter=drafter,
             num_draft_tokens=num_draft_tokens,
+            watch=watch,
         )
         self._wait_k = policy.k
         self._tokenizer = tokenizer
@@ -106,6 +109,8 @@ class ReferenceLoop(SimulLoop):
                 self._predictions.outdate()
             else:
                 yield from self._accept()
+                if self._target.is_stopped:
+                    return "stop"
             if stops:
                 yield from self._complete_word(max(self._wait_k, self.state.source_words_read))
                 return self._reason_to_end(ends_turn)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from copy import copy
 from dataclasses import replace
+from itertools import accumulate, islice
 from typing import Protocol
 
 from mlx_simul.events import Write
 from mlx_simul.loop.progress import StreamingState
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
+from mlx_simul.text.characters import is_visible
 from mlx_simul.text.speech import speech
+from mlx_simul.text.stops import Cut, Stop, StopWatch
 
 
 class Detokenizer(Protocol):
@@ -33,21 +38,25 @@ class Target:
     """What one stream has written.
 
     The event of a token is held back until the next prediction tells whether the token ends its
-    word. So at most one event is held, that of the newest token, and every other one is out.
+    word, and for as long as the token or its text may belong to a stop. Without stops at most one
+    event is held, that of the newest token, and every other one is out.
 
     Args:
         boundary: where a target word ends.
         detokenizer: fresh.
         state: how far the stream has got; words written are counted there.
         clock_ms: milliseconds since the stream began.
+        watch: looks for stops; None if there are none.
 
     Attributes:
         boundary: as given.
         state: as given.
-        token_ids: all tokens written. Passes refer to this very list, so it is only appended to.
+        token_ids: all tokens written. Passes refer to this very list, so it is only appended to,
+            until the target is finished and no pass follows.
         word: those of them that no complete word holds yet, the newest; white space that precedes a
             word is among them.
         word_times_ms: when each word was complete.
+        stop: the stop at which the target ends, once it is finished; None if it was not cut.
     """
 
     def __init__(
@@ -56,17 +65,24 @@ class Target:
         detokenizer: Detokenizer,
         state: StreamingState,
         clock_ms: Callable[[], float],
+        watch: StopWatch | None = None,
     ) -> None:
         self.token_ids: list[int] = []
         self.word: list[int] = []
         self.word_times_ms: list[float] = []
         self.boundary = boundary
+        self.stop: Stop | None = None
         self._detokenizer = detokenizer
+        # To tell what a part of the tokens spells by itself.
+        self._fresh = copy(detokenizer)
         self.state = state
         self._clock_ms = clock_ms
-        self._held: Write | None = None
-        # Of the events that are out, in order.
+        self._watch = watch
+        self._held: deque[Write] = deque()
+        # Of the events that are out: their texts in order, and how long these are together; how
+        # many words they complete, and how many of their tokens these hold.
         self._texts: list[str] = []
+        self._n_chars = self._n_words = self._n_in_words = 0
 
     @property
     def text(self) -> str:
@@ -78,6 +94,11 @@ class Target:
         """Whether the word under way shows anything yet."""
         return self.boundary.has_content(self.word)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop was found: nothing more is to be written."""
+        return self._watch is not None and self._watch.cut is not None
+
     def ends_word(self, *tokens: int) -> tuple[bool, bool]:
         """Whether the word under way would end with the last of these tokens.
 
@@ -88,18 +109,22 @@ class Target:
         return self.boundary((*self.word, *tokens))
 
     def write(self, token: int) -> Iterator[Write]:
-        """Add a token to the word under way; give the event of the token before it."""
-        if self._held is not None:
-            yield self._release(self._held)
+        """Add a token to the word under way; give the events before it that are decided."""
         self.word.append(token)
         self.token_ids.append(token)
-        self._held = Write(
-            token=token,
-            text=self._detokenizer.add(token),
-            word_complete=False,
-            source_words_read=self.state.delay_words,
-            target_words_generated=self.state.target_words_generated,
+        text = self._detokenizer.add(token)
+        self._held.append(
+            Write(
+                token=token,
+                text=text,
+                word_complete=False,
+                source_words_read=self.state.delay_words,
+                target_words_generated=self.state.target_words_generated,
+            )
         )
+        if self._watch is not None:
+            self._watch.add(token, text)
+        yield from self._release(self._n_decided())
 
     def complete_word(self, lagging: int | None = None) -> Generator[Write, object, str]:
         """Count the word under way as complete, and give its last event.
@@ -114,27 +139,113 @@ class Target:
         self.state.mark_target_written(lagging, speech(text))
         self.word_times_ms.append(self._clock_ms())
         self.word.clear()
-        if self._held is not None:
+        if self._held:
             n_words = self.state.target_words_generated
-            self._held = replace(self._held, word_complete=True, target_words_generated=n_words)
+            self._held[-1] = replace(
+                self._held[-1], word_complete=True, target_words_generated=n_words
+            )
         yield from self.release_whole()
         return text
 
     def release_whole(self) -> Iterator[Write]:
-        """Give the event held back, unless its text ends within a character.
+        """Give the events held back, unless the text ends within a character or may be a stop.
 
         The next token may complete the character, and then the text belongs to that one; so deltas
         concatenate to exactly what the tokenizer decodes.
         """
-        if self._held is not None and not self._detokenizer.is_holding:
-            yield self._release(self._held)
+        if not self._detokenizer.is_holding:
+            yield from self._release(self._n_decided(with_newest=True))
 
     def finish(self) -> Iterator[Write]:
-        """Give the event held back with all text that is left."""
-        if self._held is not None:
-            yield self._release(self._held, self._detokenizer.flush())
+        """Give the events held back with all text that is left, up to the stop if there is one."""
+        if self._held and not self.is_stopped:
+            rest = self._detokenizer.flush()
+            self._held[-1] = replace(self._held[-1], text=self._held[-1].text + rest)
+            if self._watch is not None:
+                self._watch.add(None, rest)
+        if self._watch is not None and self._watch.cut is not None:
+            self._end_at(self._watch.cut)
+        yield from self._release(len(self._held))
 
-    def _release(self, held: Write, rest: str = "") -> Write:
-        self._held = None
-        self._texts.append(held.text + rest)
-        return replace(held, text=held.text + rest, time_ms=self._clock_ms())
+    # What is held back
+
+    def _n_decided(self, *, with_newest: bool = False) -> int:
+        """How many of the events that are held are as they will stay, the oldest.
+
+        Whether an event ends its word shows with the next one that stays.
+
+        Args:
+            with_newest: whether the newest one ends its word, or nothing will.
+        """
+        n_settled = self._n_settled()
+        if not n_settled or (with_newest and n_settled == len(self._held)):
+            return n_settled
+        is_whole = self._held[n_settled - 1].word_complete and not self._detokenizer.is_holding
+        return n_settled if is_whole else n_settled - 1
+
+    def _n_settled(self) -> int:
+        """How many of the events that are held no stop can take back, the oldest."""
+        if self._watch is None:
+            return len(self._held)
+        if self.is_stopped:
+            return 0
+        n_tokens = self._watch.settled_tokens - (len(self.token_ids) - len(self._held))
+        ends = accumulate((len(held.text) for held in self._held), initial=self._n_chars)
+        n_chars = sum(end <= self._watch.settled_chars for end in islice(ends, 1, None))
+        return min(n_tokens, n_chars)
+
+    def _release(self, n_events: int) -> Iterator[Write]:
+        for _ in range(n_events):
+            held = self._held.popleft()
+            self._texts.append(held.text)
+            self._n_chars += len(held.text)
+            if held.word_complete:
+                self._n_words = held.target_words_generated
+                self._n_in_words = len(self.token_ids) - len(self._held)
+            yield replace(held, time_ms=self._clock_ms())
+
+    # Where it is cut
+
+    def _end_at(self, cut: Cut) -> None:
+        """Drop what stands behind a stop, as if it had never been written."""
+        self.stop = cut.stop
+        n_out = len(self.token_ids) - len(self._held)
+        n_tokens = cut.n_tokens
+        if n_tokens is None:
+            n_tokens = self._fewest_tokens(cut.n_chars or 0, n_out)
+        self.token_ids = self.token_ids[:n_tokens]
+        self._held = deque(islice(self._held, n_tokens - n_out))
+        self.word.clear()
+        text = self._text_of(n_tokens)[: cut.n_chars]
+        if self._held:
+            # Its own text may have come with a token that is gone.
+            n_chars = self._n_chars + sum(len(held.text) for held in self._held)
+            last = self._held.pop()
+            self._held.append(replace(last, text=text[n_chars - len(last.text) :]))
+        self._count_words(n_out, text)
+
+    def _fewest_tokens(self, n_chars: int, n_out: int) -> int:
+        """How many tokens it takes to spell and to bring so much text; those that are out stay."""
+        sizes = range(n_out + (n_chars > self._n_chars), len(self.token_ids))
+        return next((n for n in sizes if len(self._text_of(n)) >= n_chars), len(self.token_ids))
+
+    def _count_words(self, n_out: int, text: str) -> None:
+        """Count the words of what is left; the last may be the beginning of one."""
+        n_words, n_in_words = self._n_words, self._n_in_words
+        for i, held in enumerate(self._held, n_out + 1):
+            if held.word_complete:
+                n_words, n_in_words = held.target_words_generated, i
+        lagging, times_ms = self.state.take_back(n_words), self.word_times_ms[n_words:]
+        del self.word_times_ms[n_words:]
+        rest = text[len(self._text_of(n_in_words)) :]
+        if self._held and is_visible(rest):
+            self.state.mark_target_written(next(iter(lagging), None), speech(rest))
+            self.word_times_ms.append(next(iter(times_ms), self._clock_ms()))
+            n_words = self.state.target_words_generated
+            last = self._held.pop()
+            self._held.append(replace(last, word_complete=True, target_words_generated=n_words))
+
+    def _text_of(self, n_tokens: int) -> str:
+        """What the first tokens spell by themselves."""
+        detokenizer = copy(self._fresh)
+        return "".join([*map(detokenizer.add, self.token_ids[:n_tokens]), detokenizer.flush()])

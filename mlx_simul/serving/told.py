@@ -95,6 +95,7 @@ def turn_done(end: TurnEnd) -> dict[str, Any]:
         "time_ms": round(end.time_ms),
         "ended_by": end.ended_by,
         "reason": end.reason,
+        **_stop_of(end),
     }
 
 
@@ -103,8 +104,13 @@ def session_closed(finished: Finished) -> dict[str, Any]:
     return {
         "type": "session.closed",
         "reason": finished.reason,
+        **_stop_of(finished),
         "usage": usage_of(finished),
     }
+
+
+def _stop_of(end: TurnEnd | Finished) -> dict[str, Any]:
+    return {} if end.stop is None else {"stop": end.stop}
 
 
 def usage_of(finished: Finished) -> dict[str, Any]:

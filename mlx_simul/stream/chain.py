@@ -269,6 +269,7 @@ class TurnChain:
             ended_by=ended_by,
             reason=finished.reason,
             began_ms=self._began_ms or 0.0,
+            stop=finished.stop,
             word_times_ms=finished.word_times_ms,
             time_ms=finished.total_ms,
         )
@@ -282,7 +283,7 @@ class TurnChain:
         if end.target_text:
             self._finished_pairs.append((end.source_text, end.target_text))
         self._joiner.end_turn(paragraph=end.ended_by == "blank_line")
-        if self._reason == "end_of_turn" or end.reason == "max_words":
+        if (self._reason == "end_of_turn" and not end.is_complete) or end.reason == "max_words":
             self._reason = end.reason
 
     def _drop_empty_turns(self) -> None:

@@ -299,7 +299,12 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _turn_end(record: Mapping[str, Any]) -> TurnEnd:
-    values: dict[str, Any] = {item.name: record[item.name] for item in fields(TurnEnd)}
+    # A stop was not written before there were stops.
+    values: dict[str, Any] = {
+        item.name: record[item.name]
+        for item in fields(TurnEnd)
+        if item.name != "stop" or item.name in record
+    }
     lists: dict[str, Any] = {
         name: tuple(value) for name, value in values.items() if isinstance(value, list)
     }

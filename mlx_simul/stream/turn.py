@@ -26,6 +26,7 @@ from mlx_simul.loop.reference import ReferenceLoop
 from mlx_simul.options import (
     DEFAULT_MAX_RATIO,
     DecodingOptions,
+    LimitOptions,
     Pairs,
     SessionOptions,
     TurnOptions,
@@ -36,6 +37,7 @@ from mlx_simul.text import frames
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 from mlx_simul.text.detokenizer import StableDetokenizer
 from mlx_simul.text.prompts import StreamingDataPreparator, TokenizedSource
+from mlx_simul.text.stops import StopWatch
 from mlx_simul.text.vocabulary import end_of_turn_ids_of
 
 
@@ -276,6 +278,7 @@ class TurnMaker:
             "clock_ms": self.clock,
             "read_ahead_tokens": self.engine.read_ahead_tokens,
             "num_draft_tokens": decoding.num_draft_tokens,
+            "watch": _watch_of(options.limits, setting.target_language),
             "drafter": make_drafter(
                 self.engine, self._tokenizer, decoding.draft, sampler=self._sampler
             ),
@@ -290,6 +293,13 @@ class TurnMaker:
             forbidden_ids=() if setting.prompt is None else setting.prompt.forbidden_ids,
             **settings,
         )
+
+
+def _watch_of(limits: LimitOptions, language: str | None) -> StopWatch | None:
+    if limits.stop is None and limits.stop_after is None:
+        return None
+    stops: Any = limits.stop or ()  # the options have put them in this form
+    return StopWatch(stops, limits.stop_after, language)
 
 
 def _sampler_of(decoding: DecodingOptions) -> Sampler | None:

@@ -13,6 +13,7 @@ from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop
 from mlx_simul.loop.requests import Evidence, Pass, Reply
 from mlx_simul.policies import Policy
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
+from mlx_simul.text.stops import StopWatch
 
 END_OF_TURN = 0
 PIECES = ["<end>", " a", " b", "c", "d", ".", "\n", " "]
@@ -70,6 +71,7 @@ class ScriptedStream:
         read_ahead_tokens: likewise.
         drafter: likewise.
         num_draft_tokens: likewise.
+        watch: likewise.
         limits: those of :class:`~mlx_simul.loop.limits.Limits`; 30 tokens by default.
     """
 
@@ -82,6 +84,7 @@ class ScriptedStream:
         read_ahead_tokens: int = 0,
         drafter: Drafter | None = None,
         num_draft_tokens: int = 0,
+        watch: StopWatch | None = None,
         **limits: Any,
     ) -> None:
         self.seed = seed
@@ -92,6 +95,7 @@ class ScriptedStream:
             read_ahead_tokens=read_ahead_tokens,
             drafter=drafter,
             num_draft_tokens=num_draft_tokens,
+            watch=watch,
         )
         self._steps = self.loop.steps()
         self.source: list[int] = []  # what the target may see

@@ -55,6 +55,8 @@ SETTINGS = [
     {**TURNS, "draft": "ngram", "policy": "whole"},
     {**TURNS, "max_words": 9},
     {**TURNS, "max_tokens": 2},
+    {**TURNS, "stop": ["a", "e"]},
+    {"turns": None, "stop": [[7], "th"]},
     {**TURNS, "target_start": FollowStart(margin_tokens=1)},
 ]
 MODES = ["group", "reencode", "interleaved"]
