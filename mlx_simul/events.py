@@ -107,10 +107,10 @@ class TurnEnd:
             caller's ``end_turn``, the end of the source, or a ``limit`` on its target, so that the
             next turn goes on in the middle of this one's sentence.
         reason: why its target ended, as in :class:`Finished`.
-        stop: the stop that was found, as in :class:`Finished`.
         began_ms: when its first source word was read.
         word_times_ms: for each target word, when it was complete.
         time_ms: when it ended.
+        stop: the stop that was found, as in :class:`Finished`.
     """
 
     turn: int
@@ -122,10 +122,10 @@ class TurnEnd:
     delays: tuple[int, ...]
     ended_by: TurnReason
     reason: FinishReason
-    stop: str | tuple[int, ...] | None = None
     began_ms: float = field(default=0.0, compare=False)
     word_times_ms: tuple[float, ...] = field(default=(), compare=False)
     time_ms: float = field(default=0.0, compare=False)
+    stop: str | tuple[int, ...] | None = None
     text: ClassVar[str] = ""
     source: ClassVar[str] = ""
 
