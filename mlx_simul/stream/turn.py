@@ -54,6 +54,7 @@ class Setting:
         end_of_turn_ids: tokens that end a target.
         source_language: by name, if it is known.
         target_language: likewise; the task is translation if it is.
+        most_pairs: how many finished pairs may stand before a source; None for any number.
 
     Raises:
         InvalidOptionError: for options that would be ignored in a stream without turns, or that a
@@ -68,6 +69,7 @@ class Setting:
     end_of_turn_ids: frozenset[int]
     source_language: str | None = None
     target_language: str | None = None
+    most_pairs: int | None = None
 
     def __post_init__(self) -> None:
         turn, usual, draft = self.options.turn, TurnOptions(), self.options.decoding.draft
@@ -105,6 +107,8 @@ class Setting:
         n_kept, given = self.options.turn.history, tuple(self.options.prompt.pairs)
         # Without a history the pairs that were given stand before every turn.
         pairs = (*given, *history)[-n_kept:] if n_kept else given
+        if self.most_pairs is not None:
+            pairs = pairs[max(0, len(pairs) - self.most_pairs) :]
         return self.prompt.behind(_that_fit(pairs) if history else pairs)
 
 
@@ -151,7 +155,7 @@ def make_setting(
         return Setting(options, policy, None, source.segments[0], source.header, ends)
     trained = archs.streaming_config(model)
     asked = told(trained, options.prompt)
-    _warn_of_history(trained, options)
+    most_pairs = _most_pairs(trained, options)
     prompt = StreamingDataPreparator(
         tokenizer,
         instruction=asked.instruction,
@@ -180,20 +184,28 @@ def make_setting(
         ends,
         source_language,
         target_language,
+        most_pairs,
     )
 
 
-def _warn_of_history(trained: StreamingConfig, options: SessionOptions) -> None:
-    """A model that only translates takes what it never saw before a source for a part of it."""
+def _most_pairs(trained: StreamingConfig, options: SessionOptions) -> int | None:
+    """How many pairs a model that only translates may be shown, with a warning if it matters.
+
+    Such a model takes what it never saw before a source for a part of it.
+    """
+    if trained.translates is None:
+        return None
     n_pairs = max(options.turn.history, len(options.prompt.pairs))
     n_known = trained.history_pairs or 0
-    if trained.translates is not None and n_pairs > n_known:
+    if n_pairs > n_known:
         warnings.warn(
-            f"{n_pairs} finished pairs may stand before a turn, and this model was trained with "
-            f"{n_known or 'none'}: it will translate worse. Leave history and pairs out.",
+            f"this model was trained with {n_known or 'no'} finished pairs before a turn, and more "
+            f"would make it translate worse: {n_pairs - n_known} of {n_pairs} are left out. Set "
+            f"history to at most {n_known}, and give no more pairs.",
             SimulWarning,
             stacklevel=2,
         )
+    return n_known
 
 
 class TurnMaker:

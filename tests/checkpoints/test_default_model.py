@@ -60,10 +60,12 @@ def test_it_loads_in_under_two_seconds():
 
 
 @pytest.mark.parametrize("options", [{"history": 2}, {"pairs": [("Yes.", "Oui.")]}])
-def test_it_warns_of_a_history_that_it_was_not_trained_with(options):
+def test_it_leaves_a_history_out_that_it_was_not_trained_with_and_says_so(options):
     model, tokenizer = mlx_simul.load()
-    with pytest.warns(SimulWarning, match="trained with none: it will translate worse"):
-        mlx_simul.SimulSession(model, tokenizer, **options)
+    text = "Tom is here. He has a big dog. It is tired."
+    alone = mlx_simul.generate(model, tokenizer, text)
+    with pytest.warns(SimulWarning, match="trained with no finished pairs .* are left out"):
+        assert mlx_simul.generate(model, tokenizer, text, **options) == alone
 
 
 def test_the_package_fits_into_its_wheel():
