@@ -2,7 +2,7 @@ from .archs.prepare import prepare
 from .checkpoints.loading import load
 from .errors import SimulError, SimulWarning
 from .evaluation.run import evaluate
-from .events import Event, Finished, Read, TurnEnd, Write
+from .events import Event, Finished, Read, ToolCall, TurnEnd, Write
 from .generation import astream_generate, generate, stream_generate
 from .options import SessionOptions
 from .policies import Action, Policy, WaitK
@@ -26,6 +26,7 @@ __all__ = [
     "SimulWarning",
     "Stabiliser",
     "TokenizedSource",
+    "ToolCall",
     "TurnEnd",
     "WaitK",
     "Write",

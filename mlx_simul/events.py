@@ -1,4 +1,4 @@
-"""What a session says: Read, Write, TurnEnd, Finished.
+"""What a session says: Read, Write, ToolCall, TurnEnd, Finished.
 
 ``text`` of any event is what it adds to the target, ``source`` what it adds to the source read: all
 texts in a row are the translation.
@@ -9,6 +9,7 @@ chunks gives equal events (SPEC section 7).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -69,6 +70,32 @@ class Write:
     source_words_read: int
     target_words_generated: int
     time_ms: float = field(default=0.0, compare=False)
+    source: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """The target has called a tool; :meth:`SimulSession.tool_result` answers it.
+
+    Attributes:
+        call: its number in the stream, from 0.
+        name: of the function; empty if there was an error.
+        arguments: by name; empty if there was an error.
+        written: the call as the model wrote it.
+        error: why mlx-lm's parser found no call in that; None if it found one.
+        source_words_read: source words read when the call was complete.
+        text: empty: no part of a call belongs to the target's text.
+        source: empty: a call reads nothing.
+    """
+
+    call: int
+    name: str
+    arguments: Mapping[str, Any]
+    written: str
+    error: str | None = None
+    source_words_read: int = 0
+    time_ms: float = field(default=0.0, compare=False)
+    text: ClassVar[str] = ""
     source: ClassVar[str] = ""
 
 
@@ -187,11 +214,12 @@ class Finished:
         return is_stopped or self.reason in ("end_of_turn", "empty_source")
 
 
-Event: TypeAlias = Read | Write | TurnEnd | Finished
+Event: TypeAlias = Read | Write | ToolCall | TurnEnd | Finished
 
 _TYPES = {
     Read: "read",
     Write: "write",
+    ToolCall: "tool_call",
     Tail: "tail",
     TurnEnd: "turn_end",
     Finished: "finished",

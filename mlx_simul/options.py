@@ -27,6 +27,7 @@ Frame: TypeAlias = Literal["auto", "chat", "few-shot"]
 Turns: TypeAlias = Literal["auto", "sentence"]
 Mode: TypeAlias = Literal["auto", "group", "reencode", "interleaved"]
 Pairs: TypeAlias = Sequence[tuple[str, str]]
+Tools: TypeAlias = Sequence[Mapping[str, Any]]
 Stop: TypeAlias = str | tuple[int, ...]
 Stops: TypeAlias = str | Sequence[str | int | Sequence[int]]
 StopUnit: TypeAlias = Literal["sentence", "code_block", "json"]
@@ -77,6 +78,7 @@ class PromptOptions:
         messages: a chat history instead of an instruction and pairs: at most one system message,
             and then user and assistant in turns.
         date: the day that a chat template prints, as in 2026-07-30; today by default.
+        tools: JSON schemas of functions that the model may call, as chat templates take them.
     """
 
     source_language: str | None = _option(None, "--from", "LANGUAGE")
@@ -89,6 +91,7 @@ class PromptOptions:
     pairs: Pairs = _python_only(())
     messages: Sequence[Mapping[str, str]] | None = _python_only()
     date: Date | str | None = _option(None, metavar="YYYY-MM-DD", plain=str | None)
+    tools: Tools = _python_only(())
 
     def __post_init__(self) -> None:
         if isinstance(self.date, str):
@@ -104,6 +107,7 @@ class PromptOptions:
             )
         if self.messages is not None:
             self._take_messages(self.messages)
+        _check_tools(self.tools)
 
     def _take_messages(self, messages: Sequence[Mapping[str, str]]) -> None:
         """Say a chat history as an instruction and pairs."""
@@ -130,6 +134,21 @@ class PromptOptions:
         object.__setattr__(self, "pairs", tuple(zip(texts[::2], texts[1::2], strict=True)))
         object.__setattr__(self, "instruction", system[0] if system else None)
         object.__setattr__(self, "messages", None)
+
+
+def _check_tools(tools: Any) -> None:
+    """Pass if tools are JSON schemas of functions.
+
+    Raises:
+        InvalidOptionError: if one is not, or has no name.
+    """
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise InvalidOptionError(
+                'each of tools must be a schema as in {"type": "function", "function": {"name": '
+                f'"file_item", "parameters": {{...}}}}}}, got {tool!r}.'
+            )
 
 
 @dataclass(frozen=True)
@@ -477,6 +496,7 @@ class OptionKeywords(TypedDict, total=False):
     pairs: Pairs
     messages: Sequence[Mapping[str, str]] | None
     date: Date | str | None
+    tools: Tools
     turns: Turns | None
     history: int
     max_turn_words: int

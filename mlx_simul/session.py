@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from typing_extensions import Unpack
 from mlx_simul.archs.prepare import adopt
 from mlx_simul.engine import Engine, make_engine
 from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
-from mlx_simul.errors import InvalidOptionError, SessionClosedError
-from mlx_simul.events import Event, Finished, TurnEnd
+from mlx_simul.errors import InvalidOptionError, PromptError, SessionClosedError
+from mlx_simul.events import Event, Finished, ToolCall, TurnEnd
 from mlx_simul.loop.loop import NEED_SOURCE
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.options import OptionKeywords, SessionOptions
@@ -229,6 +230,32 @@ class SimulSession:
         if self._journal is not None:
             self._journal.add_mark("end_turn")
         self._end_turn()
+
+    def tool_result(self, call: ToolCall, result: Any) -> None:
+        """Give the target the result of a tool that it has called, without running.
+
+        The target goes on with it as soon as no word is under way, and the policy still says when.
+        A call needs no result.
+
+        Args:
+            call: the event that told of it.
+            result: text, or what becomes JSON.
+
+        Raises:
+            SessionClosedError: once the stream has ended.
+            InvalidOptionError: if the result cannot become JSON.
+            PromptError: if the session has no tools, or the chat template cannot show a result.
+        """
+        self._require_whole()
+        if self._is_finished:
+            raise SessionClosedError(
+                f"this stream has ended, so the result of {call.name!r} came too late; give it "
+                "while the call's event is handled, or before finish()."
+            )
+        if not isinstance(self._turns, OneTurn):
+            raise PromptError("a stream with turns has no tools, so no call can have a result.")
+        self._turns.insert(call, result if isinstance(result, str) else _as_json(result))
+        self._needs_source, self._has_news = False, True
 
     def close(self) -> None:
         """Say that the source has ended, without running; idempotent."""
@@ -602,6 +629,15 @@ def _identity(
         "functions": [name for name in FUNCTIONS if options.flat()[name]],
         "source": source and sha256(repr(source).encode()).hexdigest(),
     }
+
+
+def _as_json(result: Any) -> str:
+    try:
+        return json.dumps(result, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidOptionError(
+            f"the result of a tool must be text or what JSON can say, got {result!r}: {error}."
+        ) from error
 
 
 @dataclass(frozen=True)

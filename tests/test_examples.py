@@ -7,7 +7,9 @@ import sys
 import pytest
 from repository import ROOT
 from tiny_chat import write_chat_folder
+from tools_template import TEMPLATE, Says
 
+import mlx_simul
 from mlx_simul.loop.limits import Limits
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -17,6 +19,7 @@ SAYS = {
     "glossary": "with context and glossary: ",
     "live_chunks": "'is leaves at ' ",
     "live_summary": "\n",
+    "meeting_assistant": "No action item was filed.",
     "many_sessions": "  German: Good morning. -> ",
     "own_policy": " [bridge]",
 }
@@ -27,8 +30,16 @@ def folder(tmp_path_factory):
     return write_chat_folder(tmp_path_factory.mktemp("examples") / "model")
 
 
+@pytest.fixture(scope="module")
+def folder_with_tools(tmp_path_factory):
+    folder = write_chat_folder(tmp_path_factory.mktemp("tools") / "model")
+    (folder / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example(path, folder, monkeypatch, capsys):
+def test_example(path, folder, folder_with_tools, monkeypatch, capsys):
+    folder = folder_with_tools if path.stem == "meeting_assistant" else folder
     # Random weights never end a turn, and know no short words.
     monkeypatch.setattr(
         "mlx_simul.stream.turn.Limits", lambda words, tokens, ratio: Limits(words, 20, ratio)
@@ -39,9 +50,35 @@ def test_example(path, folder, monkeypatch, capsys):
     assert SAYS[path.stem] in capsys.readouterr().out
 
 
+def test_the_assistant_files_what_a_model_calls_for(folder_with_tools, capsys):
+    """With a model that says what a test wants: none of those at hand calls tools."""
+    example = runpy.run_path(str(ROOT / "examples" / "meeting_assistant.py"), run_name="example")
+    model, tokenizer = mlx_simul.load(str(folder_with_tools))
+    says = Says(tokenizer)
+
+    def meeting():
+        yield "Ann will write the report by Friday. "
+        arguments = {"who": "Ann", "what": "write the report", "by": "Friday"}
+        says.then(
+            f'<tool_call>{{"name": "file_item", "arguments": {json.dumps(arguments)}}}</tool_call>'
+        )
+        yield "And Bob brings cake. "
+        # A call that lacks an argument is answered with what is wrong, and can be made again.
+        says.then('<tool_call>{"name": "file_item", "arguments": {"who": "Bob"}}</tool_call>')
+        yield "That is all, thank you. "
+
+    items = example["assist"](model, tokenizer, meeting(), logits_processors=[says])
+    assert items == [arguments_of("Ann", "write the report", "Friday")]
+    assert "  -> Ann: write the report (Friday)" in capsys.readouterr().out
+
+
+def arguments_of(who, what, by):
+    return {"who": who, "what": what, "by": by}
+
+
 def test_an_example_that_needs_a_larger_model_says_so(monkeypatch, capsys):
     for path in EXAMPLES:
-        if path.stem in ("glossary", "live_summary"):
+        if path.stem in ("glossary", "live_summary", "meeting_assistant"):
             monkeypatch.setattr(sys, "argv", [str(path)])
             with pytest.raises(SystemExit):
                 runpy.run_path(str(path), run_name="__main__")

@@ -44,6 +44,8 @@ def told(trained: StreamingConfig, prompt: PromptOptions) -> PromptOptions:
         "examples": prompt.examples,
         "frame": prompt.frame if prompt.frame == "few-shot" else None,
     }
+    if prompt.tools:
+        refused.append("tools")
     refused += [f"{name}={given!r}" for name, given in others.items() if given]
     if prompt.instruction is not None:
         refused.append(f"instruction={prompt.instruction!r}")

@@ -13,19 +13,20 @@ many passes that takes is not visible in any event.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
-from mlx_simul.events import Event, Finished, FinishReason, Read
+from mlx_simul.events import Event, Finished, FinishReason, Read, ToolCall
 from mlx_simul.loop.drafters import Drafter
 from mlx_simul.loop.drought import Balance, Sentences
 from mlx_simul.loop.limits import Limits
 from mlx_simul.loop.predictions import Predictions
 from mlx_simul.loop.progress import StreamingState
 from mlx_simul.loop.proposals import Proposals, shown
-from mlx_simul.loop.requests import Evidence, Pass, Reply, Wanted
+from mlx_simul.loop.requests import Evidence, Insertion, Pass, Reply, Wanted
 from mlx_simul.loop.source_queue import SourceQueue
 from mlx_simul.loop.target import Detokenizer, Target
 from mlx_simul.policies import Action, Policy, ProposedWord
@@ -146,6 +147,9 @@ class SimulLoop:
         self._proposals = None
         if needs.lookahead_words != 0:
             self._proposals = Proposals(policy, self._target, self._predictions, limits)
+        # Results of tools that the target does not hold yet.
+        self._insertions: deque[Insertion] = deque()
+        self._n_calls = 0
         self._balance = Balance(Sentences(), Sentences())
         # Whether a segment has to be read before the policy is asked again, because the model had
         # nothing to write or the policy did not let all of it stand. The next read clears it.
@@ -186,6 +190,10 @@ class SimulLoop:
         self.add_segment(suffix_ids)
         self.state.close_source()
 
+    def insert(self, insertion: Insertion) -> None:
+        """Give the target the result of a tool, as soon as no word and no call is under way."""
+        self._insertions.append(insertion)
+
     # Reading
 
     def steps(self) -> Steps:
@@ -204,20 +212,31 @@ class SimulLoop:
         while reason is None:
             yield from self._read()
             reason = yield from self._write()
+            if self._insertions and reason == "end_of_turn":
+                reason = None
         yield from self._target.finish()
+        yield from self._say(self._target.take_calls())
         yield self._finished(reason if self._target.stop is None else "stop")
 
     def _read(self) -> Steps:
         """Read as far as the policy says; the source read waits for the next pass."""
+        self._take_insertions()
         while self._should_read():
             if not self.state.should_read_next_source():
                 yield from self._predictions.encode()
                 yield NEED_SOURCE
+                self._take_insertions()
                 continue
             self.state.switch_to_reading()
             # What is predicted was predicted from less source than is read now.
             self._predictions.outdate()
             yield replace(self._read_segment(), time_ms=self._clock_ms())
+
+    def _take_insertions(self) -> None:
+        while self._insertions:
+            self._predictions.insert(self._insertions.popleft().token_ids)
+            # Now there may be something to add.
+            self._read_on = False
 
     def _should_read(self) -> bool:
         if self.state.source_exhausted():
@@ -277,6 +296,9 @@ class SimulLoop:
                 yield from self._accept()
                 if self._target.is_stopped:
                     return "stop"
+                if calls := self._target.take_calls():
+                    yield from self._say(calls)
+                    return "max_tokens" if self._is_too_long(self._target.token_ids) else None
             if should_stop:
                 yield from self._complete_word()
             if self._is_too_long(self._target.token_ids):
@@ -289,6 +311,9 @@ class SimulLoop:
 
         Either way it closes the word under way. It is never fed, written or counted.
         """
+        if self._target.is_in_call:
+            self._target.end_call()
+            yield from self._say(self._target.take_calls())
         open_word = self._target.has_open_word
         if open_word:
             yield from self._complete_word()
@@ -303,6 +328,23 @@ class SimulLoop:
         yield from self._target.release_whole()
         self._read_on = True
         return None
+
+    def _say(self, calls: Sequence[ToolCall]) -> Steps:
+        """Tell of calls that have ended; what was written before them is a word by itself."""
+        if not calls:
+            return
+        if self._target.has_open_word:
+            yield from self._complete_word()
+        self._target.drop_call()
+        yield from self._target.release_whole()
+        for call in calls:
+            yield replace(
+                call,
+                call=self._n_calls,
+                source_words_read=self.state.delay_words,
+                time_ms=self._clock_ms(),
+            )
+            self._n_calls += 1
 
     def _reason_after_a_word(self) -> FinishReason | None:
         return None if self._limits.max_words_allows_a_word(self.state) else "max_words"
@@ -327,8 +369,10 @@ class SimulLoop:
 
     def _finished(self, reason: FinishReason) -> Finished:
         state, target = self.state, self._target
-        if reason == "end_of_turn" and self._balance.has_dried_up(
-            state.source_speech, state.target_speech
+        if (
+            reason == "end_of_turn"
+            and not self._n_calls
+            and self._balance.has_dried_up(state.source_speech, state.target_speech)
         ):
             reason = "drought"
         return Finished(

@@ -136,6 +136,12 @@ class Predictions:
             self._drafts = tuple(draft.token for draft in drafts)
         self._standing.clear()
 
+    def insert(self, token_ids: Sequence[int]) -> None:
+        """Let tokens that are not predicted stand behind the newest written one."""
+        self.outdate()
+        self._drafts = ()
+        self._feed = (*self._feed, *token_ids)
+
     def predict(self, n_ahead: int = 0) -> Asking[Prediction]:
         """Give the prediction so many places behind the first, from a pass unless it stands."""
         while len(self._standing) <= n_ahead:

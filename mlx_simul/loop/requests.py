@@ -87,6 +87,17 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Insertion:
+    """Tokens that a target is given: the result of a tool and what stands around it.
+
+    Attributes:
+        token_ids: they follow the newest token that is written.
+    """
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Reply:
     """The answer to a :class:`Pass`.
 

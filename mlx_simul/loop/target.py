@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Iterator
 from copy import copy
 from dataclasses import replace
 from itertools import accumulate, islice
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from mlx_simul.events import Write
+from mlx_simul.events import ToolCall, Write
 from mlx_simul.loop.progress import StreamingState
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 from mlx_simul.text.characters import is_visible
@@ -31,6 +31,20 @@ class Detokenizer(Protocol):
     @property
     def is_holding(self) -> bool:
         """Whether text is held back."""
+        ...
+
+
+@runtime_checkable
+class CallingDetokenizer(Detokenizer, Protocol):
+    """One that keeps tool calls out of the text, as :mod:`mlx_simul.text.tools` does."""
+
+    @property
+    def is_in_call(self) -> bool:
+        """Whether a call has begun and not ended."""
+        ...
+
+    def take_calls(self) -> list[ToolCall]:
+        """The calls that have ended since the last time."""
         ...
 
 
@@ -73,6 +87,9 @@ class Target:
         self.boundary = boundary
         self.stop: Stop | None = None
         self._detokenizer = detokenizer
+        self._calling = detokenizer if isinstance(detokenizer, CallingDetokenizer) else None
+        # What the word under way says outside of calls, if there may be calls.
+        self._word_text = ""
         # To tell what a part of the tokens spells by itself.
         self._fresh = copy(detokenizer)
         self.state = state
@@ -92,6 +109,8 @@ class Target:
     @property
     def has_open_word(self) -> bool:
         """Whether the word under way shows anything yet."""
+        if self._calling is not None:
+            return is_visible(self._word_text)
         return self.boundary.has_content(self.word)
 
     @property
@@ -106,13 +125,38 @@ class Target:
             ``(ends, is_look_ahead)``: it would; the token only shows that and does not belong to
             it.
         """
+        if self.is_in_call:
+            return False, False
         return self.boundary((*self.word, *tokens))
+
+    # Calls of tools
+
+    @property
+    def is_in_call(self) -> bool:
+        """Whether a call has begun and not ended; it is not cut into words."""
+        return self._calling is not None and self._calling.is_in_call
+
+    def take_calls(self) -> list[ToolCall]:
+        """The calls that have ended since the last time."""
+        return [] if self._calling is None else self._calling.take_calls()
+
+    def end_call(self) -> None:
+        """Let the call under way end, since the turn does."""
+        self._flush()
+
+    def drop_call(self) -> None:
+        """Let the tokens of a call belong to no word."""
+        self.word.clear()
+        self._word_text = ""
+
+    # Words
 
     def write(self, token: int) -> Iterator[Write]:
         """Add a token to the word under way; give the events before it that are decided."""
         self.word.append(token)
         self.token_ids.append(token)
         text = self._detokenizer.add(token)
+        self._word_text += text
         self._held.append(
             Write(
                 token=token,
@@ -135,10 +179,11 @@ class Target:
         Returns:
             The word's text.
         """
-        text = self.boundary.text(self.word)
+        text = self.boundary.text(self.word) if self._calling is None else self._word_text
         self.state.mark_target_written(lagging, speech(text))
         self.word_times_ms.append(self._clock_ms())
         self.word.clear()
+        self._word_text = ""
         if self._held:
             n_words = self.state.target_words_generated
             self._held[-1] = replace(
@@ -158,16 +203,21 @@ class Target:
 
     def finish(self) -> Iterator[Write]:
         """Give the events held back with all text that is left, up to the stop if there is one."""
-        if self._held and not self.is_stopped:
-            rest = self._detokenizer.flush()
-            self._held[-1] = replace(self._held[-1], text=self._held[-1].text + rest)
-            if self._watch is not None:
-                self._watch.add(None, rest)
+        if not self.is_stopped:
+            self._flush()
         if self._watch is not None and self._watch.cut is not None:
             self._end_at(self._watch.cut)
         yield from self._release(len(self._held))
 
     # What is held back
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        rest = self._detokenizer.flush()
+        self._held[-1] = replace(self._held[-1], text=self._held[-1].text + rest)
+        if self._watch is not None:
+            self._watch.add(None, rest)
 
     def _n_decided(self, *, with_newest: bool = False) -> int:
         """How many of the events that are held are as they will stay, the oldest.

@@ -32,7 +32,8 @@ def identity_of(options: SessionOptions) -> dict[str, Any]:
         )
         if value
     }
-    return plain | pairs
+    tools = {"tools": [*options.prompt.tools]} if options.prompt.tools else {}
+    return plain | pairs | tools
 
 
 def difference(

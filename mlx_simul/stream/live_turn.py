@@ -15,15 +15,16 @@ from typing import TypeAlias
 
 from mlx_simul.errors import SavedSessionError
 from mlx_simul.loop.loop import SimulLoop, Step, Steps
-from mlx_simul.loop.requests import Pass, Reply
+from mlx_simul.loop.requests import Insertion, Pass, Reply
 from mlx_simul.policies import ProposedWord
 from mlx_simul.text.prompts import StreamingDataPreparator
 from mlx_simul.text.turn_splitter import TurnBreak
 
 Observer: TypeAlias = Callable[[ProposedWord], None]
 
-Given: TypeAlias = str | TurnBreak | Reply | None
-"""A word, the end of the source, the reply to a pass, or the word to go on after an event."""
+Given: TypeAlias = str | TurnBreak | Insertion | Reply | None
+"""A word, the end of the source, the result of a tool, the reply to a pass, or, after an event, the
+word to go on."""
 
 
 class Clock:
@@ -85,6 +86,11 @@ class LiveTurn:
         self._loop.add_segment(self._prompt.encode_word(word, is_first), item)
         self.words.append(item)
 
+    def insert(self, insertion: Insertion) -> None:
+        """Take the result of a tool."""
+        self._note(insertion)
+        self._loop.insert(insertion)
+
     def steps(self) -> Steps:
         """Those of the loop, from where it is; a pass that waits for its reply comes again."""
         reply = (yield self._last) if isinstance(self._last, Pass) else None
@@ -106,6 +112,8 @@ class LiveTurn:
             self._clock.go_on_from(time_ms)
             if isinstance(given, str | TurnBreak):
                 self.add(given)
+            elif isinstance(given, Insertion):
+                self.insert(given)
             elif isinstance(self._last, Pass) == isinstance(given, Reply):
                 self._step(given)
             else:

@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from mlx_simul.engine import Engine
 from mlx_simul.errors import SavedSessionError
-from mlx_simul.loop.requests import Evidence, Pass, Reply, Wanted
+from mlx_simul.loop.requests import Evidence, Insertion, Pass, Reply, Wanted
 from mlx_simul.machine.files import expanded, replacing_file
 from mlx_simul.stream.identity import difference
 from mlx_simul.text.turn_splitter import TurnBreak
@@ -28,7 +28,7 @@ FORMAT = "1"
 MAX_HEADER_BYTES = 64 * 2**20
 MAX_FILE_BYTES = 64 * 2**30
 
-_KINDS = (Pass, Reply, Wanted, Evidence, TurnBreak)
+_KINDS = (Pass, Reply, Insertion, Wanted, Evidence, TurnBreak)
 Kinds: TypeAlias = Mapping[str, type]
 
 

@@ -23,6 +23,7 @@ from mlx_simul.loop.drafters import Drafter
 from mlx_simul.loop.limits import Limits
 from mlx_simul.loop.loop import SimulLoop
 from mlx_simul.loop.reference import ReferenceLoop
+from mlx_simul.loop.target import Detokenizer
 from mlx_simul.options import (
     DEFAULT_MAX_RATIO,
     DecodingOptions,
@@ -38,6 +39,7 @@ from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 from mlx_simul.text.detokenizer import StableDetokenizer
 from mlx_simul.text.prompts import StreamingDataPreparator, TokenizedSource
 from mlx_simul.text.stops import StopWatch
+from mlx_simul.text.tools import CallDetokenizer
 from mlx_simul.text.vocabulary import end_of_turn_ids_of
 
 
@@ -92,7 +94,8 @@ class Setting:
         """Whether each sentence of the source is a turn."""
         turns = self.options.turn.turns
         if turns == "auto":
-            may = self.prompt is not None and not self.options.decoding.gpe_compat
+            tools = self.options.prompt.tools
+            may = self.prompt is not None and not self.options.decoding.gpe_compat and not tools
             return may and self.target_language is not None
         return turns is not None
 
@@ -147,6 +150,7 @@ def make_setting(
         PromptError: if the tokenizer's template cannot carry the source.
     """
     policy = as_policy(options.policy)
+    _require_plain_words(options, policy)
     if options.turn.turns == "sentence" and (source is not None or options.decoding.gpe_compat):
         what = "gpe_compat" if source is None else "a source whose tokens are known"
         raise InvalidOptionError(f'turns="sentence" does not go with {what}; leave turns out.')
@@ -167,6 +171,7 @@ def make_setting(
         examples=asked.examples,
         split=options.turn.split,
         date=asked.date if isinstance(asked.date, Date) else date,
+        tools=asked.tools,
     )
     ends = prompt.end_of_turn_ids
     if not options.decoding.gpe_compat:
@@ -283,7 +288,7 @@ class TurnMaker:
             setting.header,
             WordBoundaryStoppingCriteria(self._tokenizer, max_tokens_per_word, ends),
             ends,
-            StableDetokenizer(self._tokenizer),
+            self._detokenizer(),
             limits,
         )
         settings: dict[str, Any] = {
@@ -304,6 +309,34 @@ class TurnMaker:
             wait_ids=self._needs.wait_ids,
             forbidden_ids=() if setting.prompt is None else setting.prompt.forbidden_ids,
             **settings,
+        )
+
+    def _detokenizer(self) -> Detokenizer:
+        prompt = self.setting.prompt
+        plain = StableDetokenizer(self._tokenizer)
+        if prompt is None or prompt.tool_format is None:
+            return plain
+        return CallDetokenizer(plain, prompt.tool_format)
+
+
+def _require_plain_words(options: SessionOptions, policy: Policy) -> None:
+    """Pass if a target that may hold tool calls can be written as the options say.
+
+    Raises:
+        InvalidOptionError: if it cannot.
+    """
+    if not options.prompt.tools:
+        return
+    refused = {
+        'turns="sentence"': options.turn.turns == "sentence",
+        "gpe_compat": options.decoding.gpe_compat,
+        f"{policy!r}, which judges words": policy.needs.lookahead_words != 0,
+    }
+    if given := [name for name, is_given in refused.items() if is_given]:
+        raise InvalidOptionError(
+            f"tools do not go with {' or '.join(given)}: a call is written whole, in a stream of "
+            'one turn. Leave that out, or tools; policies that count words, such as "wait-k:3", '
+            "do not judge."
         )
 
 

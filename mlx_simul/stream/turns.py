@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 from mlx_simul.engine.prefix import EncodedPrefix
-from mlx_simul.errors import SavedSessionError
+from mlx_simul.errors import PromptError, SavedSessionError
+from mlx_simul.events import ToolCall
 from mlx_simul.loop.loop import Steps
+from mlx_simul.loop.requests import Insertion
 from mlx_simul.options import SessionOptions
 from mlx_simul.stream.live_turn import LiveTurn, Observer
 from mlx_simul.stream.turn import Setting, TurnMaker
@@ -92,8 +94,8 @@ class OneTurn:
             for word in self._source.segments[1:-1]:
                 loop.add_segment(word, self._tokenizer.decode(list(word)))
             loop.close_source(self._source.segments[-1])
-        prompt = None if setting.prompt is None else setting.prompt_behind(())
-        return LiveTurn(loop, prompt, self._maker.clock)
+        self._prompt = None if setting.prompt is None else setting.prompt_behind(())
+        return LiveTurn(loop, self._prompt, self._maker.clock)
 
     def encoded_prefix(self) -> EncodedPrefix:
         """What the engine holds before any source."""
@@ -103,6 +105,16 @@ class OneTurn:
         """Take words: a stream of one turn has no breaks between turns."""
         for item in items:
             self._turn.add(item)
+
+    def insert(self, call: ToolCall, result: str) -> None:
+        """Take the result of a tool.
+
+        Raises:
+            PromptError: if there are no tools, or the template cannot show it.
+        """
+        if self._prompt is None:
+            raise PromptError("a source whose tokens are known has no tools in its prompt.")
+        self._turn.insert(Insertion(self._prompt.tool_result_ids(call, result)))
 
     def close(self) -> None:
         """Say that no more words will come."""

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Any
 
 from mlx_simul.errors import PromptError
+from mlx_simul.options import Tools
 from mlx_simul.text.answers import answer_frame, end_of_users_turn, opened_for_text
 from mlx_simul.text.templates import SOFT_SWITCH, WAY_OUT, render, template_source
 
@@ -19,6 +21,7 @@ MAX_PROMPT_CHARS = 32_768
 _GUIDE = "mlxsimulguidesentinel"
 _SOURCE = "mlxsimulsourcesentinel"
 _TURN = "mlxsimul{}turnsentinel"
+_RESULT = "mlxsimulresultsentinel"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -142,7 +145,7 @@ def guide_text(
     return "\n\n".join(part for part in parts if part)
 
 
-def chat_frame(tokenizer: Any, guide: str, today: date) -> PromptParts:
+def chat_frame(tokenizer: Any, guide: str, today: date, tools: Tools = ()) -> PromptParts:
     """Renders the chat template around sentinels, so that a text is what the header asks for.
 
     The guide is the system message or, where the template refuses, drops or misplaces one, comes
@@ -153,6 +156,7 @@ def chat_frame(tokenizer: Any, guide: str, today: date) -> PromptParts:
         tokenizer: One with a chat template.
         guide: The instruction; may be empty.
         today: What the template takes for the date.
+        tools: JSON schemas of functions that may be called.
 
     Returns:
         The parts. The suffix is empty if the start of an answer changes how the user's turn ends:
@@ -165,10 +169,10 @@ def chat_frame(tokenizer: Any, guide: str, today: date) -> PromptParts:
     *attempts, last = _arrangements(guide, SOFT_SWITCH in template_source(tokenizer))
     for messages in attempts:
         try:
-            return _rendered(tokenizer, messages, guide, today)
+            return _rendered(tokenizer, messages, guide, today, tools)
         except PromptError:
             continue
-    return _rendered(tokenizer, last, guide, today)
+    return _rendered(tokenizer, last, guide, today, tools)
 
 
 def _arrangements(
@@ -186,20 +190,21 @@ def _arrangements(
 
 
 def _rendered(
-    tokenizer: Any, messages: list[dict[str, str]], guide: str, today: date
+    tokenizer: Any, messages: list[dict[str, str]], guide: str, today: date, tools: Tools
 ) -> PromptParts:
-    text = render(tokenizer, messages, today, starts_answer=True)
+    shown = partial(render, tokenizer, today=today, tools=tools)
+    text = shown(messages, starts_answer=True)
     prefix, asked = _around(_SOURCE, text)
     _refuse_switch_left_in(text, messages)
     before, between = _around(_GUIDE, prefix) if guide else ("", prefix)
     frame = answer_frame(
-        lambda answer: render(tokenizer, [*messages, answer], today),
-        lambda answer: render(tokenizer, [*messages, answer], today, switches_off=False),
+        lambda answer: shown([*messages, answer]),
+        lambda answer: shown([*messages, answer], switches_off=False),
         _SOURCE,
         asked,
     )
     after = opened_for_text(asked, frame)
-    _, suffix = _around(_SOURCE, render(tokenizer, messages, today))
+    _, suffix = _around(_SOURCE, shown(messages))
     if suffix == asked or not after.startswith(suffix):
         suffix = end_of_users_turn(asked, frame)
     header = after.removeprefix(suffix)
@@ -211,7 +216,7 @@ def _rendered(
     return PromptParts(before, guide, between, suffix, header, frame.closing)
 
 
-def chat_turns(tokenizer: Any, guide: str, today: date, n_pairs: int) -> TurnParts:
+def chat_turns(tokenizer: Any, guide: str, today: date, tools: Tools, n_pairs: int) -> TurnParts:
     """Renders the chat template with finished pairs, each a user's turn and an assistant's.
 
     The guide stands where ``chat_frame`` puts it: in the system message, or first in the first
@@ -221,6 +226,7 @@ def chat_turns(tokenizer: Any, guide: str, today: date, n_pairs: int) -> TurnPar
         tokenizer: One with a chat template.
         guide: The instruction; may be empty.
         today: What the template takes for the date.
+        tools: JSON schemas of functions that may be called.
         n_pairs: Finished pairs before the source, at least 1.
 
     Returns:
@@ -238,10 +244,10 @@ def chat_turns(tokenizer: Any, guide: str, today: date, n_pairs: int) -> TurnPar
     *attempts, last = _arrangements(guide, SOFT_SWITCH in template_source(tokenizer), first)
     for messages in attempts:
         try:
-            return _rendered_turns(tokenizer, [*messages, *others], guide, today, turns)
+            return _rendered_turns(tokenizer, [*messages, *others], guide, today, tools, turns)
         except PromptError:
             continue
-    return _rendered_turns(tokenizer, [*last, *others], guide, today, turns)
+    return _rendered_turns(tokenizer, [*last, *others], guide, today, tools, turns)
 
 
 def _rendered_turns(
@@ -249,9 +255,10 @@ def _rendered_turns(
     messages: list[dict[str, str]],
     guide: str,
     today: date,
+    tools: Tools,
     turns: Sequence[str],
 ) -> TurnParts:
-    text = render(tokenizer, messages, today, starts_answer=True)
+    text = render(tokenizer, messages, today, starts_answer=True, tools=tools)
     _refuse_switch_left_in(text, messages)
     prefix, _ = _around(_SOURCE, text)
     before, rest = _around(_GUIDE, prefix) if guide else ("", prefix)
@@ -262,6 +269,44 @@ def _rendered_turns(
     return TurnParts(before, guide, (*pieces, rest))
 
 
+def tool_turn(
+    tokenizer: Any, today: date, tools: Tools, name: str, arguments: Mapping[str, Any], end: str
+) -> tuple[str, str]:
+    """Renders what stands around the result of a call, up to the start of the next answer.
+
+    Args:
+        tokenizer: One with a chat template.
+        today: What the template takes for the date.
+        tools: JSON schemas of the functions that may be called.
+        name: Of the function that was called.
+        arguments: It was called with.
+        end: What ends a call.
+
+    Returns:
+        The text from the end of the call to the result, and from there to the next answer.
+
+    Raises:
+        PromptError: The template fails, or does not show call and result.
+    """
+    call = {"id": "call00000", "type": "function"}
+    call |= {"function": {"name": name, "arguments": dict(arguments)}}
+    messages = [
+        {"role": "user", "content": _SOURCE},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": name, "tool_call_id": call["id"], "content": _RESULT},
+    ]
+    text = render(tokenizer, messages, today, starts_answer=True, tools=tools)
+    _, behind_source = _around(_SOURCE, text)
+    before, after = _around(_RESULT, behind_source)
+    _, found, to_result = before.rpartition(end)
+    if not end or not found or not after:
+        raise PromptError(
+            "the chat template does not show where a call ends and its result begins, so results "
+            "cannot be given back; use the calls alone, or another model."
+        )
+    return to_result, after
+
+
 def _refuse_switch_left_in(text: str, messages: list[dict[str, str]]) -> None:
     if SOFT_SWITCH in text and SOFT_SWITCH in messages[0]["content"]:
         raise PromptError(f"the chat template does not take {SOFT_SWITCH!r} out; {WAY_OUT}.")
@@ -270,7 +315,11 @@ def _refuse_switch_left_in(text: str, messages: list[dict[str, str]]) -> None:
 def _around(sentinel: str, text: str) -> tuple[str, str]:
     parts = text.split(sentinel)
     if len(parts) != 2:
-        names = {_GUIDE: "the instruction", _SOURCE: "the user's text"}
+        names = {
+            _GUIDE: "the instruction",
+            _SOURCE: "the user's text",
+            _RESULT: "the result of a tool",
+        }
         what = names.get(sentinel, "an earlier turn")
         raise PromptError(
             f"the chat template shows {what} {len(parts) - 1} times instead of once; {WAY_OUT}."

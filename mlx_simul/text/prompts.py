@@ -16,7 +16,8 @@ from itertools import chain
 from typing import Any
 
 from mlx_simul.errors import PromptError
-from mlx_simul.options import Frame
+from mlx_simul.events import ToolCall
+from mlx_simul.options import Frame, Tools
 from mlx_simul.text.encoding import PieceEncoder
 from mlx_simul.text.frames import (
     built_in_examples,
@@ -26,8 +27,10 @@ from mlx_simul.text.frames import (
     few_shot_frame,
     few_shot_turns,
     guide_text,
+    tool_turn,
 )
 from mlx_simul.text.segmenter import SourceSegmenter
+from mlx_simul.text.tools import tool_format_of
 from mlx_simul.text.vocabulary import end_of_turn_ids_of, piece_texts
 
 # One for each number of finished pairs before the source.
@@ -116,6 +119,7 @@ class StreamingDataPreparator:
         split: Segmenter for scripts without spaces, see ``SourceSegmenter``.
         examples: Pairs (source, translation) for the few-shot frame.
         date: What a template that prints the date takes for today; by default it is today.
+        tools: JSON schemas of functions that the model may call; they belong to the chat frame.
 
     Attributes:
         prefix_text, prefix_ids: All before the source, but for a last space: it goes to word one.
@@ -126,6 +130,7 @@ class StreamingDataPreparator:
         control_ids: Tokens that end it too, though no answer of this family ends so.
         forbidden_ids: Tokens that must not be predicted.
         date: As above.
+        tool_format: How calls are written; None without tools.
 
     Raises:
         PromptError: The template cannot carry the source, the options contradict each other, or
@@ -145,6 +150,7 @@ class StreamingDataPreparator:
         split: Callable[[str], Sequence[str]] | None = None,
         examples: Sequence[tuple[str, str]] | None = None,
         date: Date | None = None,
+        tools: Tools = (),
     ) -> None:
         if glossary is not None and not isinstance(glossary, Mapping):
             raise PromptError(
@@ -165,6 +171,9 @@ class StreamingDataPreparator:
             )
         if is_chat and examples:
             raise PromptError('examples belong to the few-shot frame; give frame="few-shot" too.')
+        if tools and not is_chat:
+            raise PromptError("tools belong to the chat frame; use a model with a chat template.")
+        self.tool_format = tool_format_of(tokenizer, tools) if tools else None
         if examples is None:
             examples = built_in_examples(source_language or "", target_language or "")
         if instruction is None and target_language and (is_chat or not examples):
@@ -175,12 +184,13 @@ class StreamingDataPreparator:
         self.date = date or Date.today()
         labels = source_language or "Source", target_language or "Target"
         if is_chat:
-            parts = chat_frame(tokenizer, guide, self.date)
-            turns_of = partial(chat_turns, tokenizer, guide, self.date)
+            parts = chat_frame(tokenizer, guide, self.date, tools)
+            turns_of = partial(chat_turns, tokenizer, guide, self.date, tools)
         else:
             parts = few_shot_frame(guide, examples, *labels, self._line_end())
             turns_of = partial(few_shot_turns, parts, labels[0])
         self._turns_of = lru_cache(_MAX_CACHED_TURNS)(turns_of)
+        self._tool_turn = partial(tool_turn, tokenizer, self.date, tools)
         self.suffix_text = parts.suffix
         self.header_text = parts.header
 
@@ -199,11 +209,14 @@ class StreamingDataPreparator:
         if not self.header_ids or not ends:
             what = "end a target: it has no eos_token" if self.header_ids else "start a target"
             raise PromptError(f"this tokenizer has no token to {what}; complete its configuration.")
+        calls = self._ids_in_calls() - ends
         self.end_of_turn_ids = ends
         usual = (*closing, *self.suffix_ids[:1], tokenizer.eos_token_id, *sorted(ends))
         self.closing_id = next(token for token in usual if token in ends)
-        self.forbidden_ids = tuple(sorted(encoder.thought_ids - ends))
-        self.control_ids = known.difference(ends, self.forbidden_ids, [tokenizer.unk_token_id])
+        self.forbidden_ids = tuple(sorted(encoder.thought_ids - ends - calls))
+        self.control_ids = known.difference(
+            ends, calls, self.forbidden_ids, [tokenizer.unk_token_id]
+        )
 
     def behind(self, history: Sequence[tuple[str, str]]) -> StreamingDataPreparator:
         """Gives the same prompt with finished pairs before the source (SPEC 8).
@@ -238,6 +251,37 @@ class StreamingDataPreparator:
             prompt.prefix_text += said + start
         prompt.prefix_ids = tuple(ids)
         return prompt
+
+    def tool_result_ids(self, call: ToolCall, result: str) -> tuple[int, ...]:
+        """Tokenises the result of a call as it stands between the call and the next answer.
+
+        Args:
+            call: As the model made it.
+            result: What spells a control token in it stays text.
+
+        Returns:
+            The ids from the end of the call to the start of the next answer.
+
+        Raises:
+            PromptError: There are no tools, the result is too long or not text, or the template
+                does not show where a call ends and its result begins.
+        """
+        if self.tool_format is None:
+            raise PromptError("no tools were given, so no call can have a result; give tools=.")
+        check_texts([result])
+        names = [tool["function"]["name"] for tool in self.tool_format.tools]
+        # A template shows a call that failed as any other.
+        parts = self._tool_turn(call.name or names[0], call.arguments, self.tool_format.end)
+        encoder = self._encoder
+        before, after = (encoder.continuation(part) for part in parts)
+        return (*before, *encoder.literal(result, parts[0]), *after)
+
+    def _ids_in_calls(self) -> set[int]:
+        """Control tokens that a call is made of; they end no turn."""
+        if self.tool_format is None:
+            return set()
+        markers = self._encoder.encode(self.tool_format.start + self.tool_format.end)
+        return {*self._encoder.control_ids.intersection(markers)}
 
     def _open(self, before: str, guide: str, between: str) -> None:
         """Sets the prefix to the prompt's start, up to the first text in it."""

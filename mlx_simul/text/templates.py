@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 from mlx_simul.errors import PromptError
+from mlx_simul.options import Tools
 
 WAY_OUT = 'give frame="few-shot", or another chat template'
 """What a user can do about a template that cannot be used."""
@@ -15,7 +16,7 @@ WAY_OUT = 'give frame="few-shot", or another chat template'
 SOFT_SWITCH = "/no_think"
 """What some templates (Nemotron, SmolLM3) take out of a system message, to switch thoughts off."""
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 # Qwen 3, GLM, SmolLM3, EXAONE 4, Nemotron 3 …; DeepSeek V3.1, Granite, Kimi K3; Seed-OSS.
 _SWITCHES = {"enable_thinking": False, "thinking": False, "thinking_budget": 0}
@@ -54,6 +55,7 @@ def render(
     *,
     starts_answer: bool = False,
     switches_off: bool = True,
+    tools: Tools = (),
 ) -> str:
     """Renders messages.
 
@@ -63,6 +65,7 @@ def render(
         today: What the template takes for the date. Its clock stands at midnight.
         starts_answer: Whether an answer is to follow (``add_generation_prompt``).
         switches_off: Whether to set the template's variables so that no thought precedes it.
+        tools: JSON schemas of functions that may be called.
 
     Raises:
         PromptError: The template fails, or draws random text.
@@ -76,6 +79,8 @@ def render(
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": starts_answer}
     # A program has parameters of its own, and mlx-lm's know this one.
     options |= {"enable_thinking": not switches_off}
+    if tools:
+        options["tools"] = [*tools]
     if source and switches_off:
         options |= _SWITCHES
         if _NO_EFFORT.search(source):
