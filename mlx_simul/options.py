@@ -6,6 +6,7 @@ and JSON derive from the fields, and help from the docstrings (:mod:`mlx_simul.m
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -107,7 +108,7 @@ class PromptOptions:
             )
         if self.messages is not None:
             self._take_messages(self.messages)
-        _check_tools(self.tools)
+        object.__setattr__(self, "tools", _checked_tools(self.tools))
 
     def _take_messages(self, messages: Sequence[Mapping[str, str]]) -> None:
         """Say a chat history as an instruction and pairs."""
@@ -136,12 +137,20 @@ class PromptOptions:
         object.__setattr__(self, "messages", None)
 
 
-def _check_tools(tools: Any) -> None:
-    """Pass if tools are JSON schemas of functions.
+def _checked_tools(given: Any) -> tuple[Mapping[str, Any], ...]:
+    """Tools, which are JSON schemas of functions.
 
     Raises:
-        InvalidOptionError: if one is not, or has no name.
+        InvalidOptionError: if one is not, or has no name, or cannot be said in JSON.
     """
+    # An iterator would be used up by the first look.
+    tools = tuple(given) if isinstance(given, Iterable) else (given,)
+    try:
+        json.dumps(tools)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidOptionError(
+            f"tools must be schemas that JSON can say, got {tools!r}: {error}."
+        ) from error
     for tool in tools:
         function = tool.get("function") if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
@@ -149,6 +158,7 @@ def _check_tools(tools: Any) -> None:
                 'each of tools must be a schema as in {"type": "function", "function": {"name": '
                 f'"file_item", "parameters": {{...}}}}}}, got {tool!r}.'
             )
+    return tools
 
 
 @dataclass(frozen=True)

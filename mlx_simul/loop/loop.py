@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypeAlias
 
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, FinishReason, Read, ToolCall
 from mlx_simul.loop.drafters import Drafter
 from mlx_simul.loop.drought import Balance, Sentences
@@ -149,7 +149,9 @@ class SimulLoop:
             self._proposals = Proposals(policy, self._target, self._predictions, limits)
         # Results of tools that the target does not hold yet.
         self._insertions: deque[Insertion] = deque()
-        self._n_calls = 0
+        # How many calls there were, and the numbers of those without a result.
+        self._n_calls, self._open_calls = 0, set[int]()
+        self._has_ended = False
         self._balance = Balance(Sentences(), Sentences())
         # Whether a segment has to be read before the policy is asked again, because the model had
         # nothing to write or the policy did not let all of it stand. The next read clears it.
@@ -157,16 +159,24 @@ class SimulLoop:
         self._observer: Callable[[ProposedWord], None] | None = None
         # One for each token of the word under way, while there is an observer.
         self._word_evidence: list[Evidence | None] = []
+        # Words that a stop may yet take back; how many the observer was told.
+        self._unobserved: deque[ProposedWord] = deque()
+        self._n_observed = 0
 
     def observe(self, observer: Callable[[ProposedWord], None]) -> None:
         """Call a function with each word that is written and the evidence that the policy needs.
 
-        The evidence is then asked for to the end, and not only while the policy judges by it.
+        The evidence is then asked for to the end, and not only while the policy judges by it. A
+        word that a stop cuts off is not told.
 
         Raises:
-            InvalidOptionError: if the policy needs nothing.
+            InvalidOptionError: if the policy needs nothing, or if the target may hold tool calls.
         """
         require_evidence(self._policy)
+        if self._target.may_call:
+            raise InvalidOptionError(
+                "observe() is told words, and a target with tools holds calls too; leave one out."
+            )
         self._observer = observer
         self._predictions.observe()
 
@@ -191,7 +201,22 @@ class SimulLoop:
         self.state.close_source()
 
     def insert(self, insertion: Insertion) -> None:
-        """Give the target the result of a tool, as soon as no word and no call is under way."""
+        """Give the target the result of a tool, as soon as no word and no call is under way.
+
+        Raises:
+            SessionClosedError: if the stream has ended.
+            InvalidOptionError: if there is no such call, or if it has its result.
+        """
+        if self._has_ended:
+            raise SessionClosedError(
+                f"the result of call {insertion.call} came too late: nothing more is written. Give "
+                "a result while the stream goes on."
+            )
+        if insertion.call not in self._open_calls:
+            raise InvalidOptionError(
+                f"call {insertion.call} of this stream was never made, or has its result already."
+            )
+        self._open_calls.discard(insertion.call)
         self._insertions.append(insertion)
 
     # Reading
@@ -212,10 +237,12 @@ class SimulLoop:
         while reason is None:
             yield from self._read()
             reason = yield from self._write()
-            if self._insertions and reason == "end_of_turn":
+            if self._insertions and reason in ("end_of_turn", "early_end_of_turn"):
                 reason = None
+        self._has_ended = True
+        yield from self._end_call()
         yield from self._target.finish()
-        yield from self._say(self._target.take_calls())
+        self._tell()
         yield self._finished(reason if self._target.stop is None else "stop")
 
     def _read(self) -> Steps:
@@ -311,9 +338,7 @@ class SimulLoop:
 
         Either way it closes the word under way. It is never fed, written or counted.
         """
-        if self._target.is_in_call:
-            self._target.end_call()
-            yield from self._say(self._target.take_calls())
+        yield from self._end_call()
         open_word = self._target.has_open_word
         if open_word:
             yield from self._complete_word()
@@ -329,15 +354,17 @@ class SimulLoop:
         self._read_on = True
         return None
 
+    def _end_call(self) -> Steps:
+        """Let a call that is under way end here."""
+        if self._target.is_in_call:
+            self._target.end_call()
+            yield from self._say(self._target.take_calls())
+
     def _say(self, calls: Sequence[ToolCall]) -> Steps:
-        """Tell of calls that have ended; what was written before them is a word by itself."""
-        if not calls:
-            return
-        if self._target.has_open_word:
-            yield from self._complete_word()
-        self._target.drop_call()
-        yield from self._target.release_whole()
+        """Tell of calls that have ended, behind all that was written before them."""
+        yield from self._target.leave_call()
         for call in calls:
+            self._open_calls.add(self._n_calls)
             yield replace(
                 call,
                 call=self._n_calls,
@@ -359,13 +386,24 @@ class SimulLoop:
     def _complete_word(self, lagging: int | None = None) -> Steps:
         word = self._target.word
         if self._observer is not None:
-            self._observer(shown(word, self._word_evidence, self.state))
+            self._unobserved.append(shown(word, self._word_evidence, self.state))
             self._word_evidence.clear()
+            self._tell()
         if self._proposals is not None:
             self._proposals.word_written(word)
         text = yield from self._target.complete_word(lagging)
         self._balance.target.add(text)
         self._balance.answered_speech = self.state.source_speech
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the observer of the words that no stop can take back."""
+        target, observer = self._target, self._observer
+        while observer is not None and self._unobserved:
+            if target.may_stop and self._n_observed >= target.n_words_out:
+                return
+            self._n_observed += 1
+            observer(self._unobserved.popleft())
 
     def _finished(self, reason: FinishReason) -> Finished:
         state, target = self.state, self._target

@@ -91,9 +91,11 @@ class Insertion:
     """Tokens that a target is given: the result of a tool and what stands around it.
 
     Attributes:
+        call: the number of the call that it answers.
         token_ids: they follow the newest token that is written.
     """
 
+    call: int
     token_ids: tuple[int, ...]
 
 

@@ -88,7 +88,7 @@ class Target:
         self.stop: Stop | None = None
         self._detokenizer = detokenizer
         self._calling = detokenizer if isinstance(detokenizer, CallingDetokenizer) else None
-        # What the word under way says outside of calls, if there may be calls.
+        # What the word under way says outside of calls.
         self._word_text = ""
         # To tell what a part of the tokens spells by itself.
         self._fresh = copy(detokenizer)
@@ -109,9 +109,17 @@ class Target:
     @property
     def has_open_word(self) -> bool:
         """Whether the word under way shows anything yet."""
-        if self._calling is not None:
-            return is_visible(self._word_text)
         return self.boundary.has_content(self.word)
+
+    @property
+    def n_words_out(self) -> int:
+        """How many words the events that are out complete."""
+        return self._n_words
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a stop may take back what is written."""
+        return self._watch is not None
 
     @property
     def is_stopped(self) -> bool:
@@ -144,10 +152,23 @@ class Target:
         """Let the call under way end, since the turn does."""
         self._flush()
 
-    def drop_call(self) -> None:
-        """Let the tokens of a call belong to no word."""
+    def leave_call(self) -> Iterator[Write]:
+        """Give all events up to the end of a call, whose tokens belong to no word.
+
+        What was written before it is a word by itself, and no stop reaches over it.
+        """
+        if is_visible(self._word_text):
+            self._count(self._word_text)
         self.word.clear()
         self._word_text = ""
+        if self._watch is not None:
+            self._watch = self._watch.anew()
+        yield from self._release(len(self._held))
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the target may hold tool calls."""
+        return self._calling is not None
 
     # Words
 
@@ -179,18 +200,23 @@ class Target:
         Returns:
             The word's text.
         """
-        text = self.boundary.text(self.word) if self._calling is None else self._word_text
+        text = self.boundary.text(self.word)
+        self._count(text, lagging)
+        yield from self.release_whole()
+        return text
+
+    def _count(self, text: str, lagging: int | None = None) -> None:
         self.state.mark_target_written(lagging, speech(text))
         self.word_times_ms.append(self._clock_ms())
         self.word.clear()
         self._word_text = ""
         if self._held:
-            n_words = self.state.target_words_generated
-            self._held[-1] = replace(
-                self._held[-1], word_complete=True, target_words_generated=n_words
-            )
-        yield from self.release_whole()
-        return text
+            self._complete_newest()
+
+    def _complete_newest(self) -> None:
+        n_words = self.state.target_words_generated
+        newest = self._held.pop()
+        self._held.append(replace(newest, word_complete=True, target_words_generated=n_words))
 
     def release_whole(self) -> Iterator[Write]:
         """Give the events held back, unless the text ends within a character or may be a stop.
@@ -277,7 +303,8 @@ class Target:
     def _fewest_tokens(self, n_chars: int, n_out: int) -> int:
         """How many tokens it takes to spell and to bring so much text; those that are out stay."""
         sizes = range(n_out + (n_chars > self._n_chars), len(self.token_ids))
-        return next((n for n in sizes if len(self._text_of(n)) >= n_chars), len(self.token_ids))
+        text = (self.text + "".join(held.text for held in self._held))[:n_chars]
+        return next((n for n in sizes if self._text_of(n).startswith(text)), len(self.token_ids))
 
     def _count_words(self, n_out: int, text: str) -> None:
         """Count the words of what is left; the last may be the beginning of one."""
@@ -291,9 +318,7 @@ class Target:
         if self._held and is_visible(rest):
             self.state.mark_target_written(next(iter(lagging), None), speech(rest))
             self.word_times_ms.append(next(iter(times_ms), self._clock_ms()))
-            n_words = self.state.target_words_generated
-            last = self._held.pop()
-            self._held.append(replace(last, word_complete=True, target_words_generated=n_words))
+            self._complete_newest()
 
     def _text_of(self, n_tokens: int) -> str:
         """What the first tokens spell by themselves."""

@@ -88,8 +88,8 @@ class LiveTurn:
 
     def insert(self, insertion: Insertion) -> None:
         """Take the result of a tool."""
-        self._note(insertion)
         self._loop.insert(insertion)
+        self._note(insertion)
 
     def steps(self) -> Steps:
         """Those of the loop, from where it is; a pass that waits for its reply comes again."""

@@ -330,6 +330,7 @@ def _require_plain_words(options: SessionOptions, policy: Policy) -> None:
     refused = {
         'turns="sentence"': options.turn.turns == "sentence",
         "gpe_compat": options.decoding.gpe_compat,
+        "stops of token ids": any(not isinstance(stop, str) for stop in options.limits.stop or ()),
         f"{policy!r}, which judges words": policy.needs.lookahead_words != 0,
     }
     if given := [name for name, is_given in refused.items() if is_given]:

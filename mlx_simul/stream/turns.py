@@ -114,7 +114,7 @@ class OneTurn:
         """
         if self._prompt is None:
             raise PromptError("a source whose tokens are known has no tools in its prompt.")
-        self._turn.insert(Insertion(self._prompt.tool_result_ids(call, result)))
+        self._turn.insert(Insertion(call.call, self._prompt.tool_result_ids(call, result)))
 
     def close(self) -> None:
         """Say that no more words will come."""

@@ -6,7 +6,6 @@ Looking for stops changes nothing before the first of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -23,6 +22,10 @@ _Seen = TypeVar("_Seen", contravariant=True)
 _OPENING_FENCE = regex.compile(r" {0,3}(?P<fence>`{3,}(?=[^`]*\Z)|~{3,})")
 _CLOSING_FENCE = regex.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<behind>[ \t]*)")
 _BRACKETS = {"{": "}", "[": "]"}
+# What may come next in a JSON value.
+_VALUE, _KEY, _COLON, _COMMA, _END = (1 << i for i in range(5))
+_STRING = regex.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*"')
+_SCALAR = regex.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null")
 # A sentence of a target is never cut for its length.
 _MAX_SENTENCE_WORDS = 10**9
 
@@ -48,8 +51,8 @@ class StopWatch:
 
     Args:
         stops: texts and token ids, none of them empty.
-        unit: a unit of text behind which to stop: a sentence, a fenced code block as Markdown has
-            it, or a JSON object or array.
+        unit: a unit of text behind which to stop: a sentence, a code block with its fences at the
+            margin, or a JSON object or array.
         language: whose sentences end there, a name or a code.
 
     Attributes:
@@ -74,6 +77,13 @@ class StopWatch:
             }
             self._of_chars.append((unit, made[unit]()))
         self._n_tokens = self._n_chars = 0
+        self._made_of = stops, unit, language
+
+    def anew(self) -> StopWatch:
+        """One that goes on from here, and for which what it has seen belongs to no stop."""
+        watch = StopWatch(*self._made_of)
+        watch._n_tokens, watch._n_chars = self._n_tokens, self._n_chars
+        return watch
 
     @property
     def settled_tokens(self) -> int:
@@ -213,7 +223,10 @@ class _CodeBlock:
 
 
 class _Json:
-    """A JSON object or array; what stands before it may be anything."""
+    """A JSON object or array (RFC 8259); what stands before it may be anything.
+
+    What begins like one and goes on otherwise, such as a remark in brackets, is text before it.
+    """
 
     n_undecided = 0
 
@@ -221,34 +234,61 @@ class _Json:
         self._begin()
 
     def _begin(self) -> None:
-        self._text: list[str] = []
         self._closers: list[str] = []
-        self._is_in_string = self._is_escaped = False
+        self._expected = _VALUE
+        self._scalar = ""  # a string, number or word under way
 
     def add(self, item: str) -> int | None:
-        if item in _BRACKETS and not self._is_in_string:
-            self._closers.append(_BRACKETS[item])
-        if not self._closers:
-            return None
-        self._text.append(item)
-        if self._is_in_string:
-            self._is_in_string = item != '"' or self._is_escaped
-            self._is_escaped = item == "\\" and not self._is_escaped
-        elif item == '"':
-            self._is_in_string = True
-        elif item in _BRACKETS.values():
-            return self._close(item)
-        return None
-
-    def _close(self, bracket: str) -> int | None:
-        # What is not JSON after all, such as a remark in brackets, is text before the value.
-        if bracket != self._closers.pop():
+        if self._closers and not self._goes_on(item):
             self._begin()
-        elif not self._closers:
-            try:
-                json.loads("".join(self._text))
-            except (ValueError, RecursionError):
-                self._begin()
-            else:
-                return 0
-        return None
+        if not self._closers:
+            if item in _BRACKETS:
+                self._open(item)
+            return None
+        return None if self._closers != [""] else 0
+
+    def _goes_on(self, item: str) -> bool:
+        """Take a character behind the opening bracket; say whether it can stand there."""
+        if self._scalar.startswith('"'):
+            self._scalar += item
+            is_whole = _STRING.fullmatch(self._scalar, partial=True)
+            if is_whole and not is_whole.partial:
+                self._scalar = ""
+            return is_whole is not None
+        if self._scalar and item not in " \t\n\r,]}":
+            self._scalar += item
+            return _SCALAR.fullmatch(self._scalar, partial=True) is not None
+        if self._scalar:
+            is_whole, self._scalar = _SCALAR.fullmatch(self._scalar), ""
+            if is_whole is None:
+                return False
+        return item in " \t\n\r" or self._takes(item)
+
+    def _takes(self, item: str) -> bool:
+        """Take a character that is neither white space nor within a string, number or word."""
+        expected, closer = self._expected, self._closers[-1]
+        if item == closer and expected & _END:
+            self._closers.pop()
+            self._expected = _COMMA | _END
+            self._closers = self._closers or [""]
+            return True
+        if item == "," and expected & _COMMA:
+            self._expected = _KEY if closer == "}" else _VALUE
+            return True
+        if item == ":" and expected & _COLON:
+            self._expected = _VALUE
+            return True
+        if item == '"' and expected & _KEY:
+            self._scalar, self._expected = item, _COLON
+            return True
+        if not expected & _VALUE:
+            return False
+        if item in _BRACKETS:
+            self._open(item)
+            return True
+        self._scalar, self._expected = item, _COMMA | _END
+        return item == '"' or _SCALAR.fullmatch(item, partial=True) is not None
+
+    def _open(self, bracket: str) -> None:
+        self._closers.append(_BRACKETS[bracket])
+        self._expected = (_KEY if bracket == "{" else _VALUE) | _END

@@ -42,6 +42,8 @@ class ToolFormat:
         try:
             parsed = self.parse(text, [*self.tools])
             found = [parsed] if isinstance(parsed, Mapping) else [*parsed]
+            if not found:
+                raise ValueError("there is no call in it")
             return [ToolCall(0, str(call["name"]), _arguments(call), text) for call in found]
         except Exception as error:  # a parser is code of mlx-lm's, and can fail in any way
             return [ToolCall(0, "", {}, text, f"{type(error).__name__}: {error}")]

@@ -130,6 +130,21 @@ def test_no_event_shows_a_part_of_a_stop(seed, policy, stops):
     assert shown == stream.events[-1].target_text
 
 
+@given(st.integers(0, 10**6), stops)
+def test_an_observer_is_told_the_words_that_stay(seed, stops):
+    def observed(watch):
+        stream, words = Wordy(seed, Confidence(0.5), watch=watch), []
+        stream.loop.observe(words.append)
+        stream.feed(SOURCE, suffix=[99])
+        return words, stream.events[-1].target_words
+
+    whole, _ = observed(None)
+    told, n_words = observed(StopWatch(stops))
+    # A stop in the middle of a word may leave the beginning of one that was never complete.
+    assert told == whole[: len(told)]
+    assert n_words - len(told) in (0, 1)
+
+
 def test_a_word_goes_out_before_the_next_is_written_if_no_stop_can_take_it_back():
     class Scripted(ScriptedStream):
         def predict(self):

@@ -6,6 +6,7 @@ from tools_template import FILE_ITEM, Says, tokenizer_with_tools
 from mlx_simul import Finished, Read, SimulSession, ToolCall, Write
 from mlx_simul.errors import InvalidOptionError, PromptError, SessionClosedError
 from mlx_simul.loop.requests import Pass
+from mlx_simul.policies import Shown, WaitK
 from mlx_simul.serving.sessions import Sessions
 
 CALL = '<tool_call>\n{"name": "file_item", "arguments": {"who": "Ann"}}\n</tool_call>'
@@ -139,6 +140,58 @@ def test_a_result_at_once_is_read_even_if_the_source_has_ended(model, tokenizer)
         session.tool_result(calls(events)[0], "1")
 
 
+def test_a_call_takes_one_result(model, tokenizer):
+    says = Says(tokenizer)
+    says.then(f"{CALL} ")
+    session = SimulSession(model, tokenizer, **options_of(says))
+    (call,) = calls(session.feed("Ann writes the report. "))
+    session.tool_result(call, "1")
+    with pytest.raises(InvalidOptionError, match=r"call 0 .* has its result already"):
+        session.tool_result(call, "1")
+    with pytest.raises(InvalidOptionError, match="call 1 of this stream was never made"):
+        session.tool_result(ToolCall(1, "file_item", {}, ""), "1")
+
+
+@pytest.mark.parametrize("text", [CALL, CALL[:-12]])
+def test_a_result_is_read_where_an_early_end_of_turn_stops_the_stream(model, tokenizer, text):
+    says = Says(tokenizer)
+    says.then(text)
+    options = options_of(says, early_eos="stop")
+    session = SimulSession(model, tokenizer, **options)
+    session.push("Ann writes the report. ")
+    for event in session.events():
+        if isinstance(event, ToolCall):
+            session.tool_result(event, "1")
+            says.then(" Done")
+    assert event.target_text == " Done"
+
+
+def test_a_result_for_a_call_that_a_limit_cut_off_comes_too_late(model, tokenizer):
+    says = Says(tokenizer)
+    says.then(f"Ann{CALL}")
+    session = SimulSession(model, tokenizer, **options_of(says, max_tokens=12))
+    events = []
+    session.push("Ann writes the report. ")
+    for event in session.events():
+        events.append(event)
+        if isinstance(event, ToolCall):
+            with pytest.raises(SessionClosedError, match="call 0 came too late"):
+                session.tool_result(event, "1")
+    writes = [event for event in events if isinstance(event, Write)]
+    assert (event.reason, event.target_text) == ("max_tokens", "Ann")
+    assert (
+        sum(write.word_complete for write in writes) == event.target_words == len(event.delays) == 1
+    )
+
+
+def test_a_last_word_that_looks_like_a_call_counts(model, tokenizer):
+    says = Says(tokenizer)
+    says.then("a <")
+    session = SimulSession(model, tokenizer, **options_of(says))
+    end = (session.feed("Ann writes the report. ") + session.finish())[-1]
+    assert (end.target_text, end.target_words, len(end.delays)) == ("a <", 2, 2)
+
+
 def test_a_call_that_the_turn_cuts_off_says_so_and_is_no_drought(model, tokenizer):
     says = Says(tokenizer)
     says.then(CALL[:-12])
@@ -192,6 +245,23 @@ def test_stops_and_calls(model, tokenizer):
     events = session.feed("a b c d e f g h ") + session.finish()
     assert (events[-1].target_text, events[-1].stop) == ("Ann does it ", "STOP")
     assert len(calls(events)) == 1
+
+
+def test_a_call_is_told_behind_what_was_written_before_it_and_no_stop_reaches_over_it(
+    model, tokenizer
+):
+    says = Says(tokenizer)
+    says.then(f"Ann a{CALL}b ST{CALL}OP STOP")
+    session = SimulSession(model, tokenizer, stop=["ab", "STOP"], **options_of(says))
+    events = session.feed("a b c d e f g h i j k ") + session.finish()
+    said = "".join(
+        f"({event.call})" if isinstance(event, ToolCall) else event.text for event in events
+    )
+    assert said == "Ann a(0)b ST(1)OP "
+    assert events[-1].target_text == "Ann ab STOP "
+    writes = [event for event in events if isinstance(event, Write)]
+    assert sum(write.word_complete for write in writes) == events[-1].target_words
+    assert tuple(write.token for write in writes) == events[-1].token_ids
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -263,11 +333,23 @@ def test_in_a_batch_as_alone(model, tokenizer):
         ({"turns": "sentence"}, 'turns="sentence"'),
         ({"gpe_compat": True}, "gpe_compat"),
         ({"policy": "local-agreement:2"}, "LocalAgreement"),
+        ({"stop": [5]}, "stops of token ids"),
     ],
 )
 def test_what_does_not_go_with_tools_is_refused(model, tokenizer, options, says):
     with pytest.raises(InvalidOptionError, match=says):
         SimulSession(model, tokenizer, tools=[FILE_ITEM], **options)
+
+
+def test_tools_may_be_any_iterable_that_json_can_say(model, tokenizer):
+    once = SimulSession(model, tokenizer, tools=(tool for tool in [FILE_ITEM]))
+    assert once.options.prompt.tools == (FILE_ITEM,)
+    assert "file_item" in once._turns._prompt.prefix_text
+    with pytest.raises(InvalidOptionError, match="schemas that JSON can say"):
+        SimulSession(model, tokenizer, tools=[FILE_ITEM | {"strict": 1j}])
+    with pytest.raises(InvalidOptionError, match="holds calls too; leave one out"):
+        policy = Shown(WaitK(2), heads=((0, 0),))
+        SimulSession(model, tokenizer, tools=[FILE_ITEM], policy=policy).observe(print)
 
 
 @pytest.mark.parametrize("tool", [{"name": "a"}, {"type": "function", "function": {}}, "a"])

@@ -125,6 +125,44 @@ def test_a_value_ends_with_its_bracket(value, before, behind):
     assert cut(text[:-1], unit="json")[0] is None
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Use { to open: ",
+        '[5" pipe] ',
+        ":-[ sorry ",
+        "{",
+        'Set {x, "y} then ',
+        "[1, 2,] ",
+        "[01] ",
+        "{'a': 2} ",
+    ],
+)
+def test_what_only_begins_like_a_value_is_text(before):
+    text = before + '{"a": [1, -2.5e3, true, "]"]} more}'
+    found, _ = cut(text, unit="json")
+    assert found is not None
+    assert text[: found.n_chars] == text[: text.rindex("]}") + 2]
+
+
+@given(st.text('[]{}",: 10.eE+-tfru\\n\n', max_size=24))
+def test_what_ends_like_a_value_is_one_to_its_parser(text):
+    found, _ = cut(text, unit="json")
+    starts = [i for i, char in enumerate(text) if char in "[{"]
+    if found is not None:
+        stays = text[: found.n_chars]
+        assert any(parses(stays[start:]) for start in starts)
+    elif starts:
+        assert not parses(text[starts[0] :])
+
+
+def parses(text):
+    try:
+        return isinstance(json.loads(text), list | dict)
+    except ValueError:
+        return False
+
+
 def test_tokens_in_a_row():
     watch = StopWatch([(1, 2, 1, 3), (9,)])
     settled = []

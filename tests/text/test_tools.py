@@ -76,6 +76,9 @@ def test_a_call_that_is_cut_off_or_no_call_says_why():
     assert str(first.error).startswith("JSONDecodeError")
     assert second.error == "ValueError: the arguments are not an object but [1]"
     assert str(third.error).startswith("TypeError")
+    detokenizer.add("<call>[]</call>")
+    (none,) = detokenizer.take_calls()
+    assert none.error == "ValueError: there is no call in it"
 
 
 def test_a_call_without_an_end_goes_on_to_the_end_of_the_turn():
