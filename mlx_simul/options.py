@@ -258,8 +258,8 @@ class DecodingOptions:
         num_beams: how many continuations are compared; 1 takes the likeliest token. Between two
             reads the word to be written is searched for, and with the whole source the rest of the
             target, as transformers' generate() does with early_stopping=False.
-        length_penalty: with beams, their log probability is divided by their length to the power of
-            this: above 0 favours long ones.
+        length_penalty: with beams, the power of its length by which the log probability of a
+            continuation is divided; above 0 favours long ones.
         beam_lookahead_words: with beams and a policy that goes by counts, how many words are
             guessed behind the word to be written before it is chosen.
     """

@@ -76,6 +76,9 @@ VALUES = {
     "gpe_compat": st.booleans(),
     "draft": st.sampled_from(["ngram", None]),
     "num_draft_tokens": counts,
+    "num_beams": st.integers(2, 64),
+    "length_penalty": st.floats(-10, 10),
+    "beam_lookahead_words": st.integers(0, 9),
     "mode": st.sampled_from(["auto", "group", "reencode", "interleaved"]),
     "target_start": st.sampled_from(["auto", "follow"]) | st.integers(0, 10**6),
     "kv_bits": st.sampled_from([None, 4, 8]),
@@ -92,6 +95,10 @@ def flat_options(draw):
     if "temp" not in given:
         given.pop("top_p", None)
         given.pop("min_p", None)
+    with_beams = ("length_penalty", "beam_lookahead_words")
+    without_beams = ("temp", "top_p", "min_p", "gpe_compat", "draft")
+    for name in without_beams if "num_beams" in given else with_beams:
+        given.pop(name, None)
     return given
 
 

@@ -1,11 +1,14 @@
 """Beam search as transformers defines it, over anything that can name candidates. It runs no model.
 
 The definitions are those of ``generate(num_beams=N, early_stopping=False)`` in transformers
-(``GenerationMixin._beam_search``): of all that may follow N hypotheses, the likeliest are looked at;
-one that ends is finished if it is among the N likeliest of them; the N likeliest that do not end go
-on. A finished hypothesis scores the sum of its log probabilities divided by its length to the power
-of the length penalty. The search is over once N are finished and the likeliest that goes on would
-score no better at its present length than the worst of them.
+(``GenerationMixin._beam_search``). N hypotheses are continued by a token in every way. Of these
+continuations, one that ends is finished if it is among the N likeliest, and the N likeliest of
+those that do not end are continued next. A finished hypothesis scores the sum of its log
+probabilities, divided by its length to the power of the length penalty; the N best are kept. The
+search is over once there are N, and the likeliest of the others would not score better at its
+present length than the worst of them.
+
+With one beam and a length penalty of 0 this finds the likeliest token at each step.
 """
 
 from __future__ import annotations

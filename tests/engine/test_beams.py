@@ -83,7 +83,9 @@ def test_a_tree_is_answered_as_its_branches_one_by_one(family, n_hidden):
 
 def test_quantised_caches_hold_trees_too():
     model = tiny_model(WIDE)
-    engines = [began(make_engine(model, mode="group", kv_bits=8, kv_group_size=32)) for _ in range(2)]
+    engines = [
+        began(make_engine(model, mode="group", kv_bits=8, kv_group_size=32)) for _ in range(2)
+    ]
     reply, wanted = engines[0].run(TREE), Engine.run(engines[1], TREE)
     assert close(reply.candidates, wanted.candidates)
 
