@@ -260,8 +260,6 @@ class DecodingOptions:
             target, as transformers' generate() does with early_stopping=False.
         length_penalty: with beams, the power of its length by which the log probability of a
             continuation is divided; above 0 favours long ones.
-        beam_lookahead_words: with beams and a policy that goes by counts, how many words are
-            guessed behind the word to be written before it is chosen.
     """
 
     temp: float = _option(0.0, metavar="T")
@@ -279,7 +277,6 @@ class DecodingOptions:
     num_draft_tokens: int = _option(4, metavar="N")
     num_beams: int = _option(1, metavar="N")
     length_penalty: float = _option(1.0, metavar="P")
-    beam_lookahead_words: int = _option(0, metavar="N")
 
     def __post_init__(self) -> None:
         if self.early_eos not in ("read", "stop"):
@@ -322,7 +319,6 @@ class DecodingOptions:
 
     def _check_beams(self) -> None:
         require_count("num_beams", self.num_beams)
-        require_count("beam_lookahead_words", self.beam_lookahead_words, least=0)
         if self.num_beams > MAX_BEAMS:
             raise InvalidOptionError(
                 f"num_beams must be at most {MAX_BEAMS}, got {self.num_beams}."
@@ -334,10 +330,9 @@ class DecodingOptions:
                 f"length_penalty must be a number from -10 to 10, got {penalty!r}."
             )
         if self.num_beams == 1:
-            if penalty != 1 or self.beam_lookahead_words:
-                name = "beam_lookahead_words" if self.beam_lookahead_words else "length_penalty"
+            if penalty != 1:
                 raise InvalidOptionError(
-                    f"{name}={getattr(self, name)} only affects a search; set num_beams above 1 as "
+                    f"length_penalty={penalty} only affects a search; set num_beams above 1 as "
                     "well."
                 )
             return
@@ -548,7 +543,6 @@ class OptionKeywords(TypedDict, total=False):
     num_draft_tokens: int
     num_beams: int
     length_penalty: float
-    beam_lookahead_words: int
     mode: Mode
     target_start: int | str | TargetStart
     kv_bits: int | None

@@ -32,14 +32,10 @@ class Beams:
     Attributes:
         num_beams: N, how many hypotheses go on at a time.
         length_penalty: above 0 favours long hypotheses, and below 0 short ones.
-        lookahead_words: with a policy that goes by counts, how many words are guessed behind the
-            word to be written before it is chosen (Zheng et al. 2019, "Speculative Beam Search for
-            Simultaneous Translation").
     """
 
     num_beams: int
     length_penalty: float = 1.0
-    lookahead_words: int = 0
 
 
 class Step(NamedTuple):

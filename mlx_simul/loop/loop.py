@@ -149,8 +149,9 @@ class SimulLoop:
             keeps_drafts=self._keeps_drafts,
         )
         if beams is not None:
-            # A policy that goes by counts lets one word be written at a time.
-            lookahead_words = needs.lookahead_words
+            # A policy that goes by counts lets one word be written at a time. Guessing further
+            # before it is chosen (Zheng et al. 2019) takes more passes, and no gain could be told
+            # from chance (docs/policies.md).
             self._predictions = BeamPredictions(
                 header,
                 self._source,
@@ -161,9 +162,7 @@ class SimulLoop:
                 wait_ids=wait_ids,
                 read_ahead_tokens=read_ahead_tokens,
                 beams=beams,
-                lookahead_words=(
-                    1 + beams.lookahead_words if lookahead_words == 0 else lookahead_words
-                ),
+                lookahead_words=1 if needs.lookahead_words == 0 else needs.lookahead_words,
                 limits=limits,
             )
         self._proposals = None

@@ -326,7 +326,7 @@ def _watch_of(limits: LimitOptions, language: str | None) -> StopWatch | None:
 def _beams_of(decoding: DecodingOptions) -> Beams | None:
     if decoding.num_beams == 1:
         return None  # the likeliest token, without a search
-    return Beams(decoding.num_beams, decoding.length_penalty, decoding.beam_lookahead_words)
+    return Beams(decoding.num_beams, decoding.length_penalty)
 
 
 def _sampler_of(decoding: DecodingOptions) -> Sampler | None:

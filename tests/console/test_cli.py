@@ -247,11 +247,10 @@ def test_options_reach_the_session(capsys, given_options, tmp_path):
 
 
 def test_beams_reach_the_session(capsys, given_options):
-    options = ["--num-beams", "4", "--length-penalty", "0.6", "--beam-lookahead-words", "2"]
+    options = ["--num-beams", "4", "--length-penalty", "0.6"]
     run(capsys, *arguments("any", "text", *options))
     told = {name: given_options[name] for name in ("num_beams", "length_penalty")}
     assert told == {"num_beams": 4, "length_penalty": 0.6}
-    assert given_options["beam_lookahead_words"] == 2
     code, _, err = run(capsys, *arguments("any", "text", *options, "--temp", "1"))
     assert (code, "does not go with temp" in err) == (cli.EXIT_USAGE, True)
 

@@ -157,7 +157,6 @@ def test_in_a_batch_sessions_with_and_without_beams_write_as_alone(tokenizer):
         {"policy": WaitK(2)},
         {"num_beams": 2, "policy": WaitK(1000), "length_penalty": 0.5},
         {"num_beams": 4, "policy": Confidence(0.02), "repetition_penalty": 1.3},
-        {"num_beams": 2, "policy": WaitK(2), "beam_lookahead_words": 1},
     ]
     sessions = Sessions(model, tokenizer, **SHORT)
     members = {sessions.add(**options): options for options in each}
@@ -183,9 +182,7 @@ def test_what_does_not_go_with_beams_is_refused_by_name(tokenizer):
         ({"num_beams": 0}, "num_beams"),
         ({"num_beams": 65}, "at most 64"),
         ({"num_beams": 1, "length_penalty": 2.0}, "length_penalty=2.0 only affects"),
-        ({"num_beams": 1, "beam_lookahead_words": 1}, "beam_lookahead_words=1 only affects"),
         ({"length_penalty": float("nan")}, "length_penalty"),
-        ({"beam_lookahead_words": -1}, "beam_lookahead_words"),
     ):
         with pytest.raises(InvalidOptionError, match=words):
             SimulSession(model, tokenizer, **{"num_beams": 2, **options})

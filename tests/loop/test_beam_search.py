@@ -177,14 +177,11 @@ def test_four_beams_are_not_greedy():
 @given(
     seed=seeds,
     num_beams=st.integers(2, 5),
-    words=st.integers(0, 2),
     cuts=st.lists(st.integers(1, len(SOURCE))),
     read_ahead_tokens=st.sampled_from([0, 1, 4]),
 )
-def test_chunks_and_read_ahead_do_not_matter(
-    policy, seed, num_beams, words, cuts, read_ahead_tokens
-):
-    beams = Beams(num_beams, lookahead_words=words)
+def test_chunks_and_read_ahead_do_not_matter(policy, seed, num_beams, cuts, read_ahead_tokens):
+    beams = Beams(num_beams)
     whole = run(seed, policy, beams=beams)
     cut = run(seed, policy, beams=beams, cuts=cuts, read_ahead_tokens=read_ahead_tokens)
     assert without_passes(cut) == without_passes(whole)
@@ -192,10 +189,10 @@ def test_chunks_and_read_ahead_do_not_matter(
 
 @pytest.mark.parametrize("policy", COUNTING, ids=str)
 @settings(max_examples=6)
-@given(seed=seeds, num_beams=st.integers(2, 5), words=st.integers(0, 2))
-def test_when_a_word_is_written_is_the_policys_decision(policy, seed, num_beams, words):
+@given(seed=seeds, num_beams=st.integers(2, 5))
+def test_when_a_word_is_written_is_the_policys_decision(policy, seed, num_beams):
     """Between two reads as many words are written as a policy asks for, and not one more."""
-    events = run(seed, policy, Wordy, beams=Beams(num_beams, lookahead_words=words))
+    events = run(seed, policy, Wordy, beams=Beams(num_beams))
     delays = events[-1].delays
     assert delays
     if isinstance(policy, WaitK):
