@@ -39,6 +39,9 @@ DEFAULT_MAX_RATIO = 3.0
 DEFAULT_MAX_TURN_WORDS = 40
 """Everyday sentences are shorter, and the packaged model was trained on sources of 64 tokens."""
 
+MAX_BEAMS = 64
+"""A pass names candidates behind each, and each is fed again until it is decided."""
+
 MAX_STOPS = 64
 """Each takes a look at every character."""
 
@@ -281,6 +284,11 @@ class DecodingOptions:
             "ngram" looks them up in the text so far; a smaller model with the same tokenizer
             guesses better.
         num_draft_tokens: the most guesses in one pass.
+        num_beams: how many continuations are compared; 1 takes the likeliest token. Between two
+            reads the word to be written is searched for, and with the whole source the rest of the
+            target, as transformers' generate() does with early_stopping=False.
+        length_penalty: with beams, the power of its length by which the log probability of a
+            continuation is divided; above 0 favours long ones.
     """
 
     temp: float = _option(0.0, metavar="T")
@@ -296,6 +304,8 @@ class DecodingOptions:
         None, metavar="ngram|FOLDER", plain=Literal["ngram"] | None
     )
     num_draft_tokens: int = _option(4, metavar="N")
+    num_beams: int = _option(1, metavar="N")
+    length_penalty: float = _option(1.0, metavar="P")
 
     def __post_init__(self) -> None:
         if self.early_eos not in ("read", "stop"):
@@ -319,6 +329,7 @@ class DecodingOptions:
             raise InvalidOptionError(f"temp={self.temp} and a sampler: give one of them.")
         require_count("repetition_context_size", self.repetition_context_size)
         require_count("num_draft_tokens", self.num_draft_tokens)
+        self._check_beams()
         if self.sampler is not None and not callable(self.sampler):
             raise InvalidOptionError(
                 "sampler must be a function, as mlx_lm.sample_utils.make_sampler gives one, got "
@@ -334,6 +345,37 @@ class DecodingOptions:
                     f"mlx_lm.sample_utils.make_logits_processors gives them, got {given!r}."
                 )
             object.__setattr__(self, "logits_processors", processors)
+
+    def _check_beams(self) -> None:
+        require_count("num_beams", self.num_beams)
+        if self.num_beams > MAX_BEAMS:
+            raise InvalidOptionError(
+                f"num_beams must be at most {MAX_BEAMS}, got {self.num_beams}."
+            )
+        penalty = self.length_penalty
+        is_number = isinstance(penalty, int | float) and not isinstance(penalty, bool)
+        if not is_number or not -10 <= penalty <= 10:
+            raise InvalidOptionError(
+                f"length_penalty must be a number from -10 to 10, got {penalty!r}."
+            )
+        if self.num_beams == 1:
+            if penalty != 1:
+                raise InvalidOptionError(
+                    f"length_penalty={penalty} only affects a search; set num_beams above 1 as "
+                    "well."
+                )
+            return
+        given = {
+            "temp": self.temp,
+            "a sampler": self.sampler,
+            "gpe_compat": self.gpe_compat,
+            "draft": self.draft,
+        }
+        if refused := [name for name, value in given.items() if value]:
+            raise InvalidOptionError(
+                f"num_beams={self.num_beams} searches for the likeliest words and does not go with "
+                f"{' or '.join(refused)}; leave one of them out."
+            )
 
 
 @dataclass(frozen=True)
@@ -529,6 +571,8 @@ class OptionKeywords(TypedDict, total=False):
     gpe_compat: bool
     draft: Literal["ngram"] | Drafter | tuple[Any, Any] | None
     num_draft_tokens: int
+    num_beams: int
+    length_penalty: float
     mode: Mode
     target_start: int | str | TargetStart
     kv_bits: int | None

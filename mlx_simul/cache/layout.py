@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_simul.cache.masks import who_sees_whom
 from mlx_simul.cache.plan import Lane, PassPlan
@@ -120,9 +121,45 @@ class Layout:
         return mx.where(self._is_source, -1 - self._number, self._number)
 
     @cached_property
+    def _standing(self) -> mx.array:
+        """As ``_number``, but of a token of a tree as if there were only what leads to it."""
+        if not self._has_trees:
+            return self._number
+        lanes, n_tokens = self.plan.lanes, self.plan.n_tokens
+        firsts = [lane.n_target - lane.n_new_source for lane in lanes]
+        in_target = [
+            lane.numbers(first, first + n_tokens) for lane, first in zip(lanes, firsts, strict=True)
+        ]
+        return mx.where(self._is_source, self._number, mx.array(in_target, mx.int32))
+
+    @cached_property
     def _positions(self) -> TokenPositions:
         start = self._each(lane.target_start for lane in self.plan.lanes)
-        return TokenPositions(mx.where(self._is_source, self._number, start + self._number))
+        return TokenPositions(mx.where(self._is_source, self._standing, start + self._standing))
+
+    @property
+    def _has_trees(self) -> bool:
+        return any(lane.parents for lane in self.plan.lanes)
+
+    def _target_columns(self) -> mx.array:
+        """Where the target tokens among the columns stand, (T,) or (B, 1, T)."""
+        if not self._has_trees:
+            return mx.arange(self.right)
+        return mx.array([[lane.numbers(0, self.right)] for lane in self.plan.lanes], mx.int32)
+
+    def _apart(self) -> mx.array | None:
+        """Which tokens are on different branches of a tree, (B, L, C); None without trees."""
+        if not self._has_trees:
+            return None
+        n_columns = self.left + self.right
+        apart = np.zeros((len(self.plan.lanes), self.plan.n_tokens, n_columns), bool)
+        for lane, matrix in zip(self.plan.lanes, apart, strict=True):
+            row = lane.n_new_source + lane.n_new_target - len(lane.parents)
+            column = self.left + lane.n_target_after - len(lane.parents)
+            for i, path in enumerate(lane.paths):
+                matrix[row + i, column : column + len(lane.parents)] = True
+                matrix[row + i, [column + j for j in path]] = False
+        return mx.array(apart)
 
     def _each(self, values: Iterable[int]) -> mx.array:
         return mx.array([*values], mx.int32)[:, None]
@@ -134,7 +171,7 @@ class Layout:
             self._each(lane.n_source_after for lane in lanes),
             self._each(lane.n_visible for lane in lanes),
         )
-        order = mx.where(self._is_source, self._number, n_visible + self._number)
+        order = mx.where(self._is_source, self._standing, n_visible + self._standing)
         is_bound = self._is_source | (self._each(lane.windows_target for lane in lanes) > 0)
         reach, within = (
             None if n is None else mx.where(is_bound, n, _UNBOUNDED) for n in (window, chunk)
@@ -143,9 +180,10 @@ class Layout:
             order,
             n_visible,
             mx.arange(self.left - 1, -1, -1),
-            mx.arange(self.right),
+            self._target_columns(),
             reach,
             within,
+            self._apart(),
         )
         # A token that sees nothing would be NaN, and so would what is put behind the stream.
         n_real = self._each(lane.n_new_source + lane.n_new_target for lane in lanes)
@@ -170,16 +208,29 @@ class SliceLayout(Layout):
         lane = self._lane
         if not lane.n_new_target:
             return lane.n_source
-        if not lane.n_new_source:
+        if not lane.n_new_source and not lane.parents:
             return lane.target_start + lane.n_target
         return self._positions
 
     @cached_property
     def _positions(self) -> TokenPositions:
         lane = self._lane
-        first = lane.target_start + lane.n_target
-        source, target = range(lane.n_source, lane.n_source_after), range(lane.n_new_target)
-        return TokenPositions(mx.array([[*source, *(first + i for i in target)]], mx.int32))
+        source, target = range(lane.n_source, lane.n_source_after), self._new_target
+        positions = [*source, *(lane.target_start + number for number in target)]
+        return TokenPositions(mx.array([positions], mx.int32))
+
+    def _target_columns(self) -> mx.array:
+        columns = super()._target_columns()
+        return columns[0, 0] if self._has_trees else columns
+
+    def _apart(self) -> mx.array | None:
+        apart = super()._apart()
+        return None if apart is None else apart[0]
+
+    @property
+    def _new_target(self) -> list[int]:
+        """Where the new target tokens stand in the target."""
+        return self._lane.numbers(self._lane.n_target, self._lane.n_target_after)
 
     def put(self, storage: Storage, planes: Planes) -> None:
         """Store the tokens of the pass, (B, K, L, D) each plane."""
@@ -205,13 +256,13 @@ class SliceLayout(Layout):
         if all(n is None or n_columns <= n for n in (window, chunk)):
             if self.plan.n_tokens == 1:
                 return None
-            if not lane.n_new_source and not as_array:
+            if not lane.n_new_source and not lane.parents and not as_array:
                 return "causal"
         return super().mask(window, chunk)
 
     def _mask(self, window: int | None, chunk: int | None) -> mx.array:
         lane = self._lane
-        behind = range(lane.n_visible + lane.n_target, lane.n_visible + lane.n_target_after)
+        behind = [lane.n_visible + number for number in self._new_target]
         order = [*range(lane.n_source, lane.n_source_after), *behind]
         n_visible = [lane.n_source_after] * lane.n_new_source + [lane.n_visible] * len(behind)
         reach, within = (self._of_each_token(n) for n in (window, chunk))
@@ -219,9 +270,10 @@ class SliceLayout(Layout):
             mx.array(order, mx.int32),
             mx.array(n_visible, mx.int32),
             mx.arange(self.left - 1, -1, -1),
-            mx.arange(self.right),
+            self._target_columns(),
             reach,
             within,
+            self._apart(),
         )
 
     def _of_each_token(self, bound: int | None) -> mx.array | int | None:

@@ -26,6 +26,7 @@ def who_sees_whom(
     target: mx.array,
     window: mx.array | int | None = None,
     chunk: mx.array | int | None = None,
+    apart: mx.array | None = None,
 ) -> mx.array:
     """The mask of tokens that look at ``[source | target]``.
 
@@ -34,9 +35,10 @@ def who_sees_whom(
         n_visible: (..., L) or one number, the source tokens that each of them sees. A source token
             may be given more than it sees: what stands behind it is hidden by its order.
         source: (S,), the numbers of the source tokens in the order in which they lie.
-        target: (T,), the same of the target tokens.
+        target: (T,), the same of the target tokens; (..., 1, T) if the rows differ.
         window: tokens that one may look back on, itself included, for all or (..., L) for each.
         chunk: tokens in each of the chunks across which nothing is seen, for all or for each.
+        apart: (..., L, S + T), True where two tokens are on different branches of a tree.
 
     Returns:
         Boolean (..., L, S + T), True = may see.
@@ -51,7 +53,7 @@ def who_sees_whom(
     if chunk is not None:
         chunk = _column(chunk)
         seen = seen & (row // chunk == columns // chunk)
-    return seen
+    return seen if apart is None else seen & ~apart
 
 
 def _for_each(row: mx.array, columns: mx.array) -> mx.array:

@@ -6,7 +6,9 @@ token stands, where it is stored, and what it sees (:mod:`mlx_simul.cache.layout
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Lane:
         windows_target: whether sliding windows bind the target; in the public reference they do
             not.
         row: which row of the storages the stream has; ``None`` if it has all of them.
+        parents: of the newest target tokens of the pass, if they form a tree, the one that each
+            follows: its number in the tree, or -1 for the target token before the tree. Such a
+            token sees of the tree only what leads to it, and stands behind that.
     """
 
     n_source: int = 0
@@ -33,6 +38,29 @@ class Lane:
     target_start: int = 0
     windows_target: bool = True
     row: int | None = None
+    parents: tuple[int, ...] = ()
+
+    @cached_property
+    def paths(self) -> Sequence[frozenset[int]]:
+        """Of each token of the tree, the numbers of those that lead to it, itself included."""
+        paths: list[frozenset[int]] = []
+        for i, parent in enumerate(self.parents):
+            paths.append((paths[parent] if parent >= 0 else frozenset()) | {i})
+        return paths
+
+    def numbers(self, first: int, last: int) -> list[int]:
+        """Where target tokens stand in the target as each of them sees it.
+
+        Args:
+            first: the place of the first of them in the cache.
+            last: the place behind the last of them.
+        """
+        tree = self.n_target_after - len(self.parents)
+        numbers = [*range(first, last)]
+        for i, path in enumerate(self.paths):
+            if first <= tree + i < last:
+                numbers[tree + i - first] = tree + len(path) - 1
+        return numbers
 
     @property
     def n_source_after(self) -> int:

@@ -21,7 +21,7 @@ from mlx_simul.engine.attention import View, recording, watched
 from mlx_simul.engine.costs import MAX_SOURCE_TOKENS_PER_PASS
 from mlx_simul.engine.drawing import Drawing, draw_all, likeliest
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
-from mlx_simul.loop.requests import Pass, Reply
+from mlx_simul.loop.requests import Candidate, Pass, Reply
 from mlx_simul.policies.base import Head
 
 Sampler: TypeAlias = Callable[[mx.array], mx.array]
@@ -164,6 +164,10 @@ class Engine(ABC):
         if not request.target_ids:
             self._rewind_and_read(request.n_rewind, request.source_ids)
             return Reply((), self.n_passes - n_before)
+        if request.n_candidates:
+            rows = self._search(request)
+            n_passes = self.n_passes - n_before
+            return Reply((), n_passes, candidates=self.candidates(rows, request))
         drafts = request.draft_ids if self.takes_drafts else ()
         target_ids = (*request.target_ids, *drafts)
         heads = request.wanted.heads if request.wanted else ()
@@ -179,6 +183,55 @@ class Engine(ABC):
         if isinstance(drawn, Exception):
             raise drawn
         return Reply(drawn.token_ids, self.n_passes - n_before, drawn.evidence)
+
+    def _search(self, request: Pass) -> mx.array:
+        """Feed the branches of a tree, each in a pass and as if there were no other.
+
+        Returns:
+            (number of branches, V) logits, behind each.
+        """
+        source_ids, target_ids, n_rewind = request.source_ids, request.target_ids, request.n_rewind
+        rows: list[mx.array] = []
+        for leaf in request.leaves:
+            branch = request.path(leaf)
+            logits = self.read_and_write(
+                source_ids, (*target_ids, *branch), n_rewind, request.n_hidden
+            )
+            rows.append(logits[0, -1])
+            self.roll_back(len(branch))
+            source_ids, target_ids, n_rewind = (), (), 0
+        return mx.stack(rows)
+
+    def candidates(self, logits: mx.array, request: Pass) -> tuple[tuple[Candidate, ...], ...]:
+        """The likeliest tokens behind each branch, and how likely they are.
+
+        Args:
+            logits: (number of branches, V).
+            request: what the stream asked for.
+
+        Raises:
+            ValidationError: if the logits are not numbers.
+        """
+        size = logits.shape[-1]
+        if ids := [token for token in request.forbidden_ids if token < size]:
+            logits[:, ids] = -math.inf
+        if self._logits_processors:
+            branches = [(*request.written, *request.path(leaf)) for leaf in request.leaves]
+            rows = [logits[i : i + 1] for i in range(len(branches))]
+            logits = mx.concatenate(
+                [self._processed(row, branch) for row, branch in zip(rows, branches, strict=True)]
+            )
+        logits = logits.astype(mx.float32)
+        odds = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        n = min(request.n_candidates, size)
+        tokens = mx.argpartition(-odds, kth=n - 1, axis=-1)[:, :n]
+        given: list[Any] = [tokens.tolist(), mx.take_along_axis(odds, tokens, axis=-1).tolist()]
+        pairs = [list(zip(*each, strict=True)) for each in zip(*given, strict=True)]
+        _refuse_unless_finite([max(odds for _, odds in row) for row in pairs])
+        return tuple(
+            tuple(sorted((pair for pair in row if pair[1] > -math.inf), key=lambda pair: -pair[1]))
+            for row in pairs
+        )
 
     def watch(self, heads: Iterable[Head]) -> None:
         """Let passes ask for the attention of these heads.
@@ -264,10 +317,7 @@ class Engine(ABC):
         return drawn
 
     def _draw_one(self, logits: mx.array, written: Sequence[int], drawn: Sequence[int]) -> int:
-        if self._logits_processors:
-            tokens = mx.array([*written, *drawn], mx.int32)
-            for process in self._logits_processors:
-                logits = process(tokens, logits)
+        logits = self._processed(logits, (*written, *drawn))
         if self._sampler is None:
             total, token = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
         else:
@@ -276,6 +326,14 @@ class Engine(ABC):
         mx.eval(token, total)
         _refuse_unless_finite(total.flatten().tolist())  # pyright: ignore
         return int(token.item())  # pyright: ignore[reportArgumentType]
+
+    def _processed(self, logits: mx.array, written: Sequence[int]) -> mx.array:
+        """(1, V) logits as the processors leave them."""
+        if self._logits_processors:
+            tokens = mx.array(list(written), mx.int32)
+            for process in self._logits_processors:
+                logits = process(tokens, logits)
+        return logits
 
     def _check(self, token_ids: Sequence[int], first_position: int) -> None:
         """Refuse what the model has no embedding for; warn beyond its trained length."""

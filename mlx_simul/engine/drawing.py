@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from mlx_simul.engine.attention import Recording, View
-from mlx_simul.loop.requests import Evidence, Pass
+from mlx_simul.loop.requests import Candidate, Evidence, Pass
 
 if TYPE_CHECKING:
     from mlx_simul.engine.base import Engine
@@ -58,10 +58,12 @@ class Drawn:
     Attributes:
         token_ids: the prediction after the target, and one behind each draft that agreed.
         evidence: of each, if it was asked for.
+        candidates: what may come next instead, if that was asked for.
     """
 
     token_ids: tuple[int, ...]
     evidence: tuple[Evidence, ...] = ()
+    candidates: tuple[tuple[Candidate, ...], ...] = ()
 
 
 def draw_all(drawings: Sequence[Drawing], recorded: Recording) -> list[Drawn | Exception]:
@@ -75,6 +77,7 @@ def draw_all(drawings: Sequence[Drawing], recorded: Recording) -> list[Drawn | E
         What each stream gets. A stream whose sampler, processor or logits fail gets the error, and
         no other stream notices.
     """
+    everyone, drawings = drawings, [one for one in drawings if not one.request.n_candidates]
     for one in drawings:
         # A tokenizer may have tokens that the model has no row for.
         size = one.logits.shape[-1]
@@ -89,7 +92,19 @@ def draw_all(drawings: Sequence[Drawing], recorded: Recording) -> list[Drawn | E
             drawn.append(_draw(one, rows))
         except Exception as error:
             drawn.append(error)
-    return _with_evidence(drawings, drawn, recorded)
+    outcomes = iter(_with_evidence(drawings, drawn, recorded))
+    return [_search(one) if one.request.n_candidates else next(outcomes) for one in everyone]
+
+
+def _search(one: Drawing) -> Drawn | Exception:
+    request = one.request
+    leaves = request.leaves
+    try:
+        one.engine.roll_back(len(one.drafts))
+        rows = one.logits[mx.array(leaves) + 1]
+        return Drawn((), candidates=one.engine.candidates(rows, request))
+    except Exception as error:
+        return error
 
 
 def likeliest(logits: mx.array) -> list[tuple[float, int]]:

@@ -147,6 +147,9 @@ class StreamingEngine(Engine):
         Raises:
             ValidationError: if the logits are not numbers.
         """
+        if request.draft_parents and not self._fuses:
+            # The family takes neither positions nor masks token by token.
+            return super().run(request)
         while True:
             (outcome,) = self.runner.run([(self, request)])
             if isinstance(outcome, Exception):

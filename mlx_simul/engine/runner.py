@@ -17,7 +17,7 @@ from mlx_simul.cache import Lane, Layout, PassPlan, SourceTargetCache, layout_of
 from mlx_simul.engine.attention import View, recording, watched
 from mlx_simul.engine.costs import MAX_SOURCE_TOKENS_PER_PASS, PASS_OVERHEAD_TOKENS
 from mlx_simul.engine.drawing import Drawing, Drawn, draw_all
-from mlx_simul.loop.requests import Evidence, Pass, Reply
+from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.policies.base import Head
 
 if TYPE_CHECKING:
@@ -167,14 +167,21 @@ class Part:
     def n_least(self) -> int:
         """What cannot be fed in parts: a target, and the source that goes with it."""
         request = self.request
-        return len(request.source_ids) + len(request.target_ids) if request.target_ids else 0
+        return len(request.source_ids) + self.n_least_target if request.target_ids else 0
+
+    @property
+    def n_least_target(self) -> int:
+        """The target tokens among those; a tree goes as a whole."""
+        request = self.request
+        return len(request.target_ids) + len(request.draft_parents)
 
     def take(self, n_tokens: int, is_reading: bool) -> list[int]:
         """What a pass of so many tokens takes: all but some drafts, or a part of the source."""
         engine, request = self.engine, self.request
         n_free = n_tokens - len(request.source_ids) - len(request.target_ids)
         source_ids, target_ids, drafts = request.source_ids[:n_tokens], (), ()
-        if n_free >= 0 and request.target_ids and not is_reading:
+        n_tree = len(request.draft_parents)
+        if n_free >= n_tree and request.target_ids and not is_reading:
             drafts = request.draft_ids[:n_free]
             target_ids = (*request.target_ids, *drafts)
         engine.prepare(source_ids, target_ids, request.n_rewind, request.n_hidden)
@@ -186,7 +193,8 @@ class Part:
     def lane(self) -> Lane:
         """The same for the caches."""
         n_hidden = self.request.n_hidden if self.n_target else 0
-        return self.engine.lane(self.n_source, self.n_target, n_hidden)
+        lane = self.engine.lane(self.n_source, self.n_target, n_hidden)
+        return replace(lane, parents=self.request.draft_parents if self.n_target else ())
 
     @property
     def predicting(self) -> slice:
@@ -205,7 +213,7 @@ class Part:
         if not request.source_ids and not request.target_ids:
             with self.failing_alone():
                 self.engine.roll_back(request.n_rewind)
-                self._is_answered(())
+                self._is_answered()
 
     def has_fed(self) -> None:
         """Count what the pass took."""
@@ -216,7 +224,7 @@ class Part:
         # The first part has rolled the target back.
         self.request = replace(request, source_ids=rest, n_rewind=0, n_passes=n_passes)
         if not rest and not request.target_ids:
-            self._is_answered(())
+            self._is_answered()
 
     def drawing(self, logits: mx.array, view: View | None, columns: Sequence[int]) -> Drawing:
         """What it draws from, of (L, V) logits."""
@@ -228,7 +236,8 @@ class Part:
         if isinstance(drawn, Exception):
             self.outcome = drawn
         else:
-            self._is_answered(drawn.token_ids, drawn.evidence)
+            n_passes = self.request.n_passes
+            self.outcome = Reply(drawn.token_ids, n_passes, drawn.evidence, drawn.candidates)
 
     @contextmanager
     def failing_alone(self) -> Iterator[None]:
@@ -238,14 +247,15 @@ class Part:
         except Exception as error:
             self.outcome = error
 
-    def _is_answered(self, token_ids: tuple[int, ...], evidence: tuple[Evidence, ...] = ()) -> None:
-        self.outcome = Reply(token_ids, self.request.n_passes, evidence)
+    def _is_answered(self) -> None:
+        """Without a prediction."""
+        self.outcome = Reply((), self.request.n_passes)
 
 
 def _length_of_pass(parts: Sequence[Part], is_reading: bool) -> int:
     """Tokens for which a pass feeds most for what it costs; all targets, drafts excepted, fit."""
     lengths = [part.n_tokens(is_reading) for part in parts]
-    targets = [0 if is_reading else len(part.request.target_ids) for part in parts]
+    targets = [0 if is_reading else part.n_least_target for part in parts]
     shortest = max(1, *targets)
     longest = max(shortest, min(max(lengths), MAX_SOURCE_TOKENS_PER_PASS))
     if len(parts) == 1:

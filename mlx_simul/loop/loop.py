@@ -20,6 +20,8 @@ from typing import Final, Literal, TypeAlias
 
 from mlx_simul.errors import InvalidOptionError, SessionClosedError
 from mlx_simul.events import Event, Finished, FinishReason, Read, ToolCall
+from mlx_simul.loop.beam_predictions import BeamPredictions
+from mlx_simul.loop.beam_search import Beams
 from mlx_simul.loop.drafters import Drafter
 from mlx_simul.loop.drought import Balance, Sentences
 from mlx_simul.loop.limits import Limits
@@ -92,6 +94,8 @@ class SimulLoop:
         drafter: guesses what will be predicted. Guesses change how many passes a stream takes, and
             nothing else. ``None`` for no guesses.
         num_draft_tokens: with a drafter, how many drafts go along with a pass at most.
+        beams: how to search for what is written; ``None`` to write the likeliest token. There is
+            no drafter then.
     """
 
     # Whether predictions that a read outdates go along with the next pass as drafts.
@@ -115,6 +119,7 @@ class SimulLoop:
         drafter: Drafter | None = None,
         num_draft_tokens: int = 0,
         watch: StopWatch | None = None,
+        beams: Beams | None = None,
     ) -> None:
         self._policy = policy
         # All that the policy learns about what is read and written.
@@ -144,6 +149,23 @@ class SimulLoop:
             num_draft_tokens=num_draft_tokens,
             keeps_drafts=self._keeps_drafts,
         )
+        if beams is not None:
+            # A policy that goes by counts lets one word be written at a time. Guessing further
+            # before it is chosen (Zheng et al. 2019) takes more passes, and no gain could be told
+            # from chance (docs/policies.md).
+            self._predictions = BeamPredictions(
+                header,
+                self._source,
+                self._target,
+                end_of_turn_ids,
+                wanted=self._wanted,
+                forbidden_ids=forbidden_ids,
+                wait_ids=wait_ids,
+                read_ahead_tokens=read_ahead_tokens,
+                beams=beams,
+                lookahead_words=1 if needs.lookahead_words == 0 else needs.lookahead_words,
+                limits=limits,
+            )
         self._proposals = None
         if needs.lookahead_words != 0:
             self._proposals = Proposals(policy, self._target, self._predictions, limits)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from mlx_simul.errors import InvalidOptionError
+
+Candidate: TypeAlias = tuple[int, float]
+"""A token that may come next, and its log probability."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Pass:
         n_passes: how often the model has run for this pass already, if it is fed in parts.
         forbidden_ids: tokens that cannot be predicted.
         wanted: the evidence to give for each prediction; ``None`` for none.
+        n_candidates: for a search: how many tokens to name that may come next, instead of one that
+            is predicted. Every draft is forgotten again then, and the drafts may form a tree.
+        draft_parents: of a tree, the draft that each draft follows: its index, which is smaller
+            than its own, or -1 for the last of ``target_ids``. A draft sees no others but those
+            that lead to it, and stands where it would stand if there were no others.
     """
 
     source_ids: tuple[int, ...]
@@ -65,6 +74,22 @@ class Pass:
     n_passes: int = 0
     forbidden_ids: tuple[int, ...] = ()
     wanted: Wanted | None = None
+    n_candidates: int = 0
+    draft_parents: tuple[int, ...] = ()
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """The drafts of a tree that no other draft follows; -1 if there are no drafts."""
+        inner = {*self.draft_parents}
+        return tuple(i for i in range(len(self.draft_parents)) if i not in inner) or (-1,)
+
+    def path(self, leaf: int) -> tuple[int, ...]:
+        """The drafts that lead to one of a tree, itself included."""
+        path: list[int] = []
+        while leaf >= 0:
+            path.append(self.draft_ids[leaf])
+            leaf = self.draft_parents[leaf]
+        return tuple(reversed(path))
 
     def checked(self, reply: Reply | None) -> Reply:
         """The reply, if it answers this pass.
@@ -72,7 +97,7 @@ class Pass:
         Raises:
             InvalidOptionError: if it does not.
         """
-        predicts = reply is not None and bool(reply.token_ids)
+        predicts = reply is not None and bool(reply.candidates or reply.token_ids)
         if reply is None or predicts != bool(self.target_ids):
             raise InvalidOptionError(
                 "a Pass must be answered with a Reply that predicts a token if the pass has target "
@@ -82,6 +107,11 @@ class Pass:
             raise InvalidOptionError(
                 f"a Pass that asks for evidence must be answered with evidence for each of its "
                 f"{len(reply.token_ids)} predictions; got {reply!r}."
+            )
+        if self.n_candidates and len(reply.candidates) != len(self.leaves):
+            raise InvalidOptionError(
+                f"a Pass that asks for candidates must be answered with some behind each of its "
+                f"{len(self.leaves)} branches; got {reply!r}."
             )
         return reply
 
@@ -108,8 +138,11 @@ class Reply:
             was accepted. All but the last were drafts and are fed; no other draft is.
         n_passes: how often the model ran.
         evidence: for each prediction, if it was asked for.
+        candidates: if they were asked for, there are no predictions, but behind each of the
+            ``leaves`` the likeliest tokens, the likeliest first; fewer if fewer can be predicted.
     """
 
     token_ids: tuple[int, ...]
     n_passes: int
     evidence: tuple[Evidence, ...] = ()
+    candidates: tuple[tuple[Candidate, ...], ...] = ()

@@ -19,6 +19,7 @@ from mlx_simul.engine.base import LogitsProcessor, Sampler
 from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.engine.needs import MetNeeds, meet_needs
 from mlx_simul.errors import InvalidOptionError, SimulWarning
+from mlx_simul.loop.beam_search import Beams
 from mlx_simul.loop.drafters import Drafter
 from mlx_simul.loop.limits import Limits
 from mlx_simul.loop.loop import SimulLoop
@@ -265,8 +266,15 @@ class TurnMaker:
         """What the policy of a setting needs; the turn under way goes on as it is.
 
         Raises:
-            InvalidOptionError: if the model cannot show it.
+            InvalidOptionError: if the model cannot show it, or a beam search does not.
         """
+        num_beams = setting.options.decoding.num_beams
+        if num_beams > 1 and setting.policy.needs.attention:
+            raise InvalidOptionError(
+                f"{setting.policy!r} goes by attention, which num_beams={num_beams} does not show: "
+                "leave num_beams out, or take a policy that goes by counts, probabilities or "
+                "agreement."
+            )
         return meet_needs(setting.policy, self.engine, self._tokenizer)
 
     def begin(self, max_words: int | None = None) -> SimulLoop:
@@ -308,6 +316,7 @@ class TurnMaker:
             heads=self._needs.heads,
             wait_ids=self._needs.wait_ids,
             forbidden_ids=() if setting.prompt is None else setting.prompt.forbidden_ids,
+            beams=_beams_of(decoding),
             **settings,
         )
 
@@ -346,6 +355,12 @@ def _watch_of(limits: LimitOptions, language: str | None) -> StopWatch | None:
         return None
     stops: Any = limits.stop or ()  # the options have put them in this form
     return StopWatch(stops, limits.stop_after, language)
+
+
+def _beams_of(decoding: DecodingOptions) -> Beams | None:
+    if decoding.num_beams == 1:
+        return None  # the likeliest token, without a search
+    return Beams(decoding.num_beams, decoding.length_penalty)
 
 
 def _sampler_of(decoding: DecodingOptions) -> Sampler | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlx_simul.events import Event, Finished
+from mlx_simul.loop.beam_search import Beams
 from mlx_simul.loop.drafters import Drafter
 from mlx_simul.loop.limits import Limits
 from mlx_simul.loop.loop import NEED_SOURCE, SimulLoop
-from mlx_simul.loop.requests import Evidence, Pass, Reply
+from mlx_simul.loop.requests import Candidate, Evidence, Pass, Reply
 from mlx_simul.policies import Policy
 from mlx_simul.text.boundary import WordBoundaryStoppingCriteria
 from mlx_simul.text.stops import StopWatch
@@ -72,6 +74,7 @@ class ScriptedStream:
         drafter: likewise.
         num_draft_tokens: likewise.
         watch: likewise.
+        beams: likewise.
         limits: those of :class:`~mlx_simul.loop.limits.Limits`; 30 tokens by default.
     """
 
@@ -85,6 +88,7 @@ class ScriptedStream:
         drafter: Drafter | None = None,
         num_draft_tokens: int = 0,
         watch: StopWatch | None = None,
+        beams: Beams | None = None,
         **limits: Any,
     ) -> None:
         self.seed = seed
@@ -96,6 +100,7 @@ class ScriptedStream:
             drafter=drafter,
             num_draft_tokens=num_draft_tokens,
             watch=watch,
+            beams=beams,
         )
         self._steps = self.loop.steps()
         self.source: list[int] = []  # what the target may see
@@ -162,6 +167,23 @@ class ScriptedStream:
             token = (token + 1) % len(PIECES)
         return token
 
+    def candidates(
+        self, path: Sequence[int] = (), forbidden_ids: Sequence[int] = ()
+    ) -> tuple[Candidate, ...]:
+        """All tokens that may come behind some more, the one that is predicted first."""
+        before = self.target
+        self.target = [*before, *path]
+        likeliest, draw = self.predict_but(forbidden_ids), self._draw()
+        self.target = before
+        weights = {
+            token: 1.0 if token == likeliest else draw.random()
+            for token in range(len(PIECES))
+            if token not in forbidden_ids
+        }
+        total = sum(weights.values())
+        odds = [(token, math.log(weight / total)) for token, weight in weights.items()]
+        return tuple(sorted(odds, key=lambda candidate: -candidate[1]))
+
     def _run(self) -> None:
         reply: Reply | None = None
         while not self.finished:
@@ -182,6 +204,10 @@ class ScriptedStream:
         if not request.target_ids:
             return Reply((), n_passes=1)
         self.target.extend(request.target_ids)
+        if request.n_candidates:
+            paths = map(request.path, request.leaves)
+            rows = [self.candidates(path, request.forbidden_ids) for path in paths]
+            return Reply((), 1, candidates=tuple(row[: request.n_candidates] for row in rows))
         predicted, evidence = [self.predict_but(request.forbidden_ids)], [self.evidence()]
         for draft in request.draft_ids:
             if predicted[-1] != draft:

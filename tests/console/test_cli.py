@@ -246,6 +246,15 @@ def test_options_reach_the_session(capsys, given_options, tmp_path):
     assert given_options != SessionOptions().flat()
 
 
+def test_beams_reach_the_session(capsys, given_options):
+    options = ["--num-beams", "4", "--length-penalty", "0.6"]
+    run(capsys, *arguments("any", "text", *options))
+    told = {name: given_options[name] for name in ("num_beams", "length_penalty")}
+    assert told == {"num_beams": 4, "length_penalty": 0.6}
+    code, _, err = run(capsys, *arguments("any", "text", *options, "--temp", "1"))
+    assert (code, "does not go with temp" in err) == (cli.EXIT_USAGE, True)
+
+
 def test_a_draft_model_is_loaded_with_its_tokenizer(capsys, given_options, monkeypatch):
     monkeypatch.setattr(
         "mlx_simul.checkpoints.loading.load", lambda path, **_: (path, f"that of {path}")
