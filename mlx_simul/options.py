@@ -252,6 +252,7 @@ class DecodingOptions:
             "ngram" looks them up in the text so far; a smaller model with the same tokenizer
             guesses better.
         num_draft_tokens: the most guesses in one pass.
+        logprobs: tell with each token its log probability in the model's own distribution.
     """
 
     temp: float = _option(0.0, metavar="T")
@@ -267,6 +268,7 @@ class DecodingOptions:
         None, metavar="ngram|FOLDER", plain=Literal["ngram"] | None
     )
     num_draft_tokens: int = _option(4, metavar="N")
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         if self.early_eos not in ("read", "stop"):
@@ -499,6 +501,7 @@ class OptionKeywords(TypedDict, total=False):
     gpe_compat: bool
     draft: Literal["ngram"] | Drafter | tuple[Any, Any] | None
     num_draft_tokens: int
+    logprobs: bool
     mode: Mode
     target_start: int | str | TargetStart
     kv_bits: int | None

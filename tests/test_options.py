@@ -76,6 +76,7 @@ VALUES = {
     "gpe_compat": st.booleans(),
     "draft": st.sampled_from(["ngram", None]),
     "num_draft_tokens": counts,
+    "logprobs": st.booleans(),
     "mode": st.sampled_from(["auto", "group", "reencode", "interleaved"]),
     "target_start": st.sampled_from(["auto", "follow"]) | st.integers(0, 10**6),
     "kv_bits": st.sampled_from([None, 4, 8]),
@@ -122,7 +123,7 @@ def as_words(given, glossary):
     """The same on a command line."""
     words = []
     for name, value in plain(given).items():
-        if name == "gpe_compat":
+        if isinstance(value, bool):
             words += [flag_of(PLAIN[name])] if value else []
         elif isinstance(value, dict):
             glossary.write_text(json.dumps(value), "utf-8")

@@ -91,6 +91,7 @@ class SimulLoop:
         drafter: guesses what will be predicted. Guesses change how many passes a stream takes, and
             nothing else. ``None`` for no guesses.
         num_draft_tokens: with a drafter, how many drafts go along with a pass at most.
+        logprobs: whether each Write says how likely its token was.
     """
 
     # Whether predictions that a read outdates go along with the next pass as drafts.
@@ -114,6 +115,7 @@ class SimulLoop:
         drafter: Drafter | None = None,
         num_draft_tokens: int = 0,
         watch: StopWatch | None = None,
+        logprobs: bool = False,
     ) -> None:
         self._policy = policy
         # All that the policy learns about what is read and written.
@@ -126,8 +128,8 @@ class SimulLoop:
 
         # A policy that goes by counts pays neither for evidence nor for proposals: both are None.
         needs = policy.needs
-        wanted = Wanted(needs.probabilities, heads if needs.attention else ())
-        self._wanted = None if wanted == Wanted() else wanted
+        self._logprobs = logprobs
+        wanted = Wanted(needs.probabilities or logprobs, heads if needs.attention else ())
         self._source = SourceQueue()
         self._target = Target(boundary, detokenizer, self.state, clock_ms, watch)
         self._predictions = Predictions(
@@ -135,7 +137,8 @@ class SimulLoop:
             self._source,
             self._target,
             end_of_turn_ids,
-            wanted=self._wanted,
+            wanted=None if wanted == Wanted() else wanted,
+            last_wanted=Wanted(probabilities=True) if logprobs else None,
             forbidden_ids=forbidden_ids,
             wait_ids=wait_ids,
             read_ahead_tokens=read_ahead_tokens,
@@ -312,7 +315,9 @@ class SimulLoop:
         prediction = self._predictions.take()
         if self._observer is not None:
             self._word_evidence.append(prediction.evidence)
-        yield from self._target.write(prediction.token)
+        is_told = self._logprobs and prediction.evidence is not None
+        logprob = prediction.evidence.logprob if is_told else None
+        yield from self._target.write(prediction.token, logprob)
 
     def _complete_word(self, lagging: int | None = None) -> Steps:
         word = self._target.word

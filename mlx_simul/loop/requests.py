@@ -14,7 +14,7 @@ class Wanted:
     """The evidence that a reply has to hold for each prediction, beside the token.
 
     Attributes:
-        probabilities: whether to say how likely the token was.
+        probabilities: whether to say how likely the token was, which costs a look at all logits.
         heads: (layer, head) pairs, from 0, whose mean attention over the source to give.
     """
 
@@ -31,11 +31,13 @@ class Evidence:
         margin: its probability minus that of the likeliest other token.
         attention: the share of the attention on each source token that the prediction sees, in
             order of arrival; empty if no heads were named.
+        logprob: the natural logarithm of the probability, also where that is too small for a float.
     """
 
     probability: float = math.nan
     margin: float = math.nan
     attention: tuple[float, ...] = ()
+    logprob: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,7 @@ class TurnMaker:
             "clock_ms": self.clock,
             "read_ahead_tokens": self.engine.read_ahead_tokens,
             "num_draft_tokens": decoding.num_draft_tokens,
+            "logprobs": decoding.logprobs,
             "watch": _watch_of(options.limits, setting.target_language),
             "drafter": make_drafter(
                 self.engine, self._tokenizer, decoding.draft, sampler=self._sampler
