@@ -22,6 +22,7 @@ from mlx_simul.evaluation.report import command
 from mlx_simul.machine.fields import as_table, flag_of, help_of, make, plain_fields, summary_of
 from mlx_simul.options import (
     GROUPS,
+    SAMPLING,
     DecodingOptions,
     LimitOptions,
     OptionKeywords,
@@ -70,6 +71,11 @@ VALUES = {
     "temp": st.floats(0.1, 100),
     "top_p": st.none() | shares,
     "min_p": st.none() | shares,
+    "min_tokens_to_keep": st.none() | counts,
+    "top_k": st.none() | counts,
+    "xtc_probability": st.none() | shares,
+    "xtc_threshold": st.none() | st.floats(0, 0.5),
+    "seed": st.none() | st.integers(0, 2**64 - 1),
     "repetition_penalty": st.none() | st.floats(0.01, 100),
     "repetition_context_size": counts,
     "early_eos": st.sampled_from(["read", "stop"]),
@@ -91,8 +97,7 @@ def flat_options(draw):
     names = draw(st.sets(st.sampled_from(sorted(VALUES))))
     given = {name: draw(VALUES[name]) for name in sorted(names)}
     if "temp" not in given:
-        given.pop("top_p", None)
-        given.pop("min_p", None)
+        given = {name: value for name, value in given.items() if name not in SAMPLING}
     return given
 
 

@@ -82,7 +82,6 @@ def add_session_arguments(parser: argparse.ArgumentParser, skip: Collection[str]
         skip={"policy", *skip},
         types={**FILE_READERS, "draft": str},
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of the random draws, with --temp")
 
 
 def session_options(args: argparse.Namespace) -> SessionOptions:
@@ -126,8 +125,6 @@ def session_maker(args: argparse.Namespace, options: SessionOptions) -> Callable
         SimulError: for models that will not do.
     """
     with loading(args.model):
-        import mlx.core as mx
-
         from mlx_simul.archs import streaming_config
         from mlx_simul.checkpoints.loading import load
         from mlx_simul.session import SimulSession
@@ -142,8 +139,6 @@ def session_maker(args: argparse.Namespace, options: SessionOptions) -> Callable
                 SimulWarning,
                 stacklevel=2,
             )
-        if args.seed is not None:
-            mx.random.seed(args.seed)
         folder = getattr(args, "draft", None)
         if folder not in (None, "ngram"):
             options = SessionOptions.of(options, draft=load(folder))
@@ -209,12 +204,6 @@ def _wait_k(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither a number of words nor 'whole'"
         ) from error
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1")
-    return int(text)
 
 
 FILE_READERS: dict[str, Callable[[str], Any]] = {

@@ -102,7 +102,8 @@ def likeliest(logits: mx.array) -> list[tuple[float, int]]:
 def _draw(one: Drawing, found: Sequence[tuple[float, int]] | None) -> list[int]:
     if found is not None:
         return one.engine.agree(found, one.drafts)
-    return one.engine.draw(one.logits, one.request.written, one.drafts)
+    request = one.request
+    return one.engine.draw(one.logits, request.written, one.drafts, request.seed)
 
 
 def _with_evidence(

@@ -92,6 +92,7 @@ class SimulLoop:
             nothing else. ``None`` for no guesses.
         num_draft_tokens: with a drafter, how many drafts go along with a pass at most.
         logprobs: whether each Write says how likely its token was.
+        seed: of the random numbers that a sampler draws from; ``None`` for MLX's random state.
     """
 
     # Whether predictions that a read outdates go along with the next pass as drafts.
@@ -116,6 +117,7 @@ class SimulLoop:
         num_draft_tokens: int = 0,
         watch: StopWatch | None = None,
         logprobs: bool = False,
+        seed: int | None = None,
     ) -> None:
         self._policy = policy
         # All that the policy learns about what is read and written.
@@ -145,6 +147,7 @@ class SimulLoop:
             drafter=drafter,
             num_draft_tokens=num_draft_tokens,
             keeps_drafts=self._keeps_drafts,
+            seed=seed,
         )
         self._proposals = None
         if needs.lookahead_words != 0:

@@ -81,6 +81,7 @@ class Predictions:
         drafter: Drafter | None,
         num_draft_tokens: int,
         keeps_drafts: bool,
+        seed: int | None = None,
     ) -> None:
         self.n_passes = 0
         self._source, self._target, self._state = source, target, target.state
@@ -91,6 +92,7 @@ class Predictions:
         self._wanted, self._last_wanted = wanted, last_wanted
         self._drafter, self._num_draft_tokens = drafter, num_draft_tokens
         self._keeps_drafts = keeps_drafts
+        self._seed = seed
         # Guesses in the next pass, at most: fewer after wrong guesses, more after right ones.
         self._max_guesses: float = math.inf
 
@@ -167,6 +169,7 @@ class Predictions:
             written,
             forbidden_ids=self._last_forbidden_ids if is_last else self._forbidden_ids,
             wanted=self._last_wanted if is_last else self._wanted,
+            seed=self._seed,
         )
 
     def _run(self, request: Pass) -> Asking[None]:

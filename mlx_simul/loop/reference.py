@@ -55,6 +55,7 @@ class ReferenceLoop(SimulLoop):
         num_draft_tokens: int = 0,
         watch: StopWatch | None = None,
         logprobs: bool = False,
+        seed: int | None = None,
     ) -> None:
         if not isinstance(policy, WaitK):
             raise InvalidOptionError(
@@ -79,6 +80,7 @@ class ReferenceLoop(SimulLoop):
             num_draft_tokens=num_draft_tokens,
             watch=watch,
             logprobs=logprobs,
+            seed=seed,
         )
         self._wait_k = policy.k
         self._tokenizer = tokenizer

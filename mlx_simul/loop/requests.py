@@ -56,6 +56,7 @@ class Pass:
         n_passes: how often the model has run for this pass already, if it is fed in parts.
         forbidden_ids: tokens that cannot be predicted.
         wanted: the evidence to give for each prediction; ``None`` for none.
+        seed: of the random numbers that a sampler draws from; ``None`` for MLX's random state.
     """
 
     source_ids: tuple[int, ...]
@@ -67,6 +68,7 @@ class Pass:
     n_passes: int = 0
     forbidden_ids: tuple[int, ...] = ()
     wanted: Wanted | None = None
+    seed: int | None = None
 
     def checked(self, reply: Reply | None) -> Reply:
         """The reply, if it answers this pass.
