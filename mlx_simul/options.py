@@ -37,6 +37,19 @@ DEFAULT_MAX_RATIO = 3.0
 DEFAULT_MAX_TURN_WORDS = 40
 """Everyday sentences are shorter, and the packaged model was trained on sources of 64 tokens."""
 
+NOT_OPTIONS = {
+    "max_kv_size": "a cache of fixed size would forget source that is still to be translated; "
+    "a stream with turns (turns='sentence') holds one sentence at a time, and kv_bits stores each "
+    "token in less memory",
+    "prefill_step_size": "a source is encoded while it arrives, in pieces of fixed size; leave it "
+    "out",
+    "quantized_kv_start": "with kv_bits all keys and values are quantised from the first token "
+    "on; leave it out",
+    "prompt_cache": "give prefix=, from SimulSession.encode_prefix()",
+    "draft_model": "give draft=(model, tokenizer), as load gives them",
+}
+"""Arguments of mlx-lm's generate that are not options of a session: why, or what to give."""
+
 SAMPLING = (
     *("top_p", "min_p", "min_tokens_to_keep"),
     *("top_k", "xtc_probability", "xtc_threshold"),
@@ -414,6 +427,9 @@ class SessionOptions:
                 f"options must be a SessionOptions, got {made!r}; give single ones by name, as in "
                 "target_language='French'."
             )
+        if foreign := flat.keys() & NOT_OPTIONS.keys():
+            name = min(foreign)
+            raise InvalidOptionError(f"{name}, an argument of mlx-lm's: {NOT_OPTIONS[name]}.")
         if unknown := flat.keys() - known.keys() - GROUPS:
             raise InvalidOptionError(
                 f"unknown option {min(unknown)!r}; known are {', '.join(sorted(known))}."
