@@ -253,7 +253,6 @@ class Answer:
         self._verbose = verbose
         self._is_timed = not is_live
         self._prompt_tokens = self._answer_tokens = 0
-        self._has_ended = False
         self._first_ms: float | None = None
         self._total_ms = 0.0
         self._remarks = True
@@ -284,7 +283,6 @@ class Answer:
         emit(event.text)
         if isinstance(event, Read):
             self._prompt_tokens += event.n_tokens
-            self._has_ended = event.source_finished
             # What is written between two reads would be counted for both.
             self._is_timed = self._is_timed and self._first_ms is None
         elif isinstance(event, Write):
