@@ -22,6 +22,7 @@ from mlx_simul.evaluation.report import command
 from mlx_simul.machine.fields import as_table, flag_of, help_of, make, plain_fields, summary_of
 from mlx_simul.options import (
     GROUPS,
+    NOT_OPTIONS,
     SAMPLING,
     DecodingOptions,
     LimitOptions,
@@ -380,7 +381,8 @@ def test_messages_in_another_order_are_refused(said):
 @example("options")
 @example("cls")
 def test_an_unknown_name_is_refused_with_those_that_are_known(name):
-    assume(name not in VALUES.keys() | GROUPS | OptionKeywords.__annotations__.keys())
+    known = VALUES.keys() | GROUPS | OptionKeywords.__annotations__.keys()
+    assume(name not in known | NOT_OPTIONS.keys())
     for refused in (
         lambda: SessionOptions.of(**{name: 1}),
         lambda: SessionOptions.from_plain({name: 1}),

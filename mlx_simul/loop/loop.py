@@ -318,8 +318,8 @@ class SimulLoop:
         prediction = self._predictions.take()
         if self._observer is not None:
             self._word_evidence.append(prediction.evidence)
-        is_told = self._logprobs and prediction.evidence is not None
-        logprob = prediction.evidence.logprob if is_told else None
+        evidence = prediction.evidence if self._logprobs else None
+        logprob = None if evidence is None else evidence.logprob
         yield from self._target.write(prediction.token, logprob)
 
     def _complete_word(self, lagging: int | None = None) -> Steps:
