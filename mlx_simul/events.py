@@ -61,6 +61,9 @@ class Write:
         word_complete: it is the last token of its target word.
         source_words_read: source words read when it was predicted, the delay of its word.
         target_words_generated: target words complete so far, this one included if it is.
+        logprob: the natural logarithm of its probability in the model's own distribution, before
+            processors and samplers; None unless ``logprobs`` asked for it. It takes no part in
+            equality, for its last digits depend on what else a pass computed.
         source: empty: a write reads nothing.
     """
 
@@ -70,6 +73,7 @@ class Write:
     source_words_read: int
     target_words_generated: int
     time_ms: float = field(default=0.0, compare=False)
+    logprob: float | None = field(default=None, compare=False)
     source: ClassVar[str] = ""
 
 
@@ -231,4 +235,6 @@ def as_plain(event: Event | Tail) -> dict[str, Any]:
     values = {"type": _TYPES[type(event)], **asdict(event)}
     if isinstance(event, TurnEnd | Finished):
         values["complete"] = event.is_complete
+    if isinstance(event, Write) and event.logprob is None:
+        del values["logprob"]  # it was not asked for
     return values

@@ -42,6 +42,25 @@ DEFAULT_MAX_TURN_WORDS = 40
 MAX_BEAMS = 64
 """A pass names candidates behind each, and each is fed again until it is decided."""
 
+NOT_OPTIONS = {
+    "max_kv_size": "a cache of fixed size would forget source that is still to be translated; "
+    "a stream with turns (turns='sentence') holds one sentence at a time, and kv_bits stores each "
+    "token in less memory",
+    "prefill_step_size": "a source is encoded while it arrives, in pieces of fixed size; leave it "
+    "out",
+    "quantized_kv_start": "with kv_bits all keys and values are quantised from the first token "
+    "on; leave it out",
+    "prompt_cache": "give prefix=, from SimulSession.encode_prefix()",
+    "draft_model": "give draft=(model, tokenizer), as load gives them",
+}
+"""Arguments of mlx-lm's generate that are not options of a session: why, or what to give."""
+
+SAMPLING = (
+    *("top_p", "min_p", "min_tokens_to_keep"),
+    *("top_k", "xtc_probability", "xtc_threshold"),
+)
+"""Options that refine sampling, as parameters of mlx-lm's ``make_sampler``."""
+
 MAX_STOPS = 64
 """Each takes a look at every character."""
 
@@ -273,9 +292,15 @@ class DecodingOptions:
         temp: the temperature; 0 takes the likeliest token.
         top_p: sample only among the likeliest tokens whose probabilities add up to this.
         min_p: sample only among tokens at least this likely, relative to the likeliest one.
+        min_tokens_to_keep: with min_p, sample among at least so many; by default 1.
+        top_k: sample only among so many of the likeliest tokens.
+        xtc_probability: how often to leave out all tokens of the threshold but the least likely.
+        xtc_threshold: the probability from which on a token counts there; by default 0.1.
+        seed: of the random draws. Each depends on the seed and its place in the stream alone, and
+            MLX's random state stays as it is; by default, draws come from that.
         repetition_penalty: divides the logits of tokens written lately.
         repetition_context_size: how many tokens back the repetition penalty looks.
-        sampler: a sampler of mlx-lm's, as make_sampler gives, instead of temp, top_p and min_p.
+        sampler: a sampler of mlx-lm's, as make_sampler gives, instead of temp and its refinements.
         logits_processors: logits processors of mlx-lm's; they see target tokens only.
         early_eos: what to do when the model ends its turn before the source has ended.
         gpe_compat: write token for token what EIT-NLP/StreamingLLM writes (SPEC section 4). It has
@@ -289,11 +314,17 @@ class DecodingOptions:
             target, as transformers' generate() does with early_stopping=False.
         length_penalty: with beams, the power of its length by which the log probability of a
             continuation is divided; above 0 favours long ones.
+        logprobs: tell with each token its log probability in the model's own distribution.
     """
 
     temp: float = _option(0.0, metavar="T")
     top_p: float | None = _option(None, metavar="P")
     min_p: float | None = _option(None, metavar="P")
+    min_tokens_to_keep: int | None = _option(None, metavar="N")
+    top_k: int | None = _option(None, metavar="K")
+    xtc_probability: float | None = _option(None, metavar="P")
+    xtc_threshold: float | None = _option(None, metavar="P")
+    seed: int | None = _option(None, metavar="N")
     repetition_penalty: float | None = _option(None, metavar="R")
     repetition_context_size: int = _option(20, metavar="N")
     sampler: Sampler | None = _python_only()
@@ -306,6 +337,7 @@ class DecodingOptions:
     num_draft_tokens: int = _option(4, metavar="N")
     num_beams: int = _option(1, metavar="N")
     length_penalty: float = _option(1.0, metavar="P")
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         if self.early_eos not in ("read", "stop"):
@@ -314,6 +346,8 @@ class DecodingOptions:
             ("temp", 0, 100),
             ("top_p", 0, 1),
             ("min_p", 0, 1),
+            ("xtc_probability", 0, 1),
+            ("xtc_threshold", 0, 0.5),
             ("repetition_penalty", 0.01, 100),
         ):
             value = getattr(self, name)
@@ -321,10 +355,18 @@ class DecodingOptions:
                 raise InvalidOptionError(
                     f"{name} must be a number from {low} to {high}, got {value!r}."
                 )
-        if self.temp == 0 and (self.top_p is not None or self.min_p is not None):
+        given = [name for name in SAMPLING if getattr(self, name) is not None]
+        if given and self.temp == 0:
             raise InvalidOptionError(
-                "top_p and min_p only affect sampling; set temp above 0 as well."
+                f"{' and '.join(given)} only affect sampling; set temp above 0 as well."
             )
+        for name in ("min_tokens_to_keep", "top_k"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
+        if self.seed is not None:
+            require_count("seed", self.seed, least=0)
+            if self.seed >= 2**64:
+                raise InvalidOptionError(f"seed must be less than 2**64, got {self.seed}.")
         if self.sampler is not None and self.temp:
             raise InvalidOptionError(f"temp={self.temp} and a sampler: give one of them.")
         require_count("repetition_context_size", self.repetition_context_size)
@@ -456,6 +498,9 @@ class SessionOptions:
                 f"options must be a SessionOptions, got {made!r}; give single ones by name, as in "
                 "target_language='French'."
             )
+        if foreign := flat.keys() & NOT_OPTIONS.keys():
+            name = min(foreign)
+            raise InvalidOptionError(f"{name}, an argument of mlx-lm's: {NOT_OPTIONS[name]}.")
         if unknown := flat.keys() - known.keys() - GROUPS:
             raise InvalidOptionError(
                 f"unknown option {min(unknown)!r}; known are {', '.join(sorted(known))}."
@@ -563,6 +608,11 @@ class OptionKeywords(TypedDict, total=False):
     temp: float
     top_p: float | None
     min_p: float | None
+    min_tokens_to_keep: int | None
+    top_k: int | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    seed: int | None
     repetition_penalty: float | None
     repetition_context_size: int
     sampler: Sampler | None
@@ -573,6 +623,7 @@ class OptionKeywords(TypedDict, total=False):
     num_draft_tokens: int
     num_beams: int
     length_penalty: float
+    logprobs: bool
     mode: Mode
     target_start: int | str | TargetStart
     kv_bits: int | None

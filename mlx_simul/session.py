@@ -70,7 +70,7 @@ class SimulSession:
         journal: a file that records text as it arrives, and turns as they end. A session opened
             on a file that already has some resumes the turn that was under way (:attr:`resumed`):
             feed the text from where the file ends, and what it writes equals what an undisturbed
-            session would have written, unless tokens are sampled.
+            session would have written, unless tokens are sampled without a ``seed``.
         make_engine: builds the engine that runs the passes, from the options that concern it.
         **flat: options by their names (:class:`~mlx_simul.SessionOptions`), in place of those in
             ``options``: ``SimulSession(model, tokenizer, target_language="French")``.
@@ -386,7 +386,7 @@ class SimulSession:
             "time_ms": self._clock(),
             # A session that has finished in a batch has no engine any more.
             "engine": None if self._is_finished else self._engine.exact_state,
-            "random_key": [*random_state] if self._samples else None,
+            "random_key": [*random_state] if self._uses_random_state else None,
         }
         date = None if self._date is None else self._date.isoformat()
         identity = _identity(self._model, self._first_options, self._source)
@@ -408,8 +408,8 @@ class SimulSession:
 
         The model does not run for it; a draft model reads the turn under way again. From there on
         the session gives the events that the other would have given; those that were given before
-        do not come again. If tokens are sampled, MLX's random state is set to what it was; the
-        state of a sampler or a logits processor of your own is not saved.
+        do not come again. If tokens are sampled without a ``seed``, MLX's random state is set to
+        what it was; the state of a sampler or a logits processor of your own is not saved.
 
         Args:
             model: the same.
@@ -586,9 +586,9 @@ class SimulSession:
         self._clock.go_on_from(saved["time_ms"])
 
     @property
-    def _samples(self) -> bool:
+    def _uses_random_state(self) -> bool:
         decoding = self._options.decoding
-        return bool(decoding.temp or decoding.sampler)
+        return decoding.seed is None and bool(decoding.temp or decoding.sampler)
 
     def _setting(self, options: SessionOptions) -> Setting:
         return make_setting(self._model, self._tokenizer, options, date=self._date)

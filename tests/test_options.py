@@ -22,6 +22,8 @@ from mlx_simul.evaluation.report import command
 from mlx_simul.machine.fields import as_table, flag_of, help_of, make, plain_fields, summary_of
 from mlx_simul.options import (
     GROUPS,
+    NOT_OPTIONS,
+    SAMPLING,
     DecodingOptions,
     LimitOptions,
     OptionKeywords,
@@ -70,6 +72,11 @@ VALUES = {
     "temp": st.floats(0.1, 100),
     "top_p": st.none() | shares,
     "min_p": st.none() | shares,
+    "min_tokens_to_keep": st.none() | counts,
+    "top_k": st.none() | counts,
+    "xtc_probability": st.none() | shares,
+    "xtc_threshold": st.none() | st.floats(0, 0.5),
+    "seed": st.none() | st.integers(0, 2**64 - 1),
     "repetition_penalty": st.none() | st.floats(0.01, 100),
     "repetition_context_size": counts,
     "early_eos": st.sampled_from(["read", "stop"]),
@@ -78,6 +85,7 @@ VALUES = {
     "num_draft_tokens": counts,
     "num_beams": st.integers(2, 64),
     "length_penalty": st.floats(-10, 10),
+    "logprobs": st.booleans(),
     "mode": st.sampled_from(["auto", "group", "reencode", "interleaved"]),
     "target_start": st.sampled_from(["auto", "follow"]) | st.integers(0, 10**6),
     "kv_bits": st.sampled_from([None, 4, 8]),
@@ -99,6 +107,7 @@ def flat_options(draw):
         given.pop("min_p", None)
     for name in NOT_WITH_BEAMS if "num_beams" in given else {"length_penalty"}:
         given.pop(name, None)
+        given = {name: value for name, value in given.items() if name not in SAMPLING}
     return given
 
 
@@ -129,7 +138,7 @@ def as_words(given, glossary):
     """The same on a command line."""
     words = []
     for name, value in plain(given).items():
-        if name == "gpe_compat":
+        if isinstance(value, bool):
             words += [flag_of(PLAIN[name])] if value else []
         elif isinstance(value, dict):
             glossary.write_text(json.dumps(value), "utf-8")
@@ -383,7 +392,8 @@ def test_messages_in_another_order_are_refused(said):
 @example("options")
 @example("cls")
 def test_an_unknown_name_is_refused_with_those_that_are_known(name):
-    assume(name not in VALUES.keys() | GROUPS | OptionKeywords.__annotations__.keys())
+    known = VALUES.keys() | GROUPS | OptionKeywords.__annotations__.keys()
+    assume(name not in known | NOT_OPTIONS.keys())
     for refused in (
         lambda: SessionOptions.of(**{name: 1}),
         lambda: SessionOptions.from_plain({name: 1}),

@@ -19,6 +19,8 @@ HEAD = """\
 `tools/options.py` writes this page from the fields in `mlx_simul/options.py`, where each option is
 defined.
 
+Arguments and flags of mlx-lm's: [coming from mlx-lm](mlx-lm.md).
+
 An option has the same name and the same default everywhere:
 
 | where | how |

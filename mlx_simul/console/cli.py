@@ -42,6 +42,7 @@ exit codes:
 # Each is a module beside this one, with add_arguments(parser) and run(args), imported when called.
 _COMMANDS = {
     "translate": "translate text while it is still arriving",
+    "generate": "answer a prompt with the flags of mlx_lm.generate, while it still arrives",
     "listen": "translate speech while it is spoken: a microphone, a file, raw PCM",
     "demo": "watch somebody speak and the translation follow",
     "inspect": "draw how a text is read and written, and where attention falls",

@@ -61,28 +61,37 @@ def add_session_arguments(parser: argparse.ArgumentParser, skip: Collection[str]
         help="an option as in that file, limits.max_words=9 for example; may be repeated",
     )
     if "policy" not in skip:
-        when = parser.add_mutually_exclusive_group()
-        when.add_argument(
-            "--wait-k",
-            type=_wait_k,
-            dest="policy",
-            default=argparse.SUPPRESS,
-            metavar="K|whole",
-            help="stay K words behind (default: 3)",
-        )
-        when.add_argument(
-            "--policy",
-            default=argparse.SUPPRESS,
-            metavar="NAME[:OPTIONS]",
-            help=f"when to read and when to write: {', '.join(map(usage, policy_names()))}",
-        )
+        add_policy_arguments(parser)
     add_options(
         parser,
         SessionOptions,
         skip={"policy", *skip},
         types={**FILE_READERS, "draft": str},
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of the random draws, with --temp")
+
+
+def add_policy_arguments(parser: argparse._ActionsContainer, default: str = "3") -> None:
+    """Declare when to read and when to write.
+
+    Args:
+        parser: to extend.
+        default: what help says of wait-k without an argument.
+    """
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument(
+        "--wait-k",
+        type=_wait_k,
+        dest="policy",
+        default=argparse.SUPPRESS,
+        metavar="K|whole",
+        help=f"stay K words behind (default: {default})",
+    )
+    when.add_argument(
+        "--policy",
+        default=argparse.SUPPRESS,
+        metavar="NAME[:OPTIONS]",
+        help=f"when to read and when to write: {', '.join(map(usage, policy_names()))}",
+    )
 
 
 def session_options(args: argparse.Namespace) -> SessionOptions:
@@ -125,33 +134,60 @@ def session_maker(args: argparse.Namespace, options: SessionOptions) -> Callable
     Raises:
         SimulError: for models that will not do.
     """
-    with loading(args.model):
-        import mlx.core as mx
+    model, tokenizer, options = load_model(
+        options,
+        args.model,
+        adapter=args.adapter,
+        draft=getattr(args, "draft", None),
+        allow_unverified=args.allow_unverified,
+    )
+    from mlx_simul.archs import streaming_config
+    from mlx_simul.session import SimulSession
 
-        from mlx_simul.archs import streaming_config
-        from mlx_simul.checkpoints.loading import load
-        from mlx_simul.session import SimulSession
-
-        model, tokenizer = load(
-            args.model, adapter_path=args.adapter, allow_unverified=args.allow_unverified
+    prompt = options.prompt
+    if not any((prompt.instruction, prompt.target_language, streaming_config(model).to_json())):
+        warnings.warn(
+            "neither --to nor --instruction: the model is not told what to do with the source.",
+            SimulWarning,
+            stacklevel=2,
         )
-        prompt = options.prompt
-        if not any((prompt.instruction, prompt.target_language, streaming_config(model).to_json())):
-            warnings.warn(
-                "neither --to nor --instruction: the model is not told what to do with the source.",
-                SimulWarning,
-                stacklevel=2,
-            )
-        if args.seed is not None:
-            mx.random.seed(args.seed)
-        folder = getattr(args, "draft", None)
-        if folder not in (None, "ngram"):
-            options = SessionOptions.of(options, draft=load(folder))
 
     def make(**more: Any) -> SimulSession:
         return SimulSession(model, tokenizer, options, **more)
 
     return make
+
+
+def load_model(
+    options: SessionOptions,
+    model: str | None,
+    *,
+    adapter: str | None,
+    draft: str | None,
+    allow_unverified: bool,
+) -> tuple[Any, Any, SessionOptions]:
+    """Load the model of a session, and the smaller one that guesses for it if one is named.
+
+    Args:
+        options: of the session.
+        model: folder or repository id; None for the packaged one.
+        adapter: folder of adapters.
+        draft: folder or repository id of the smaller model; None or "ngram" for none.
+        allow_unverified: as for ``mlx_simul.load``.
+
+    Returns:
+        The model, its tokenizer, and the options with the smaller model among them.
+
+    Raises:
+        SimulError: for models that will not do.
+    """
+    with loading(model):
+        from mlx_simul.checkpoints.loading import load
+
+        loaded, tokenizer = load(model, adapter_path=adapter, allow_unverified=allow_unverified)
+        if draft not in (None, "ngram"):
+            options = SessionOptions.of(options, draft=load(draft))
+    return loaded, tokenizer, options
 
 
 def _text_or_file(text: str) -> str:
@@ -209,12 +245,6 @@ def _wait_k(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither a number of words nor 'whole'"
         ) from error
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1")
-    return int(text)
 
 
 FILE_READERS: dict[str, Callable[[str], Any]] = {

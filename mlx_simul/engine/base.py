@@ -19,6 +19,7 @@ from mlx_simul.archs.base import max_positions_of, vocab_size_of
 from mlx_simul.archs.prepare import prepared
 from mlx_simul.engine.attention import View, recording, watched
 from mlx_simul.engine.costs import MAX_SOURCE_TOKENS_PER_PASS
+from mlx_simul.engine.dice import dice_of
 from mlx_simul.engine.drawing import Drawing, draw_all, likeliest
 from mlx_simul.errors import InvalidOptionError, SimulWarning, ValidationError
 from mlx_simul.loop.requests import Candidate, Pass, Reply
@@ -277,7 +278,13 @@ class Engine(ABC):
         """Whether the next token is simply the likeliest, without a sampler or processors."""
         return self._sampler is None and not self._logits_processors
 
-    def draw(self, logits: mx.array, written: Sequence[int], drafts: Sequence[int]) -> list[int]:
+    def draw(
+        self,
+        logits: mx.array,
+        written: Sequence[int],
+        drafts: Sequence[int],
+        seed: int | None = None,
+    ) -> list[int]:
         """What comes after the target, and as long as that is the draft, what comes after it.
 
         Drafts are rolled back but for those that agree.
@@ -286,13 +293,14 @@ class Engine(ABC):
             logits: (1 + number of drafts, V).
             written: the target ids before the first row.
             drafts: what the rows but the first were fed.
+            seed: of a sampler's random numbers; MLX's random state without one.
 
         Raises:
             ValidationError: if the logits are not numbers.
         """
         if self.is_greedy:
             return self.agree(likeliest(logits), drafts)
-        drawn = self._draw(logits, written, drafts)
+        drawn = self._draw(logits, written, drafts, seed)
         self.roll_back(len(drafts) - (len(drawn) - 1))
         return drawn
 
@@ -305,13 +313,16 @@ class Engine(ABC):
         self.roll_back(len(drafts) - n_agreed)
         return tokens[: n_agreed + 1]
 
-    def _draw(self, logits: mx.array, written: Sequence[int], drafts: Sequence[int]) -> list[int]:
+    def _draw(
+        self, logits: mx.array, written: Sequence[int], drafts: Sequence[int], seed: int | None
+    ) -> list[int]:
         """Each is drawn from its own row whatever the draft was, so a sampler's distribution is
         that of a stream without drafts.
         """
         drawn: list[int] = []
         for i in range(1 + len(drafts)):
-            drawn.append(self._draw_one(logits[i : i + 1], written, drawn))
+            with dice_of(seed, len(written) + i):
+                drawn.append(self._draw_one(logits[i : i + 1], written, drawn))
             if drawn[-1:] != list(drafts[i : i + 1]):
                 break
         return drawn

@@ -17,6 +17,7 @@ from mlx_simul.archs.base import vocab_size_of
 from mlx_simul.archs.prepare import adopt
 from mlx_simul.engine import make_engine
 from mlx_simul.engine.base import Engine, Sampler
+from mlx_simul.engine.dice import dice_of, random_state
 from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.loop.drafters import Drafter, NGramDrafter
 from mlx_simul.loop.requests import Pass
@@ -52,6 +53,9 @@ class ModelDrafter:
         self._n_sure = 0
         self._row: mx.array | None = None
         self._unfed: int | None = None
+        # Of the next guess: the seed and place where there is a seed, else MLX's random state.
+        self._seed: int | None = None
+        self._place = 0
         self._dice = 0
         self._is_over = False
 
@@ -82,8 +86,9 @@ class ModelDrafter:
         logits = self._engine.read_and_write(request.source_ids, feed, n_rewind, request.n_hidden)
         self._fed += feed
         rows = logits[0, -1 - len(request.draft_ids) :]
-        if self._sampler is not None:
-            self._dice = _random_state()
+        self._seed, self._place = request.seed, len(request.written) + len(request.draft_ids)
+        if self._sampler is not None and self._seed is None:
+            self._dice = random_state()
             for i in range(len(request.draft_ids)):
                 # This token is guessed already, but its draw still uses up random numbers.
                 self._draw(rows[i : i + 1])
@@ -118,11 +123,17 @@ class ModelDrafter:
         row = _fitted(row, self._vocab_size)
         if self._sampler is None:
             return int(mx.argmax(row, axis=-1).item())  # pyright: ignore[reportArgumentType]
-        before = _random_state()
+        logprobs = row - mx.logsumexp(row, axis=-1, keepdims=True)
+        if self._seed is not None:
+            with dice_of(self._seed, self._place):
+                token = self._sampler(logprobs)
+            self._place += 1
+            return int(token.item())  # pyright: ignore[reportArgumentType]
+        before = random_state()
         mx.random.seed(self._dice)
         try:
-            token = self._sampler(row - mx.logsumexp(row, axis=-1, keepdims=True))
-            self._dice = _random_state()
+            token = self._sampler(logprobs)
+            self._dice = random_state()
             return int(token.item())  # pyright: ignore[reportArgumentType]
         finally:
             mx.random.seed(before)
@@ -192,13 +203,6 @@ def _require_same(given: Any, wanted: Any) -> None:
         f"pieces, {example!r} is token {given.get(example)} there and {wanted.get(example)} here. "
         "Take a smaller model of the same family."
     )
-
-
-def _random_state() -> int:
-    """MLX's random state, as the seed that reproduces it."""
-    state: Any = mx.random.state
-    high, low = state[0].tolist()
-    return high << 32 | low
 
 
 def _fitted(row: mx.array, vocab_size: int | None) -> mx.array:

@@ -117,7 +117,8 @@ def likeliest(logits: mx.array) -> list[tuple[float, int]]:
 def _draw(one: Drawing, found: Sequence[tuple[float, int]] | None) -> list[int]:
     if found is not None:
         return one.engine.agree(found, one.drafts)
-    return one.engine.draw(one.logits, one.request.written, one.drafts)
+    request = one.request
+    return one.engine.draw(one.logits, request.written, one.drafts, request.seed)
 
 
 def _with_evidence(
@@ -136,7 +137,7 @@ def _with_evidence(
             outcomes.append(tokens)
             continue
         n = len(tokens)
-        of_tokens = list(islice(odds, n)) if one.wants_probabilities else [(math.nan, math.nan)] * n
+        of_tokens = list(islice(odds, n)) if one.wants_probabilities else [(math.nan,) * 3] * n
         try:
             shares = _shares(one, n, recorded)
         except Exception as error:
@@ -145,25 +146,26 @@ def _with_evidence(
         evidence = ()
         if one.request.wanted is not None:
             evidence = tuple(
-                Evidence(probability, margin, share)
-                for (probability, margin), share in zip(of_tokens, shares, strict=True)
+                Evidence(probability, margin, share, logprob)
+                for (probability, margin, logprob), share in zip(of_tokens, shares, strict=True)
             )
         outcomes.append(Drawn(tuple(tokens), evidence))
     return outcomes
 
 
-def _odds(parts: Sequence[tuple[mx.array, Sequence[int]]]) -> Iterable[tuple[float, float]]:
-    """Probability of each token in its row, and that less the likeliest other's."""
+def _odds(parts: Sequence[tuple[mx.array, Sequence[int]]]) -> Iterable[tuple[float, float, float]]:
+    """Probability of each token in its row, that less the likeliest other's, and its logarithm."""
     if not parts:
         return ()
-    odds = mx.softmax(
-        _joined([rows for rows, _ in parts]).astype(mx.float32), axis=-1, precise=True
-    )
+    rows = _joined([rows for rows, _ in parts]).astype(mx.float32)
     tokens = mx.array([token for _, tokens in parts for token in tokens])[:, None]
-    chosen = mx.take_along_axis(odds, tokens, axis=-1)[:, 0]
-    others = mx.max(mx.put_along_axis(odds, tokens, mx.array(0.0), axis=-1), axis=-1)
-    mx.eval(chosen, margins := chosen - others)
-    told: list[Any] = [chosen.tolist(), margins.tolist()]
+    total = mx.logsumexp(rows, axis=-1)
+    logprobs = mx.take_along_axis(rows, tokens, axis=-1)[:, 0] - total
+    others = mx.max(mx.put_along_axis(rows, tokens, mx.array(-math.inf), axis=-1), axis=-1) - total
+    probabilities = mx.exp(logprobs)
+    margins = probabilities - mx.exp(others)
+    mx.eval(probabilities, margins, logprobs)
+    told: list[Any] = [probabilities.tolist(), margins.tolist(), logprobs.tolist()]
     return zip(*told, strict=True)
 
 

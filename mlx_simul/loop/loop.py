@@ -96,6 +96,8 @@ class SimulLoop:
         num_draft_tokens: with a drafter, how many drafts go along with a pass at most.
         beams: how to search for what is written; ``None`` to write the likeliest token. There is
             no drafter then.
+        logprobs: whether each Write says how likely its token was.
+        seed: of the random numbers that a sampler draws from; ``None`` for MLX's random state.
     """
 
     # Whether predictions that a read outdates go along with the next pass as drafts.
@@ -120,6 +122,8 @@ class SimulLoop:
         num_draft_tokens: int = 0,
         watch: StopWatch | None = None,
         beams: Beams | None = None,
+        logprobs: bool = False,
+        seed: int | None = None,
     ) -> None:
         self._policy = policy
         # All that the policy learns about what is read and written.
@@ -132,8 +136,8 @@ class SimulLoop:
 
         # A policy that goes by counts pays neither for evidence nor for proposals: both are None.
         needs = policy.needs
-        wanted = Wanted(needs.probabilities, heads if needs.attention else ())
-        self._wanted = None if wanted == Wanted() else wanted
+        self._logprobs = logprobs
+        wanted = Wanted(needs.probabilities or logprobs, heads if needs.attention else ())
         self._source = SourceQueue()
         self._target = Target(boundary, detokenizer, self.state, clock_ms, watch)
         self._predictions = Predictions(
@@ -141,13 +145,15 @@ class SimulLoop:
             self._source,
             self._target,
             end_of_turn_ids,
-            wanted=self._wanted,
+            wanted=None if wanted == Wanted() else wanted,
+            last_wanted=Wanted(probabilities=True) if logprobs else None,
             forbidden_ids=forbidden_ids,
             wait_ids=wait_ids,
             read_ahead_tokens=read_ahead_tokens,
             drafter=drafter,
             num_draft_tokens=num_draft_tokens,
             keeps_drafts=self._keeps_drafts,
+            seed=seed,
         )
         if beams is not None:
             # A policy that goes by counts lets one word be written at a time. Guessing further
@@ -403,7 +409,9 @@ class SimulLoop:
         prediction = self._predictions.take()
         if self._observer is not None:
             self._word_evidence.append(prediction.evidence)
-        yield from self._target.write(prediction.token)
+        evidence = prediction.evidence if self._logprobs else None
+        logprob = None if evidence is None else evidence.logprob
+        yield from self._target.write(prediction.token, logprob)
 
     def _complete_word(self, lagging: int | None = None) -> Steps:
         word = self._target.word

@@ -58,6 +58,7 @@ class Predictions:
         target: the tokens written; passes refer to them.
         end_of_turn_ids: tokens that end the turn, wait tokens among them.
         wanted: the evidence to ask for, until the source is wholly read.
+        last_wanted: the evidence to ask for from then on.
         keeps_drafts: whether predictions that are outdated become drafts.
         others: as :class:`~mlx_simul.loop.loop.SimulLoop`.
 
@@ -73,22 +74,25 @@ class Predictions:
         end_of_turn_ids: Collection[int],
         *,
         wanted: Wanted | None,
+        last_wanted: Wanted | None,
         forbidden_ids: tuple[int, ...],
         wait_ids: tuple[int, ...],
         read_ahead_tokens: int,
         drafter: Drafter | None,
         num_draft_tokens: int,
         keeps_drafts: bool,
+        seed: int | None = None,
     ) -> None:
         self.n_passes = 0
         self._source, self._target, self._state = source, target, target.state
         self._is_end_of_turn = EOSStoppingCriteria(end_of_turn_ids)
         self._read_ahead_tokens = read_ahead_tokens
-        # Once the source is wholly read there is nothing to wait for, and nothing is judged.
+        # Once the source is wholly read there is nothing to wait for, and no policy judges.
         self._forbidden_ids, self._last_forbidden_ids = forbidden_ids, (*forbidden_ids, *wait_ids)
-        self._wanted, self._last_wanted = wanted, None
+        self._wanted, self._last_wanted = wanted, last_wanted
         self._drafter, self._num_draft_tokens = drafter, num_draft_tokens
         self._keeps_drafts = keeps_drafts
+        self._seed = seed
         # Guesses in the next pass, at most: fewer after wrong guesses, more after right ones.
         self._max_guesses: float = math.inf
 
@@ -171,6 +175,7 @@ class Predictions:
             written,
             forbidden_ids=self._last_forbidden_ids if is_last else self._forbidden_ids,
             wanted=self._last_wanted if is_last else self._wanted,
+            seed=self._seed,
         )
 
     def _run(self, request: Pass) -> Asking[None]:

@@ -54,6 +54,8 @@ class ReferenceLoop(SimulLoop):
         drafter: Drafter | None = None,
         num_draft_tokens: int = 0,
         watch: StopWatch | None = None,
+        logprobs: bool = False,
+        seed: int | None = None,
     ) -> None:
         if not isinstance(policy, WaitK):
             raise InvalidOptionError(
@@ -77,6 +79,8 @@ class ReferenceLoop(SimulLoop):
             drafter=drafter,
             num_draft_tokens=num_draft_tokens,
             watch=watch,
+            logprobs=logprobs,
+            seed=seed,
         )
         self._wait_k = policy.k
         self._tokenizer = tokenizer

@@ -18,7 +18,7 @@ class Wanted:
     """The evidence that a reply has to hold for each prediction, beside the token.
 
     Attributes:
-        probabilities: whether to say how likely the token was.
+        probabilities: whether to say how likely the token was, which costs a look at all logits.
         heads: (layer, head) pairs, from 0, whose mean attention over the source to give.
     """
 
@@ -35,11 +35,13 @@ class Evidence:
         margin: its probability minus that of the likeliest other token.
         attention: the share of the attention on each source token that the prediction sees, in
             order of arrival; empty if no heads were named.
+        logprob: the natural logarithm of the probability, also where that is too small for a float.
     """
 
     probability: float = math.nan
     margin: float = math.nan
     attention: tuple[float, ...] = ()
+    logprob: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Pass:
         draft_parents: of a tree, the draft that each draft follows: its index, which is smaller
             than its own, or -1 for the last of ``target_ids``. A draft sees no others but those
             that lead to it, and stands where it would stand if there were no others.
+        seed: of the random numbers that a sampler draws from; ``None`` for MLX's random state.
     """
 
     source_ids: tuple[int, ...]
@@ -76,6 +79,7 @@ class Pass:
     wanted: Wanted | None = None
     n_candidates: int = 0
     draft_parents: tuple[int, ...] = ()
+    seed: int | None = None
 
     @property
     def leaves(self) -> tuple[int, ...]:

@@ -172,8 +172,13 @@ class Target:
 
     # Words
 
-    def write(self, token: int) -> Iterator[Write]:
-        """Add a token to the word under way; give the events before it that are decided."""
+    def write(self, token: int, logprob: float | None = None) -> Iterator[Write]:
+        """Add a token to the word under way; give the events before it that are decided.
+
+        Args:
+            token: its id.
+            logprob: of the token, if that was asked for.
+        """
         self.word.append(token)
         self.token_ids.append(token)
         text = self._detokenizer.add(token)
@@ -185,6 +190,7 @@ class Target:
                 word_complete=False,
                 source_words_read=self.state.delay_words,
                 target_words_generated=self.state.target_words_generated,
+                logprob=logprob,
             )
         )
         if self._watch is not None:

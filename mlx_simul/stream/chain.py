@@ -213,7 +213,7 @@ class TurnChain:
         n_encoded = len(shared.token_ids)
         is_shared = prefix_ids[:n_encoded] == shared.token_ids
         self._engine.state = shared.state if is_shared else self._blank
-        loop = self._maker.begin(self._words_left())
+        loop = self._maker.begin(self._words_left(), self._n_turns)
         if self._observer is not None:
             loop.observe(self._observer)
         loop.add_segment(prefix_ids, n_encoded=n_encoded if is_shared else 0)

@@ -22,6 +22,8 @@ def identity_of(options: SessionOptions) -> dict[str, Any]:
         is_shown = type(policy).__repr__ is not object.__repr__
         spelled = repr(policy) if is_shown else f"a {type(policy).__qualname__}"
     table = as_table(SessionOptions.of(options, policy=spelled, draft=None))
+    # What is said of a token decides none, and older files do not name it.
+    del table["decoding"]["logprobs"]
     # A day, or where the target starts, may be an object.
     plain = json.loads(json.dumps(table, default=repr))
     pairs = {

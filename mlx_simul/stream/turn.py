@@ -12,10 +12,12 @@ from typing import Any
 import mlx.nn as nn
 
 from mlx_simul import archs
+from mlx_simul.archs.base import vocab_size_of
 from mlx_simul.archs.streaming_config import StreamingConfig
 from mlx_simul.archs.trained import told
 from mlx_simul.engine import Engine
 from mlx_simul.engine.base import LogitsProcessor, Sampler
+from mlx_simul.engine.dice import seed_of
 from mlx_simul.engine.drafting import make_drafter
 from mlx_simul.engine.needs import MetNeeds, meet_needs
 from mlx_simul.errors import InvalidOptionError, SimulWarning
@@ -27,6 +29,7 @@ from mlx_simul.loop.reference import ReferenceLoop
 from mlx_simul.loop.target import Detokenizer
 from mlx_simul.options import (
     DEFAULT_MAX_RATIO,
+    SAMPLING,
     DecodingOptions,
     LimitOptions,
     Pairs,
@@ -238,7 +241,7 @@ class TurnMaker:
     ) -> None:
         decoding, placement = setting.options.decoding, setting.options.placement
         self._tokenizer, self.clock = tokenizer, clock
-        self._sampler = _sampler_of(decoding)
+        self._sampler = _sampler_of(decoding, model, tokenizer)
         self.engine = make_engine(
             model,
             mode=placement.mode,
@@ -277,11 +280,12 @@ class TurnMaker:
             )
         return meet_needs(setting.policy, self.engine, self._tokenizer)
 
-    def begin(self, max_words: int | None = None) -> SimulLoop:
+    def begin(self, max_words: int | None = None, turn: int = 0) -> SimulLoop:
         """The loop of a fresh turn.
 
         Args:
             max_words: what the stream's limit leaves for this turn.
+            turn: its number, from 0.
         """
         setting = self.setting
         options, decoding = setting.options, setting.options.decoding
@@ -303,6 +307,8 @@ class TurnMaker:
             "clock_ms": self.clock,
             "read_ahead_tokens": self.engine.read_ahead_tokens,
             "num_draft_tokens": decoding.num_draft_tokens,
+            "logprobs": decoding.logprobs,
+            "seed": None if decoding.seed is None else seed_of(decoding.seed, turn),
             "watch": _watch_of(options.limits, setting.target_language),
             "drafter": make_drafter(
                 self.engine, self._tokenizer, decoding.draft, sampler=self._sampler
@@ -340,6 +346,7 @@ def _require_plain_words(options: SessionOptions, policy: Policy) -> None:
         'turns="sentence"': options.turn.turns == "sentence",
         "gpe_compat": options.decoding.gpe_compat,
         "stops of token ids": any(not isinstance(stop, str) for stop in options.limits.stop or ()),
+        "beams": options.decoding.num_beams > 1,
         f"{policy!r}, which judges words": policy.needs.lookahead_words != 0,
     }
     if given := [name for name, is_given in refused.items() if is_given]:
@@ -363,12 +370,30 @@ def _beams_of(decoding: DecodingOptions) -> Beams | None:
     return Beams(decoding.num_beams, decoding.length_penalty)
 
 
-def _sampler_of(decoding: DecodingOptions) -> Sampler | None:
+def _sampler_of(decoding: DecodingOptions, model: nn.Module, tokenizer: Any) -> Sampler | None:
+    """The sampler that the options name; mlx-lm's, with its defaults, if that is by numbers.
+
+    Raises:
+        InvalidOptionError: if it is to choose among more tokens than there are.
+    """
     if decoding.sampler is not None or not decoding.temp:
         return decoding.sampler
     from mlx_lm.sample_utils import make_sampler
 
-    return make_sampler(decoding.temp, decoding.top_p or 0.0, decoding.min_p or 0.0)
+    n_tokens = vocab_size_of(model)
+    if n_tokens is not None and (decoding.top_k or 0) >= n_tokens:
+        raise InvalidOptionError(
+            f"top_k must be less than the {n_tokens} tokens of the model, got {decoding.top_k}; "
+            "None takes them all."
+        )
+    given = {name: getattr(decoding, name) for name in SAMPLING}
+    if decoding.xtc_probability:
+        # As in mlx-lm's commands: a line or a turn may always end.
+        ends = {*tokenizer.encode("\n", add_special_tokens=False), *end_of_turn_ids_of(tokenizer)}
+        given["xtc_special_tokens"] = sorted(ends)
+    return make_sampler(
+        decoding.temp, **{name: value for name, value in given.items() if value is not None}
+    )
 
 
 def _logits_processors_of(decoding: DecodingOptions) -> Iterable[LogitsProcessor]:

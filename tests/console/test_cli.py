@@ -322,7 +322,7 @@ def test_a_bad_glossary_is_refused_before_the_model_is_loaded(
         (["--temp", "-1"], "expected one argument|temp must be a number from 0 to 100, got -1.0"),
         (["--top-p", "0.9"], "set temp above 0"),
         (["--temp", "1", "--min-p", "2"], "min_p must be a number from 0 to 1, got 2.0"),
-        (["--seed", "x"], "not a whole number"),
+        (["--seed", "x"], "is not a whole number"),
         (["--json", "--plain"], "not allowed with"),
         (["--file", "source.txt"], "give one of them"),
         (["--context", "@/no/such/file"], "No such file"),

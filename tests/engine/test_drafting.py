@@ -236,16 +236,16 @@ class Chain(Engine):
 class Believing(Chain):
     """Takes every draft that is not impossible."""
 
-    def _draw(self, logits, written, drafts):
+    def _draw(self, logits, written, drafts, seed):
         return [*drafts, self._draw_one(logits[-1:], written, drafts)]
 
 
 class Stubborn(Chain):
     """Gives a draft that it did not draw a second chance, which looks harmless."""
 
-    def _draw(self, logits, written, drafts):
-        drawn = super()._draw(logits, written, drafts)
-        return drawn if len(drawn) > len(drafts) else super()._draw(logits, written, drafts)
+    def _draw(self, logits, written, drafts, seed):
+        drawn = super()._draw(logits, written, drafts, seed)
+        return drawn if len(drawn) > len(drafts) else super()._draw(logits, written, drafts, seed)
 
 
 TABLE = [[0.6, 0.3, 0.1], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4]]

@@ -116,7 +116,7 @@ def frequencies(draws):
 class Believing(StreamingEngine):
     """Takes every draft that is not impossible."""
 
-    def _draw(self, logits, written, drafts):
+    def _draw(self, logits, written, drafts, seed):
         return [*drafts, self._draw_one(logits[-1:], written, drafts)]
 
 

@@ -334,6 +334,7 @@ def test_in_a_batch_as_alone(model, tokenizer):
         ({"gpe_compat": True}, "gpe_compat"),
         ({"policy": "local-agreement:2"}, "LocalAgreement"),
         ({"stop": [5]}, "stops of token ids"),
+        ({"num_beams": 2}, "beams"),
     ],
 )
 def test_what_does_not_go_with_tools_is_refused(model, tokenizer, options, says):
