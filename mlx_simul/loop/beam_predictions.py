@@ -65,6 +65,7 @@ class BeamPredictions(Predictions):
         end_of_turn_ids: Collection[int],
         *,
         wanted: Wanted | None,
+        last_wanted: Wanted | None,
         forbidden_ids: tuple[int, ...],
         wait_ids: tuple[int, ...],
         read_ahead_tokens: int,
@@ -78,6 +79,7 @@ class BeamPredictions(Predictions):
             target,
             end_of_turn_ids,
             wanted=wanted,
+            last_wanted=last_wanted,
             forbidden_ids=forbidden_ids,
             wait_ids=wait_ids,
             read_ahead_tokens=read_ahead_tokens,
@@ -180,7 +182,9 @@ class BeamPredictions(Predictions):
     def _prediction(self, step: Step) -> Prediction:
         evidence = None
         if (self._last_wanted if self._state.source_exhausted() else self._wanted) is not None:
-            evidence = Evidence(math.exp(step.log_probability), step.margin)
+            evidence = Evidence(
+                math.exp(step.log_probability), step.margin, logprob=step.log_probability
+            )
         return Prediction(step.token, self._is_end_of_turn((step.token,)), evidence)
 
     def _take_behind(self) -> tuple[int, ...]:

@@ -138,6 +138,10 @@ class SimulLoop:
         needs = policy.needs
         self._logprobs = logprobs
         wanted = Wanted(needs.probabilities or logprobs, heads if needs.attention else ())
+        evidence = {
+            "wanted": None if wanted == Wanted() else wanted,
+            "last_wanted": Wanted(probabilities=True) if logprobs else None,
+        }
         self._source = SourceQueue()
         self._target = Target(boundary, detokenizer, self.state, clock_ms, watch)
         self._predictions = Predictions(
@@ -145,8 +149,7 @@ class SimulLoop:
             self._source,
             self._target,
             end_of_turn_ids,
-            wanted=None if wanted == Wanted() else wanted,
-            last_wanted=Wanted(probabilities=True) if logprobs else None,
+            **evidence,
             forbidden_ids=forbidden_ids,
             wait_ids=wait_ids,
             read_ahead_tokens=read_ahead_tokens,
@@ -164,7 +167,7 @@ class SimulLoop:
                 self._source,
                 self._target,
                 end_of_turn_ids,
-                wanted=self._wanted,
+                **evidence,
                 forbidden_ids=forbidden_ids,
                 wait_ids=wait_ids,
                 read_ahead_tokens=read_ahead_tokens,
