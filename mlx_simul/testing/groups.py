@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import mlx.core as mx
@@ -237,6 +238,37 @@ def hidden_source_is_not_read_yet(trial: Trial) -> Iterator[Comparison]:
         yield f"{len(rest)} segments encoded ahead, {name}", *runs
 
 
+@law
+def tree_equals_its_branches(trial: Trial) -> Iterator[Comparison]:
+    """A branch of a tree of target tokens gives the logits that it has alone."""
+    segments, target = trial.stream.segments, trial.stream.target
+    if not archs.of(trial.model).fuses_in(trial.model):
+        return  # Such a family is fed branch by branch.
+    # Two branches that part at once, the first of which parts again.
+    tree, parents = (*target[2:], *target[:2]), (-1, 0, -1, 2, 0, 1)
+    for name, start in _STARTS.items():
+        for read in ((), segments[2]):
+            engine = trial.engine(start, read=segments[:2])
+            engine.write(target[:2])
+            tokens = (target[1], *tree)
+            engine.prepare(read, tokens, n_rewind=1)
+            lane = replace(engine.lane(len(read), len(tokens)), parents=parents)
+            _, logits = engine.runner.feed([[*read, *tokens]], [lane])
+            engine.count(len(read), len(tokens))
+            for i in range(len(tree)):
+                branch = _branch(tree, parents, i)
+                alone = trial.engine(start, read=segments[:2])
+                alone.write(target[:2])
+                whole = alone.read_and_write(read, (target[1], *branch), n_rewind=1)
+                what = f"branch of {len(branch)} tokens, {len(read)} source tokens read, {name}"
+                yield what, logits[:, len(read) + 1 + i], whole[:, -1]
+            # Nothing of it stays.
+            engine.roll_back(len(tree))
+            alone.roll_back(len(branch))
+            what = f"behind a tree that is forgotten, {name}"
+            yield what, _write(engine, target[2:]), _write(alone, target[2:])
+
+
 LAWS: tuple[Law, ...] = (
     any_chunking,
     any_target_chunking,
@@ -250,6 +282,7 @@ LAWS: tuple[Law, ...] = (
     rows_of_a_batch_are_independent,
     fused_equals_read_then_write,
     hidden_source_is_not_read_yet,
+    tree_equals_its_branches,
 )
 """Every law of two groups, for ``pytest.mark.parametrize``."""
 
@@ -261,6 +294,11 @@ def _pieces(tokens: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 def _write(engine: Engine, tokens: Sequence[int], size: int = 1) -> mx.array:
     """Write in passes of ``size`` tokens; (1, L, V) logits."""
     return mx.concatenate([engine.write(piece) for piece in _pieces(tokens, size)], axis=1)
+
+
+def _branch(tree: Sequence[int], parents: Sequence[int], i: int) -> tuple[int, ...]:
+    """The tokens of a tree that lead to one of them, itself included."""
+    return () if i < 0 else (*_branch(tree, parents, parents[i]), tree[i])
 
 
 def _read_and_move(engine: Engine, pieces: Iterable[Sequence[int]], any_token: int) -> None:
