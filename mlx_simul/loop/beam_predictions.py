@@ -98,6 +98,8 @@ class BeamPredictions(Predictions):
         """Let nothing stand any longer, and no search go on."""
         self._search = None
         super().outdate()
+        # What is behind was never fed, so there is nothing to rewind of it.
+        self._n_rewind -= len(self._take_behind())
 
     def predict(self, n_ahead: int = 0) -> Asking[Prediction]:
         """Give the prediction so many places behind the first, from a search unless it stands."""
@@ -123,9 +125,14 @@ class BeamPredictions(Predictions):
         self._feed, self._n_rewind = self._feed[-1:], int(not decided)
         self._behind = tuple(step.token for step in decided[:-1])
         self._standing.extend(map(self._prediction, decided))
-        if self._behind and not self._state.source_exhausted():
-            # These must not see source that is read later.
-            request = replace(self._next_pass(), target_ids=self._take_behind(), wanted=None)
+        if self._search is not None or self._state.source_exhausted():
+            return
+        # What is written must not see source that is read later; only its last token is to.
+        open_word = (*search.best.progress.open, decided[-1].token)
+        is_look_ahead = self._target.boundary(open_word)[1]
+        n_lazy = 1 if is_look_ahead else 0
+        if len(self._behind) > n_lazy:
+            request = replace(self._next_pass(), target_ids=self._take_behind(n_lazy), wanted=None)
             yield from self._ask(request)
 
     def _next_search_pass(self, search: BeamSearch[Words]) -> Pass:
@@ -187,8 +194,9 @@ class BeamPredictions(Predictions):
             )
         return Prediction(step.token, self._is_end_of_turn((step.token,)), evidence)
 
-    def _take_behind(self) -> tuple[int, ...]:
-        behind, self._behind = self._behind, ()
+    def _take_behind(self, n_kept: int = 0) -> tuple[int, ...]:
+        n_taken = len(self._behind) - n_kept
+        behind, self._behind = self._behind[:n_taken], self._behind[n_taken:]
         return behind
 
 
