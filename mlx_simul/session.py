@@ -243,7 +243,8 @@ class SimulSession:
 
         Raises:
             SessionClosedError: once the stream has ended.
-            InvalidOptionError: if the result cannot become JSON.
+            InvalidOptionError: if the result cannot become JSON, or if there is no such call or it
+                has its result.
             PromptError: if the session has no tools, or the chat template cannot show a result.
         """
         self._require_whole()
