@@ -114,12 +114,9 @@ class BeamPredictions(Predictions):
         """Search a token further, and let stand what is decided by that."""
         reply = yield from self._ask(self._next_search_pass(search))
         search.advance(reply.candidates)
-        decided: Sequence[Step] = ()
+        decided = self._decided_by(search)[self._n_decided :]
         if search.is_over:
-            decided, self._search = search.best.steps, None
-        elif self._state.source_exhausted():
-            decided = search.agreed
-        decided = decided[self._n_decided :]
+            self._search = None
         self._n_decided += len(decided)
         # The last that was fed will be fed again, unless more stands now.
         self._feed, self._n_rewind = self._feed[-1:], int(not decided)
@@ -134,6 +131,12 @@ class BeamPredictions(Predictions):
         if len(self._behind) > n_lazy:
             request = replace(self._next_pass(), target_ids=self._take_behind(n_lazy), wanted=None)
             yield from self._ask(request)
+
+    def _decided_by(self, search: BeamSearch[Words]) -> Sequence[Step]:
+        if search.is_over:
+            return search.best.steps
+        # More source may still change what its beams agree on.
+        return search.agreed if self._state.source_exhausted() else ()
 
     def _next_search_pass(self, search: BeamSearch[Words]) -> Pass:
         request = self._next_pass()

@@ -129,7 +129,7 @@ def test_sampling_is_as_without_drafts(kind):
     engine = kind(tiny_model(GROUPS), FixedStart(3), sampler=make_sampler(temp=1.0))
     n_draws, first, second = 3000, [], []
     for draft in mx.random.categorical(mx.log(drafted), num_samples=n_draws)[0].tolist():
-        drawn = engine._draw(mx.log(rows), [], [draft])
+        drawn = engine._draw(mx.log(rows), [], [draft], None)
         first.append(drawn[0])
         second += drawn[1:]
     got = frequencies(first)
