@@ -15,6 +15,7 @@ The tree of classes::
     ├── RecogniserError             audio that cannot be read or recognised
     ├── SessionClosedError (RuntimeError)   fed after it was finished
     ├── SessionFailedError (RuntimeError)   one of many broke off
+    ├── RanksError (RuntimeError)   ranks that no longer do the same
     └── CacheStateError (RuntimeError)      a cache used out of turn
 
     SimulWarning (UserWarning)      worth knowing once, never fatal
@@ -81,6 +82,10 @@ class JournalError(SimulError):
 
 class SavedSessionError(SimulError):
     """A saved session cannot be written, is damaged, or belongs to another stream."""
+
+
+class RanksError(SimulError, RuntimeError):
+    """The ranks that share a model no longer do the same, or one of them failed alone."""
 
 
 class CacheStateError(SimulError, RuntimeError):

@@ -53,7 +53,7 @@ def test_after_an_error_a_session_does_not_go_on_as_if_nothing_had_been(model, t
 def test_an_interrupted_pass_breaks_a_session_off(model, tokenizer, monkeypatch):
     session = SimulSession(model, tokenizer, policy=WaitK(2))
 
-    def interrupted(rows, lanes):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(session._engine.runner, "feed", interrupted)

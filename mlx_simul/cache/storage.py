@@ -55,6 +55,13 @@ class Storage:
         """Whether several streams lie here."""
         return self._n_rows is not None
 
+    def holds(self, row: int | None, left: int, right: int) -> bool:
+        """Whether there is such a row, with room for so many tokens on each side of the middle."""
+        has_row = row is None if self._n_rows is None else row is not None and row < self._n_rows
+        if not self.planes:
+            return has_row and not left and not right
+        return has_row and left <= self._middle and right <= self.planes[0].shape[2] - self._middle
+
     def write(self, rows: slice, start: int, planes: Planes, first: int = 0) -> None:
         """Store consecutive tokens.
 

@@ -64,6 +64,8 @@ def load(
     lazy: bool = False,
     dequantize: bool | None = None,
     allow_unverified: bool = False,
+    group: mx.distributed.Group | None = None,
+    pipeline: bool = False,
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """Load a model for streaming, through mlx-lm's own loader.
 
@@ -85,6 +87,11 @@ def load(
             the model that comes with the package, on a CPU.
         allow_unverified: if mlx-lm knows the model type but it is not registered here, try the
             laws on the weights (hundreds of short passes) and load the model if they hold.
+        group: several processes, from ``mx.distributed.init()``, that are to run the model
+            together. All of them load it with the same arguments; then rank 0 streams as ever,
+            within :func:`mlx_simul.engine.ranks.leading`, and the others call
+            :func:`mlx_simul.engine.ranks.follow`.
+        pipeline: with a group, give each rank some of the layers, and not a part of each layer.
 
     Returns:
         The model and mlx-lm's tokenizer wrapper, as ``mlx_lm.load`` does.
@@ -93,7 +100,25 @@ def load(
         ModelLoadError: if the checkpoint is missing, damaged, or not what its config says.
         UnknownArchitectureError: if its ``model_type`` is not registered.
         ValidationError: if it is tried and breaks a law.
+        RanksError: if another rank could not load its part; the message says why.
     """
+    if group is not None and group.size() > 1:
+        from mlx_simul.checkpoints.sharding import load_shard
+
+        return load_shard(
+            lambda: load(
+                path_or_hf_repo,
+                adapter_path=adapter_path,
+                revision=revision,
+                tokenizer_config=tokenizer_config,
+                model_config=model_config,
+                lazy=True,
+                dequantize=dequantize,
+                allow_unverified=allow_unverified,
+            ),
+            group,
+            pipeline=pipeline,
+        )
     folder = _packaged() if path_or_hf_repo is None else find_folder(path_or_hf_repo, revision)
     if dequantize is None:
         is_packaged = folder.resolve() == DEFAULT_MODEL.resolve()

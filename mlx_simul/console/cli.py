@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from mlx_simul.console.live import EXIT_INCOMPLETE
+from mlx_simul.console.ranks import run_as_rank
 from mlx_simul.errors import InvalidOptionError, SimulError, SimulWarning
 from mlx_simul.machine.terminal import (
     drop_stdout,
@@ -73,22 +74,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with losing_nothing(), ending_tidily(), warnings.catch_warnings():
         warnings.showwarning = _warning_shower(warnings.showwarning)
+        return run_as_rank(sys.argv[1:] if argv is None else argv, _exit_code_of)
+
+
+def _exit_code_of(argv: Sequence[str]) -> int:
+    try:
         try:
-            try:
-                return _run(sys.argv[1:] if argv is None else argv)
-            finally:
-                emit("")
-        except BrokenPipeError:
-            drop_stdout()
-            return EXIT_CLOSED_PIPE
-        except KeyboardInterrupt:
-            return EXIT_INTERRUPTED
-        except SimulError as error:
-            say(str(error))
-            return EXIT_USAGE if isinstance(error, InvalidOptionError) else EXIT_FAILED
-        except OSError as error:  # a disk that is full, a folder that may not be written
-            say(f"the operating system refused: {error}")
-            return EXIT_FAILED
+            return _run(argv)
+        finally:
+            emit("")
+    except BrokenPipeError:
+        drop_stdout()
+        return EXIT_CLOSED_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except SimulError as error:
+        say(str(error))
+        return EXIT_USAGE if isinstance(error, InvalidOptionError) else EXIT_FAILED
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        say(f"the operating system refused: {error}")
+        return EXIT_FAILED
 
 
 def _run(argv: Sequence[str]) -> int:

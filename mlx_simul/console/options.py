@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from mlx_simul.console import ranks
 from mlx_simul.console.arguments import loading, utf8
 from mlx_simul.console.fields import add_options, chosen
 from mlx_simul.errors import InvalidOptionError, SimulWarning
@@ -182,10 +183,11 @@ def load_model(
         SimulError: for models that will not do.
     """
     with loading(model):
-        from mlx_simul.checkpoints.loading import load
-
-        loaded, tokenizer = load(model, adapter_path=adapter, allow_unverified=allow_unverified)
+        loaded, tokenizer = ranks.load(model, adapter=adapter, allow_unverified=allow_unverified)
         if draft not in (None, "ngram"):
+            # It is small, so rank 0 runs it alone.
+            from mlx_simul.checkpoints.loading import load
+
             options = SessionOptions.of(options, draft=load(draft))
     return loaded, tokenizer, options
 

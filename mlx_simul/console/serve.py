@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_simul.console import ranks
 from mlx_simul.console.arguments import loading
 from mlx_simul.console.fields import add_options, chosen
 from mlx_simul.errors import InvalidOptionError, SimulError
@@ -159,9 +160,7 @@ def _require_known(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
 
 def _loader(place: str, options: SessionOptions) -> Loader:
     def load() -> tuple[Any, Any, SessionOptions]:
-        from mlx_simul.checkpoints.loading import load
-
-        model, tokenizer = load(place or None)
+        model, tokenizer = ranks.load(place or None)
         return model, tokenizer, options
 
     return load

@@ -57,10 +57,13 @@ class Recording:
 
     Args:
         views: which heads are recorded, and for which tokens of which stream.
+        rank: of this process, where the heads of a layer are spread over several.
+        n_ranks: how many there are, each with as many heads, in order.
     """
 
-    def __init__(self, views: Iterable[View]) -> None:
+    def __init__(self, views: Iterable[View], rank: int = 0, n_ranks: int = 1) -> None:
         self.views = tuple(views)
+        self._rank, self._n_ranks = rank, n_ranks
         self.n_heads: dict[int, int] = {}
         self._weights: dict[tuple[int, Head], mx.array] = {}
 
@@ -97,38 +100,66 @@ class Recording:
         ]
         if not chosen:
             return
-        self.n_heads[layer] = n_heads = queries.shape[1]
+        n_here = queries.shape[1]
+        self.n_heads[layer] = n_heads = n_here * self._n_ranks
         # A quantised cache gives words, scales and biases.
         if not isinstance(keys, mx.array):
             keys = mx.dequantize(*keys, group_size=cache.group_size, bits=cache.bits)
-        per_kv_head = n_heads // keys.shape[1]
+        per_kv_head = n_here // keys.shape[1]
         for i, (_, head) in chosen:
             if not 0 <= head < n_heads:
                 # Raised by `weights`, so that only the stream that named this head fails.
                 continue
-            view = self.views[i]
-            query = queries[view.stream, head, view.rows].astype(mx.float32)
-            key = keys[view.stream, head // per_kv_head].astype(mx.float32)
-            seen = _seen(mask, queries.shape[2], key.shape[0], view, head)
+            view, (rank, here) = self.views[i], divmod(head, n_here)
+            if rank != self._rank:
+                # The rank that has this head adds what it sees.
+                n_rows = len(range(*view.rows.indices(queries.shape[2])))
+                self._weights[i, (layer, head)] = mx.zeros((n_rows, keys.shape[2]))
+                continue
+            query = queries[view.stream, here, view.rows].astype(mx.float32)
+            key = keys[view.stream, here // per_kv_head].astype(mx.float32)
+            seen = _seen(mask, queries.shape[2], key.shape[0], view, here)
             scores = _masked(scale * query @ key.T, seen)
             if sinks is not None:
-                sink = mx.broadcast_to(sinks[head].astype(mx.float32), (scores.shape[0], 1))
+                sink = mx.broadcast_to(sinks[here].astype(mx.float32), (scores.shape[0], 1))
                 scores = mx.concatenate([scores, sink], axis=-1)
             weights = mx.softmax(scores, axis=-1, precise=True)
             self._weights[i, (layer, head)] = weights[:, : key.shape[0]]
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All that was recorded."""
+        return list(self._weights.values())
+
+    def gather(self, group: mx.distributed.Group, logits: mx.array) -> None:
+        """Have what the other ranks recorded, too; all of them call it after the same pass.
+
+        Args:
+            group: of the ranks.
+            logits: of the pass. The sums that make them come first, on every rank.
+        """
+        if not self._weights:
+            return
+        own = mx.concatenate([weights.flatten() for weights in self._weights.values()])
+        whole = mx.distributed.all_sum(mx.depends([own], [logits])[0], group=group)
+        for key, weights in self._weights.items():
+            part, whole = whole[: weights.size], whole[weights.size :]
+            self._weights[key] = part.reshape(weights.shape)
 
 
 _current: ContextVar[Recording | None] = ContextVar("recording", default=None)
 
 
 @contextmanager
-def recording(views: Iterable[View]) -> Iterator[Recording]:
+def recording(views: Iterable[View], rank: int = 0, n_ranks: int = 1) -> Iterator[Recording]:
     """Record attention in the passes that run meanwhile; the last one stands.
 
     Args:
         views: which heads to record; without any, nothing is computed.
+        rank: as for :class:`Recording`.
+        n_ranks: likewise.
     """
-    recorder = Recording(views)
+    recorder = Recording(views, rank, n_ranks)
     token = _current.set(recorder if recorder.views else None)
     try:
         yield recorder

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import mlx.core as mx
-
 from mlx_simul import archs
 from mlx_simul.archs.prepare import prepared
 from mlx_simul.cache import LayerCache, QuantizedLayerCache
-from mlx_simul.cache.storage import Storage
 from mlx_simul.engine.base import Engine
 from mlx_simul.engine.group import StreamingEngine
 from mlx_simul.engine.runner import Part, Runner
@@ -25,22 +22,18 @@ class SharedRunner(Runner):
     """A runner whose caches hold a row for each of several streams, the first rows."""
 
     def __init__(self, model: Any, caches: Iterable[Any]) -> None:
-        super().__init__(model, list(caches))
+        super().__init__(model, list(caches), is_shared=True)
         self.streams: list[StreamingEngine] = []
         self._n_rows = 0
-        for cache in self.caches:
-            cache.storage = Storage(0)
 
     def add(self, engine: StreamingEngine) -> None:
         """Give a stream that has not begun yet a row."""
         row = len(self.streams)
         if row == self._n_rows:
             n_more = max(1, self._n_rows)
-            for cache in self.caches:
-                cache.storage.add_rows(n_more)
+            self.shard.add_rows(n_more)
             self._n_rows += n_more
-        for cache in self.caches:
-            cache.storage.clear(row)
+        self.shard.clear_row(row)
         self.streams.append(engine)
         engine.live_in(self, row)
 
@@ -57,17 +50,11 @@ class SharedRunner(Runner):
         if n_streams and self._n_rows >= MOST_TO_SPARE * n_streams:
             left = max(other.source_tokens for other in self.streams)
             right = max(other.target_tokens for other in self.streams)
-            for cache in self.caches:
-                cache.storage.keep(n_streams, left, right)
+            self.shard.keep_rows(n_streams, left, right)
             self._n_rows = n_streams
 
     def _move(self, engine: StreamingEngine, row: int) -> None:
-        n_tokens = engine.source_tokens, engine.target_tokens
-        for cache in self.caches:
-            saved = cache.saved(engine.row, *n_tokens)
-            # As long as what is read of an array is not computed, MLX writes into a copy of it all.
-            mx.eval(saved)
-            cache.restore(row, saved, *n_tokens)
+        self.shard.move_row(engine.row or 0, row, engine.source_tokens, engine.target_tokens)
         self.streams[row] = engine
         engine.row = row
 

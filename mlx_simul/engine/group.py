@@ -20,10 +20,10 @@ from mlx_simul.cache.positions import (
     TargetStart,
     all_rotate_exactly,
 )
-from mlx_simul.cache.storage import Planes
 from mlx_simul.engine import costs
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler, pieces, state_of
 from mlx_simul.engine.runner import Runner
+from mlx_simul.engine.shard import Share
 from mlx_simul.errors import CacheStateError, InvalidOptionError, SimulWarning
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.policies.base import Head
@@ -37,13 +37,13 @@ class StreamState:
         n_source: S.
         n_target: T.
         start: φ, if there is a target.
-        layers: keys and values of each.
+        layers: keys and values of each; what stands for them, if several ranks hold them.
     """
 
     n_source: int
     n_target: int
     start: int | None
-    layers: tuple[Any, ...]
+    layers: tuple[Any, ...] | Share
 
 
 class StreamingEngine(Engine):
@@ -87,8 +87,8 @@ class StreamingEngine(Engine):
         self._start: int | None = None
         self._target_start = target_start
         self._followable_known = False
-        # Of each layer, what rounding took from the target's keys when they were last moved.
-        self._lost: list[Planes] = []
+        # So many of the target's keys were there when they were last moved.
+        self._n_moved = 0
         self.model_caches = list(architecture.make_cache(model) if caches is None else caches)
         self._runner: Runner | None = Runner(model, self.model_caches)
         self.row: int | None = None
@@ -136,8 +136,7 @@ class StreamingEngine(Engine):
         self.model_caches = []  # Others may live in them by now.
         if runner is not None and self._watched:
             runner.watch(self._watched)
-        self._n_source = self._n_target = 0
-        self._lost = []
+        self._n_source = self._n_target = self._n_moved = 0
 
     # Passes
 
@@ -162,8 +161,8 @@ class StreamingEngine(Engine):
         """Feed source tokens, in bounded pieces."""
         for piece in pieces(token_ids):
             self.prepare(piece, ())
-            self._feed([piece], len(piece), 0)
-            self.runner.settle()
+            self.runner.feed([piece], [self.lane(len(piece), 0)], predicts=False)
+            self.count(len(piece), 0)
 
     def write(self, token_ids: Sequence[int]) -> mx.array:
         """Feed target tokens.
@@ -204,9 +203,9 @@ class StreamingEngine(Engine):
     def _feed(
         self, rows: Sequence[Sequence[int]], n_source: int, n_target: int, n_hidden: int = 0
     ) -> mx.array:
-        _, logits = self.runner.feed(rows, [self.lane(n_source, n_target, n_hidden)])
+        fed = self.runner.feed(rows, [self.lane(n_source, n_target, n_hidden)])
         self.count(n_source, n_target)
-        return logits
+        return fed.logits
 
     # What the runner asks
 
@@ -264,12 +263,8 @@ class StreamingEngine(Engine):
             raise InvalidOptionError(
                 f"cannot roll back {n_tokens} target tokens: {self._n_target} are cached."
             )
-        if not n_tokens:
-            return
         self._n_target -= n_tokens
-        self._lost = [
-            tuple(plane[..., : self._n_target, :] for plane in of_layer) for of_layer in self._lost
-        ]
+        self._n_moved = min(self._n_moved, self._n_target)
 
     # Saving
 
@@ -281,9 +276,7 @@ class StreamingEngine(Engine):
         they are.
         """
         counts = self._n_source, self._n_target
-        layers = tuple(cache.saved(self.row, *counts) for cache in self.runner.caches)
-        # What is not computed yet could only be computed on this thread.
-        mx.eval(layers)
+        layers = self.runner.shard.saved(self.row, *counts)
         return StreamState(*counts, self._start if self._n_target else None, layers)
 
     @property
@@ -292,12 +285,14 @@ class StreamingEngine(Engine):
 
         Without a target φ is not part of a state, but a target that comes back starts there.
         """
-        return {"state": self.state, "start": self._start, "lost": self._lost}
+        lost = self.runner.shard.lost(self.row, self._n_moved)
+        return {"state": self.state, "start": self._start, "lost": lost}
 
     @exact_state.setter
     def exact_state(self, value: Mapping[str, Any]) -> None:
         self.state = value["state"]
-        self._start, self._lost = value["start"], value["lost"]
+        self._start = value["start"]
+        self._n_moved = self.runner.shard.put_lost(self.row, value["lost"])
 
     @property
     def state_kinds(self) -> tuple[type, ...]:
@@ -307,22 +302,9 @@ class StreamingEngine(Engine):
     @state.setter
     def state(self, value: StreamState) -> None:
         value = state_of(value, StreamState)
-        caches = self.runner.caches
-        if len(value.layers) != len(caches):
-            raise InvalidOptionError(
-                f"a saved state of {len(value.layers)} layers does not fit a model of "
-                f"{len(caches)}."
-            )
-        # First all of them, so that nothing has changed when one is refused.
-        for cache, saved in zip(caches, value.layers, strict=True):
-            cache.require(self.row, saved, value.n_source, value.n_target)
-        self._restore(value)
-
-    def _restore(self, value: StreamState) -> None:
-        for cache, saved in zip(self.runner.caches, value.layers, strict=True):
-            cache.restore(self.row, saved, value.n_source, value.n_target)
+        self.runner.shard.restore(self.row, value.layers, value.n_source, value.n_target)
         self._n_source, self._n_target = value.n_source, value.n_target
-        self._start, self._lost = value.start, []
+        self._start, self._n_moved = value.start, 0
 
     # Where the target stands
 
@@ -333,17 +315,12 @@ class StreamingEngine(Engine):
             self._followable_known = True
         start = self._target_start.position(n_source, self._start)
         if self._start is not None and start != self._start and self._n_target:
-            self._move_target(start - self._start)
+            self.runner.shard.move_target(
+                self.row, start - self._start, self._n_target, self._n_moved
+            )
+            self._n_moved = self._n_target
         self._start = start
         return start
-
-    def _move_target(self, delta: int) -> None:
-        layers = zip(self.runner.caches, self._ropes, strict=True)
-        lost = self._lost or [()] * len(self.caches)
-        self._lost = [
-            () if rope is None else cache.move_target(rope, delta, self.row, self._n_target, took)
-            for (cache, rope), took in zip(layers, lost, strict=True)
-        ]
 
     def _watch(self, heads: tuple[Head, ...]) -> None:
         self._watched = tuple({*self._watched, *heads})

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlx_simul.engine.base import Engine, LogitsProcessor, Sampler
-from mlx_simul.engine.tape import Mark, Tape, TapeState
+from mlx_simul.engine.shard import make_tape, sharded
+from mlx_simul.engine.tape import Mark, TapeState
+from mlx_simul.errors import InvalidOptionError
 from mlx_simul.policies.base import Head
 
 
@@ -20,10 +22,15 @@ class RowEngine(Engine):
         logits_processors: Iterable[LogitsProcessor] | None = None,
     ) -> None:
         super().__init__(model, sampler, logits_processors)
-        self._tape = Tape(self.model)
+        self._tape = make_tape(self.model)
         self._n_source = 0
 
     def _watch(self, heads: tuple[Head, ...]) -> None:
+        if sharded(self.model) is not None:
+            raise InvalidOptionError(
+                "attention is shown in mode='group' alone by a model that is spread over several "
+                "ranks; take that mode, or a policy that needs no attention."
+            )
         super()._watch(heads)
         self._tape.model = self.model
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlx_simul.archs.base import flat
-from mlx_simul.cache import Lane, Layout, PassPlan, SourceTargetCache, layout_of
-from mlx_simul.engine.attention import View, recording, watched
+from mlx_simul.cache import Lane, SourceTargetCache
+from mlx_simul.engine.attention import View
 from mlx_simul.engine.costs import MAX_SOURCE_TOKENS_PER_PASS, PASS_OVERHEAD_TOKENS
 from mlx_simul.engine.drawing import Drawing, Drawn, draw_all
+from mlx_simul.engine.shard import Fed, make_shard
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.policies.base import Head
 
@@ -30,14 +30,18 @@ class Runner:
     Args:
         model: an mlx-lm model.
         caches: what the model is called with, built from :class:`SourceTargetCache`.
+        is_shared: a row of them for each of several streams, none as yet.
     """
 
-    def __init__(self, model: Any, caches: Sequence[Any]) -> None:
-        self._model = model
-        self._model_caches = list(caches)
-        self.caches: list[SourceTargetCache] = list(flat(self._model_caches))
+    def __init__(self, model: Any, caches: Sequence[Any], is_shared: bool = False) -> None:
+        self.shard = make_shard(model, caches, is_shared)
         self.findings: dict[str, str | None] = {}
         """What was found out about the model, for all streams."""
+
+    @property
+    def caches(self) -> list[SourceTargetCache]:
+        """The cache of each layer."""
+        return self.shard.caches
 
     def watch(self, heads: Iterable[Head]) -> None:
         """Let passes record the attention of these heads, too.
@@ -45,28 +49,20 @@ class Runner:
         Raises:
             InvalidOptionError: if it cannot be seen.
         """
-        self._model = watched(self._model, heads)
+        self.shard.watch(tuple(heads))
 
-    def feed(self, rows: Sequence[Sequence[int]], lanes: Sequence[Lane]) -> tuple[Layout, mx.array]:
-        """One pass over the model; the lanes' streams have not counted it yet.
-
-        Args:
-            rows: tokens, of equal number: one row for each lane, or any number that one lane holds
-                in lockstep.
-            lanes: what the tokens are.
-
-        Returns:
-            Where they lie, and (B, L, V) logits.
-        """
-        layout = layout_of(PassPlan(tuple(lanes), len(rows[0])))
-        for cache in self.caches:
-            cache.begin(layout)
-        tokens = mx.array([list(row) for row in rows], mx.int32)
-        return layout, self._model(tokens, cache=self._model_caches)
-
-    def settle(self) -> None:
-        """Compute what was fed; without a request for logits MLX would not compute the pass."""
-        mx.eval([cache.storage.planes for cache in self.caches])
+    def feed(
+        self,
+        rows: Sequence[Sequence[int]],
+        lanes: Sequence[Lane],
+        views: Iterable[View] = (),
+        predicts: bool = True,
+    ) -> Fed:
+        """One pass over the model, as :meth:`Shard.feed`; what is not to predict is computed."""
+        fed = self.shard.feed(tuple(map(tuple, rows)), tuple(lanes), tuple(views), predicts)
+        if not predicts:
+            self.shard.settle()
+        return fed
 
     def run(
         self, requests: Iterable[tuple[StreamingEngine, Pass]]
@@ -113,20 +109,17 @@ class Runner:
 
     def _run_pass(self, parts: Sequence[Part], rows: dict[Part, list[int]]) -> None:
         views = {part: view for i, part in enumerate(parts) if (view := part.view(i))}
-        with recording(views.values()) as recorded:
-            layout, logits = self.feed(
-                [rows[part] for part in parts], [part.lane for part in parts]
-            )
+        tokens, lanes = [rows[part] for part in parts], [part.lane for part in parts]
+        predicts = any(part.n_target for part in parts)
+        fed = self.feed(tokens, lanes, views.values(), predicts)
         drawings: dict[Part, Drawing] = {}
         for i, part in enumerate(parts):
             part.has_fed()
             if part.n_target:
-                columns = layout.source_columns(i) if part in views else ()
-                drawings[part] = part.drawing(logits[i], views.get(part), columns)
-        if not drawings:
-            self.settle()
-            return
-        for part, drawn in zip(drawings, draw_all([*drawings.values()], recorded), strict=True):
+                columns = fed.layout.source_columns(i) if part in views else ()
+                drawings[part] = part.drawing(fed.logits[i], views.get(part), columns)
+        outcomes = draw_all([*drawings.values()], fed.recorded)
+        for part, drawn in zip(drawings, outcomes, strict=True):
             part.take_drawn(drawn)
 
     def _in_order(self, parts: list[Part]) -> list[Part]:

@@ -11,6 +11,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
 from mlx_simul.engine.base import pieces
+from mlx_simul.engine.orders import Thing, order
+from mlx_simul.engine.ranks import HELD_BY_RANKS, Ranks, Share, kept_by
 from mlx_simul.errors import InvalidOptionError
 
 
@@ -27,11 +29,11 @@ class TapeState:
     """A tape, to be restored as often as one likes."""
 
     tokens: tuple[int, ...]
-    caches: Sequence[Any]
+    caches: Sequence[Any] | Share
     anchor: Mark
 
 
-class Tape:
+class Tape(Thing):
     """One sequence of tokens at consecutive positions.
 
     A recurrent state cannot be rolled back, but it can be kept: the tape remembers where it stood
@@ -64,23 +66,32 @@ class Tape:
             caches.extend(getattr(cache, "caches", ()))
         return tuple(map(type, caches))
 
+    def arrays(self) -> Any:
+        """All that lies in the caches."""
+        return [cache.state for cache in self._caches]
+
     def feed(self, token_ids: Sequence[int]) -> mx.array:
         """Feed tokens behind those there are.
 
         Returns:
             (1, L, V) logits.
         """
+        return self._feed(tuple(token_ids))
+
+    def feed_silently(self, token_ids: Sequence[int]) -> None:
+        """Feed tokens in bounded pieces, and compute no logits."""
+        for piece in pieces(token_ids):
+            self._feed(tuple(piece))
+            mx.eval(self.arrays())
+
+    @order
+    def _feed(self, token_ids: tuple[int, ...]) -> mx.array:
         self.recent = self._mark()
         self.tokens += token_ids
         self.n_passes += 1
         return self.model(mx.array([list(token_ids)], mx.int32), cache=self._caches)
 
-    def feed_silently(self, token_ids: Sequence[int]) -> None:
-        """Feed tokens in bounded pieces, and compute no logits."""
-        for piece in pieces(token_ids):
-            self.feed(piece)
-            mx.eval([cache.state for cache in self._caches])
-
+    @order
     def anchor(self) -> None:
         """Remember this place, to return to it again and again."""
         self._anchor = self._mark()
@@ -90,32 +101,61 @@ class Tape:
         if not n_tokens:
             return
         kept = self.tokens[: len(self.tokens) - n_tokens]
+        self._wind_back(len(kept))
+        self.feed_silently(kept[len(self.tokens) :])
+
+    @order
+    def _wind_back(self, n_tokens: int) -> None:
+        """Return to where there were so many tokens, or to the nearest place before."""
         if self.can_drop:
-            self._return_to(Mark(len(kept), _kept(self._caches)))
+            self._return_to(Mark(n_tokens, _kept(self._caches)))
             return
         marks = (self.recent, self._anchor)
-        mark = next((mark for mark in marks if mark.n_tokens <= len(kept)), None)
+        mark = next((mark for mark in marks if mark.n_tokens <= n_tokens), None)
         if mark is None:
             self._start_anew()
         else:
             self._return_to(mark)
-        self.feed_silently(kept[len(self.tokens) :])
 
     @property
     def state(self) -> TapeState:
-        """All there is to save."""
-        return TapeState(tuple(self.tokens), deepcopy(self._caches), self._anchor)
+        """All there is to save; of several ranks, what stands for the caches of each."""
+        if not isinstance(self.ranks, Ranks):
+            return self._state()
+        share = Share(self.ranks)
+        self._keep(share.number)
+        return TapeState(tuple(self.tokens), share, Mark(self._anchor.n_tokens, ()))
 
     @state.setter
     def state(self, value: TapeState) -> None:
+        if isinstance(self.ranks, Ranks):
+            self._fetch(self.ranks.number_of(value.caches))
+        elif isinstance(value.caches, Share):
+            raise InvalidOptionError(HELD_BY_RANKS)
+        else:
+            self._restore(value)
+
+    @order
+    def _keep(self, number: int) -> None:
+        kept_by(self.ranks)[number] = self._state()
+
+    @order
+    def _fetch(self, number: int) -> None:
+        self._restore(kept_by(self.ranks)[number])
+
+    def _state(self) -> TapeState:
+        return TapeState(tuple(self.tokens), deepcopy(self._caches), self._anchor)
+
+    def _restore(self, value: TapeState) -> None:
         own = [type(cache) for cache in self._caches]
-        given = [type(cache) for cache in value.caches]
+        caches: Any = value.caches
+        given = [type(cache) for cache in caches]
         if own != given:
             raise InvalidOptionError(
                 f"a saved state of {len(given)} layers does not fit this model of {len(own)}, or "
                 "their caches are of other kinds; it was saved from another model."
             )
-        self.tokens, self._caches = list(value.tokens), deepcopy(list(value.caches))
+        self.tokens, self._caches = list(value.tokens), deepcopy(list(caches))
         self._anchor, self.recent = value.anchor, self._mark()
 
     def _start_anew(self) -> None:

@@ -253,7 +253,7 @@ def tree_equals_its_branches(trial: Trial) -> Iterator[Comparison]:
             tokens = (target[1], *tree)
             engine.prepare(read, tokens, n_rewind=1)
             lane = replace(engine.lane(len(read), len(tokens)), parents=parents)
-            _, logits = engine.runner.feed([[*read, *tokens]], [lane])
+            logits = engine.runner.feed([[*read, *tokens]], [lane]).logits
             engine.count(len(read), len(tokens))
             for i in range(len(tree)):
                 branch = _branch(tree, parents, i)

@@ -1,0 +1,102 @@
+"""A command under ``mlx.launch``: rank 0 runs it, and the other ranks follow without a word.
+
+Rank 0 alone reads, prints and decides. What it loads, they load too, so their arguments and their
+standard input do not matter. ``evaluate`` and ``train`` divide work in their own way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlx_simul.errors import RanksError, SimulError
+from mlx_simul.machine.terminal import say
+
+if TYPE_CHECKING:
+    from mlx_simul.checkpoints.sharding import Loader
+
+DIVIDING = ("evaluate", "train")
+"""Commands that every rank runs."""
+
+_LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
+"""What mlx.launch and MPI set in the environment of a rank."""
+
+_loaders: list[Loader] = []
+
+
+def run_as_rank(argv: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
+    """Run a command, or follow the rank that runs it; return the exit code.
+
+    Args:
+        argv: of the command.
+        run: runs it in this process.
+    """
+    if not any(name in os.environ for name in _LAUNCHED) or any(n in argv[:1] for n in DIVIDING):
+        return run(argv)
+    import mlx.core as mx
+
+    from mlx_simul.checkpoints.sharding import Loader
+    from mlx_simul.engine.ranks import ranks_of
+
+    try:
+        group = mx.distributed.init(strict=True)
+    except (RuntimeError, ValueError) as error:
+        say(f"the other ranks cannot be reached: {error}")
+        return 1
+    if group.size() == 1:
+        return run(argv)
+    ranks = ranks_of(group)
+    loader = Loader(ranks)
+    if ranks.rank:
+        return _follow(ranks.follow, ranks.rank)
+    _loaders.append(loader)
+    try:
+        with ranks.leading():
+            code = run(argv)
+            ranks.stop_all(code)
+            return code
+    except RanksError as error:
+        say(str(error))
+        return 1
+    finally:
+        _loaders.clear()
+
+
+def load(
+    place: str | None, *, adapter: str | None = None, allow_unverified: bool = False
+) -> tuple[Any, Any]:
+    """Load the model of a command and its tokenizer, on all ranks if there are several.
+
+    Raises:
+        SimulError: for models that will not do.
+    """
+    if _loaders:
+        return _loaders[0].load(place, adapter, allow_unverified)
+    from mlx_simul.checkpoints.loading import load
+
+    return load(place, adapter_path=adapter, allow_unverified=allow_unverified)
+
+
+def require_one_rank(what: str) -> None:
+    """Pass if a model is not spread over ranks.
+
+    Raises:
+        RanksError: if it is.
+    """
+    if _loaders:
+        raise RanksError(f"{what} cannot be run under several ranks; run it without mlx.launch.")
+
+
+def _follow(follow: Callable[[], int], rank: int) -> int:
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # It has failed if rank 0 has. Any other code would have mlx.launch stop rank 0 at once.
+            return int(follow() == 1)
+        except SimulError as error:
+            say(f"rank {rank}: {error}")
+            return 1
