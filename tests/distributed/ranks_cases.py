@@ -27,7 +27,7 @@ from mlx_simul import SimulSession
 from mlx_simul.cache.positions import FollowStart
 from mlx_simul.checkpoints.sharding import load_shard
 from mlx_simul.engine.ranks import ranks_of
-from mlx_simul.policies import WaitK
+from mlx_simul.policies import Shown, WaitK
 from mlx_simul.serving.sessions import Sessions
 
 TALK = (
@@ -85,7 +85,7 @@ policy_case("wait_k", "wait-k:2")
 policy_case("whole_source", "whole")
 policy_case("confidence", "confidence:0.0015")
 policy_case("local_agreement", "local-agreement")
-policy_case("align_att", f"align-att:1,{HEADS}")
+policy_case("align_att", f"align-att:4,{HEADS}")
 policy_case("follows_closely", "wait-k:1", target_start=FollowStart(margin_tokens=1))
 policy_case("fixed_start", "wait-k:3", target_start=64)
 policy_case("drafts", "wait-k:2", draft="ngram")
@@ -104,20 +104,19 @@ policy_case("reencode_in_turns", "wait-k:2", mode="reencode", turns="sentence")
 def evidence(model: Any, tokenizer: Any, _: Any) -> Any:
     """What judging policies are shown, attention included, to 1e-5."""
     seen: list[Any] = []
-    session = SimulSession(model, tokenizer, policy=f"align-att:1,{HEADS}", **SHORT)
+    shown = Shown(WaitK(2), heads=((0, 0), (1, 3), (2, 7), (2, 4)))
+    session = SimulSession(model, tokenizer, policy=shown, **SHORT)
     session.observe(seen.append)
-    session.feed(TEXT)
-    session.finish()
-    attention = [share for word in seen for share in word.attention]
-    assert attention and any(share for share in attention)
-    return [[[float(x) for x in row] for row in word.attention] for word in seen]
+    events = [*session.feed(TEXT), *session.finish()]
+    assert sum(sum(word.attention) > 0.01 for word in seen) > 3
+    return [events, [(word.tokens, word.probabilities, word.attention) for word in seen]]
 
 
 @case()
 def batch(model: Any, tokenizer: Any, _: Any) -> Any:
     """Sessions that join late, differ in all they can, share prefixes and leave."""
     sessions = Sessions(model, tokenizer, max_tokens=24)
-    policies = ("wait-k:1", "wait-k:3", "confidence:0.0015", f"align-att:1,{HEADS}", "whole")
+    policies = ("wait-k:1", "wait-k:3", "confidence:0.0015", f"align-att:4,{HEADS}", "whole")
     said: dict[int, list[Any]] = {}
     numbers: dict[Any, int] = {}
     waiting = list(enumerate(policies * 2))
@@ -183,7 +182,7 @@ def half_precision_moves(model: Any, tokenizer: Any, _: Any) -> Any:
     return len(events) > 10
 
 
-@case(model_type="qwen2", pipeline=True)
+@case(model_type="qwen2", hidden_size=256, pipeline=True)
 def pipeline(model: Any, tokenizer: Any, _: Any) -> Any:
     """Each rank has some of the layers."""
     options = {"policy": "wait-k:2", "turns": "sentence", "source": TALK}
