@@ -30,21 +30,18 @@ from mlx_simul.engine.ranks import ranks_of
 from mlx_simul.policies import Shown, WaitK
 from mlx_simul.serving.sessions import Sessions
 
-TALK = (
-    "Good morning, how are you today? I would like to buy a ticket to Paris, please. The train "
-    "leaves at noon. Does it stop in Lyon? No, it does not stop anywhere."
-)
+TALK = "Good morning, how are you? I would like a ticket to Paris. Does the train stop in Lyon?"
 CONFIG = TINY | {
     "vocab_size": 1024,
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 32,
 }
-HEADS = "heads=0-0+1-3+2-7+2-4"
-SHORT = {"max_tokens": 24}
+HEADS = "heads=0-0+1-3+1-7+0-4"
+SHORT = {"max_tokens": 16}
 
 Case = Callable[[Any, Any, Any], Any]
 CASES: dict[str, Case] = {}
@@ -61,7 +58,9 @@ def case(**models: Any) -> Callable[[Case], Case]:
     return declare
 
 
-def tiny_llama(model_type: str = "llama", pipeline: bool = False, seed: int = 7, **more: Any) -> Any:
+def tiny_llama(
+    model_type: str = "llama", pipeline: bool = False, seed: int = 7, **more: Any
+) -> Any:
     """The same weights on every rank."""
     mx.random.seed(seed)
     return fresh_model(model_type, CONFIG | more)
@@ -104,7 +103,7 @@ policy_case("reencode_in_turns", "wait-k:2", mode="reencode", turns="sentence")
 def evidence(model: Any, tokenizer: Any, _: Any) -> Any:
     """What judging policies are shown, attention included, to 1e-5."""
     seen: list[Any] = []
-    shown = Shown(WaitK(2), heads=((0, 0), (1, 3), (2, 7), (2, 4)))
+    shown = Shown(WaitK(2), heads=((0, 0), (1, 3), (1, 7), (0, 4)))
     session = SimulSession(model, tokenizer, policy=shown, **SHORT)
     session.observe(seen.append)
     events = [*session.feed(TEXT), *session.finish()]
@@ -115,11 +114,11 @@ def evidence(model: Any, tokenizer: Any, _: Any) -> Any:
 @case()
 def batch(model: Any, tokenizer: Any, _: Any) -> Any:
     """Sessions that join late, differ in all they can, share prefixes and leave."""
-    sessions = Sessions(model, tokenizer, max_tokens=24)
+    sessions = Sessions(model, tokenizer, max_tokens=16)
     policies = ("wait-k:1", "wait-k:3", "confidence:0.0015", f"align-att:4,{HEADS}", "whole")
     said: dict[int, list[Any]] = {}
     numbers: dict[Any, int] = {}
-    waiting = list(enumerate(policies * 2))
+    waiting = list(enumerate(policies))
     steps = 0
     while waiting or len(sessions):
         if waiting and steps % 3 == 0:
@@ -127,12 +126,12 @@ def batch(model: Any, tokenizer: Any, _: Any) -> Any:
             turns = "sentence" if i % 2 else None
             session = sessions.add(policy=policy, turns=turns, draft="ngram" if i % 3 else None)
             numbers[session] = i
-            session.push(TALK[7 * i :])
+            session.push(TALK[9 * i :])
             session.close()
         for session, event in sessions.step() or ():
             said.setdefault(numbers[session], []).append(event)
         steps += 1
-        if steps == 40:
+        if steps == 20:
             gone = next(session for session in numbers if session in sessions)
             sessions.remove(gone)
     return said
@@ -217,14 +216,19 @@ def made(options: dict[str, Any]) -> Any:
     return model
 
 
+def read_tokenizer() -> TokenizerWrapper:
+    """The golden cases' own."""
+    fast = PreTrainedTokenizerFast(
+        tokenizer_file=str(GOLDEN / "tokenizer.json"), eos_token="<|im_end|>"
+    )
+    return TokenizerWrapper(fast, eos_token_ids=[2])
+
+
 def main() -> None:
     file, *names = sys.argv[1:]
     group = mx.distributed.init(strict=True, backend="ring")
     ranks = ranks_of(group)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_file=str(GOLDEN / "tokenizer.json"), eos_token="<|im_end|>"
-    )
-    tokenizer = TokenizerWrapper(fast, eos_token_ids=[2])
+    tokenizer = read_tokenizer()
     wanted = {name: run for name, run in CASES.items() if not names or name in names}
     kinds: dict[str, Any] = {}
     for run in wanted.values():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from repository import ROOT
 
-LIMIT_S = 240
+LIMIT_S = 500
 """Only a failure takes so long; a rank that waits for ever is killed then."""
 
 
@@ -50,7 +50,9 @@ def launch(
     """
     with ExitStack() as sockets:
         # Held open together, so that the ports differ.
-        held = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n_ranks)]
+        held = [
+            sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n_ranks)
+        ]
         ports = [each.getsockname()[1] for each in held]
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))

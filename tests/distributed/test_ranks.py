@@ -1,0 +1,185 @@
+"""A model that is spread over ranks gives what it gives whole; what differs is found out.
+
+Each launch starts Python a few times, so it runs many cases, and the tests look at what it wrote.
+"""
+
+import json
+import re
+from functools import cache
+
+import pytest
+from ranks_cases import CASES
+from ranks_launch import launch
+from repository import ROOT
+from tiny_chat import write_chat_folder
+
+from mlx_simul.console import cli
+
+pytestmark = pytest.mark.distributed
+
+HERE = ROOT / "tests" / "distributed"
+
+ON_FOUR = ("beams_in_turns", "evidence", "batch")
+"""What is run on four ranks too, which on two cores is slow."""
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory):
+    """By the number of ranks, what each case gave."""
+
+    @cache
+    def run(n_ranks):
+        folder = tmp_path_factory.mktemp(f"ranks{n_ranks}")
+        names = () if n_ranks == 2 else ON_FOUR
+        ended = launch(
+            n_ranks, [str(HERE / "ranks_cases.py"), str(folder / "results"), *names], folder
+        )
+        assert [each.code for each in ended] == [0] * n_ranks, ended
+        # Only rank 0 says anything.
+        assert not any(each.out for each in ended), ended
+        return json.loads((folder / "results").read_text("utf-8"))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "name"), [*((2, name) for name in CASES), *((4, name) for name in ON_FOUR)]
+)
+def test_a_stream_over_ranks_is_that_of_one_process(results, n_ranks, name):
+    """To the token, with the same events and delays; evidence to 1e-5."""
+    result = results(n_ranks)[name]
+    assert result["same"], result["why"]
+
+
+@pytest.mark.parametrize("n_ranks", [2, 4])
+def test_what_rank_0_no_longer_holds_no_rank_keeps(results, n_ranks):
+    result = results(n_ranks)["nothing is kept"]
+    assert result["same"], result["why"]
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory):
+    """By model type, the largest relative difference of the logits, or why it is refused."""
+    folder = tmp_path_factory.mktemp("families")
+    ended = launch(2, [str(HERE / "ranks_families.py"), str(folder / "results")], folder)
+    assert [each.code for each in ended] == [0, 0], ended
+    return json.loads((folder / "results").read_text("utf-8"))
+
+
+NOT_SPREAD = {"prism_hadamard_qwen35"}
+"""mlx-lm has ``shard`` for their class, which fails on a weight of theirs; they are refused."""
+
+
+def test_every_family_that_mlx_lm_can_spread_gives_the_same_logits(families):
+    refused = {name for name, what in families.items() if isinstance(what, str)}
+    assert refused <= NOT_SPREAD, {name: families[name] for name in refused}
+    wrong = {name: what for name, what in families.items() if name not in refused and what > 1e-5}
+    assert not wrong
+    assert len(families) > 20
+
+
+# What must be found out
+
+
+@pytest.fixture(scope="session")
+def failures(tmp_path_factory):
+    def run(which):
+        folder = tmp_path_factory.mktemp(which)
+        program = [str(HERE / "ranks_failures.py"), which, str(folder / "results")]
+        ended = launch(2, program, folder)
+        said = [folder / f"results.{rank}" for rank in range(2)]
+        return ended, [json.loads(path.read_text()) if path.exists() else {} for path in said]
+
+    return cache(run)
+
+
+@pytest.mark.parametrize(
+    ("what", "rank", "said"),
+    [
+        ("heads", 0, "ModelLoadError: .*num_key_value_heads=3, which 2 ranks cannot share"),
+        ("family", 0, "ModelLoadError: .*'gemma3_text' model over ranks; run it in one process"),
+        ("layers", 0, "ModelLoadError: .*layers=1, which 2 ranks"),
+        ("no pipeline", 0, "ModelLoadError: .*without pipeline=True it can"),
+        ("memory", 1, "ModelLoadError: .*more ranks, or fewer bits"),
+        ("enough", 0, "loaded"),
+    ],
+)
+def test_a_model_that_cannot_be_spread_is_refused_on_every_rank(failures, what, rank, said):
+    _, told = failures("refusals")
+    other = told[1 - rank][what]
+    assert re.match(said, told[rank][what])
+    # The others say the same, or what the rank that could not has said.
+    assert re.match(said, other) or re.match(f"RanksError: rank {rank} said: ", other)
+
+
+def test_a_rank_that_does_not_do_what_it_is_told_gives_another_text(failures):
+    """Negative control of the laws above: its moved keys stay where they were."""
+    ended, told = failures("refusals")
+    assert [each.code for each in ended] == [0, 0], ended
+    assert told[0]["fixed_start"]  # no key is moved
+    assert not told[0]["follows_closely"]
+
+
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [
+        ("skips", "rank 1 has not carried out the orders that rank 0 has"),
+        ("breaks", "rank 1 failed .*7 follow, where at most"),
+        ("claims", "rank 1 failed .*cannot carry out PassPlan.*its caches hold something else"),
+    ],
+)
+def test_ranks_that_no_longer_do_the_same_all_end(failures, which, said):
+    ended, _ = failures(which)
+    for each in ended:
+        assert each.code == 1
+        assert re.search(f"RanksError: {said}", each.err, re.DOTALL)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_chat_folder(tmp_path_factory.mktemp("cli") / "model")
+
+
+def command(folder, *more):
+    languages = ["--from", "English", "--to", "French"]
+    limits = ["--max-tokens-per-word", "3", "--max-tokens", "12"]
+    source = "Good morning, how are you today?"
+    return [
+        "-m",
+        "mlx_simul",
+        "translate",
+        source,
+        "--model",
+        str(folder),
+        *languages,
+        *limits,
+        *more,
+    ]
+
+
+def test_the_command_translates_on_rank_0_and_prints_once(folder, tmp_path, capsys):
+    ended = launch(2, command(folder), tmp_path)
+    code = cli.main(command(folder)[2:])
+    assert ended[0].code == code
+    assert ended[0].out == capsys.readouterr().out != ""
+    assert (ended[1].code, ended[1].out, ended[1].err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "more", "code", "said"),
+    [
+        (3, [], 1, "num_key_value_heads=2, which 3 ranks cannot share evenly; use 2 ranks"),
+        (2, ["--policy", "wait-k:none"], 2, "wait-k"),
+    ],
+)
+def test_a_command_that_fails_says_why_once_and_ends_all(
+    folder, tmp_path, n_ranks, more, code, said
+):
+    first, *others = launch(n_ranks, command(folder, *more), tmp_path)
+    assert first.code == code
+    assert said in first.err
+    assert all((each.out, each.err) == ("", "") for each in others), others
+    assert all(each.code == (1 if code == 1 else 0) for each in others)
