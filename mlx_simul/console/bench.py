@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from mlx_simul.checkpoints.loading import load
 from mlx_simul.console.arguments import require_writable
 from mlx_simul.console.fields import add_option, chosen
+from mlx_simul.console.ranks import require_one_rank
 from mlx_simul.console.tables import fitting_table
 from mlx_simul.evaluation.batch_speed import BatchBench, throughput
 from mlx_simul.evaluation.speed import (
@@ -129,6 +130,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InvalidOptionError: if the figures cannot be written where they are to go.
     """
+    # It runs the model beside sessions, too, in which other ranks do not follow.
+    require_one_rank("bench")
     if args.json is not None:
         require_writable(args.json)
     model, tokenizer = load(args.model)

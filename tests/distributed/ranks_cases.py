@@ -176,7 +176,7 @@ def refused(model: Any, tokenizer: Any, _: Any) -> Any:
 
 @case(dtype="bfloat16")
 def half_precision_moves(model: Any, tokenizer: Any, _: Any) -> Any:
-    """What rounding takes from moved keys stays with each rank: no law, for sums differ; it runs."""
+    """What rounding takes from moved keys stays with each rank; sums differ, so this only runs."""
     events = stream(model, tokenizer, policy="wait-k:1", target_start=FollowStart(margin_tokens=1))
     return len(events) > 10
 

@@ -60,7 +60,7 @@ class Skips(Ranks):
     """Leaves one order out."""
 
     def _carry_out(self, numbers: list[int], find: Any) -> Any:
-        thing, name, _ = find()
+        _, name, _ = find()
         if self.rank and name == "feed" and self._done % 3 == 0:
             numbers, find = [0], lambda: (self, "drop", ((),))
         return super()._carry_out(numbers, find)

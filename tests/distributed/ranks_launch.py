@@ -7,9 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,73 +19,100 @@ LIMIT_S = 500
 
 
 @dataclass
-class Ended:
-    """How a rank ended.
+class Rank:
+    """One of the processes.
 
     Attributes:
-        code: of its exit.
-        out: standard output.
-        err: standard error.
+        process: itself.
+        folder: where its output goes.
+        number: its rank.
     """
 
-    code: int
-    out: str
-    err: str
+    process: subprocess.Popen
+    folder: Path
+    number: int
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self.process.returncode
+
+    @property
+    def out(self) -> str:
+        """Standard output so far."""
+        return (self.folder / f"out.{self.number}").read_text("utf-8", errors="replace")
+
+    @property
+    def err(self) -> str:
+        """Standard error so far."""
+        return (self.folder / f"err.{self.number}").read_text("utf-8", errors="replace")
+
+    def __repr__(self) -> str:
+        return f"rank {self.number} ended with {self.code}: {self.out!r} {self.err!r}"
 
 
-def launch(
-    n_ranks: int, arguments: Sequence[str], folder: Path, limit_s: float = LIMIT_S
-) -> list[Ended]:
-    """Run ``python ARGUMENTS`` as so many ranks of the ring.
+@contextmanager
+def started(n_ranks: int, arguments: Sequence[str], folder: Path) -> Iterator[list[Rank]]:
+    """``python ARGUMENTS`` as so many ranks of the ring, which are killed at the end.
 
     Args:
         n_ranks: how many.
         arguments: of Python.
-        folder: for the list of hosts.
-        limit_s: all are killed then.
-
-    Raises:
-        TimeoutError: if one of them did not end.
+        folder: for the list of hosts, and for what they write.
     """
     with ExitStack() as sockets:
         # Held open together, so that the ports differ.
-        held = [
-            sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n_ranks)
-        ]
-        ports = [each.getsockname()[1] for each in held]
+        servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(n_ranks)]
+        ports = [sockets.enter_context(server).getsockname()[1] for server in servers]
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
-    environment = {**os.environ, "MLX_HOSTFILE": str(hosts), "MKL_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'distributed'}"
-    outputs = [(tempfile.TemporaryFile(), tempfile.TemporaryFile()) for _ in range(n_ranks)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**environment, "MLX_RANK": str(rank)},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-        )
-        for rank, (out, err) in enumerate(outputs)
-    ]
+    path = [ROOT, ROOT / "tests", ROOT / "tests" / "distributed"]
+    environment = {
+        **os.environ,
+        "MLX_HOSTFILE": str(hosts),
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+    }
+    ranks: list[Rank] = []
     try:
-        for process in processes:
-            process.wait(limit_s)
-    except subprocess.TimeoutExpired as error:
-        for process in processes:
-            process.kill()
-        said = "\n".join(_text(err) for _, err in outputs)
-        raise TimeoutError(f"a rank did not end within {limit_s} s:\n{said}") from error
+        for number in range(n_ranks):
+            with (
+                (folder / f"out.{number}").open("wb") as out,
+                (folder / f"err.{number}").open("wb") as err,
+            ):
+                process = subprocess.Popen(
+                    [sys.executable, *arguments],
+                    env={**environment, "MLX_RANK": str(number)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                )
+            ranks.append(Rank(process, folder, number))
+        yield ranks
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [
-        Ended(process.returncode, _text(out), _text(err))
-        for process, (out, err) in zip(processes, outputs, strict=True)
-    ]
+        for rank in ranks:
+            rank.process.kill()
+            rank.process.wait()
 
 
-def _text(file) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
+def wait_for(ranks: Sequence[Rank], limit_s: float = LIMIT_S) -> list[Rank]:
+    """Wait until all have ended.
+
+    Raises:
+        TimeoutError: if one of them has not.
+    """
+    for rank in ranks:
+        try:
+            rank.process.wait(limit_s)
+        except subprocess.TimeoutExpired as error:
+            said = "\n".join(each.err for each in ranks)
+            raise TimeoutError(
+                f"rank {rank.number} did not end within {limit_s} s:\n{said}"
+            ) from error
+    return list(ranks)
+
+
+def launch(n_ranks: int, arguments: Sequence[str], folder: Path) -> list[Rank]:
+    """Run ``python ARGUMENTS`` as so many ranks of the ring, to the end of all."""
+    with started(n_ranks, arguments, folder) as ranks:
+        return wait_for(ranks)

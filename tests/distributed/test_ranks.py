@@ -4,12 +4,16 @@ Each launch starts Python a few times, so it runs many cases, and the tests look
 """
 
 import json
+import os
 import re
+import signal
+import time
 from functools import cache
 
+import httpx
 import pytest
 from ranks_cases import CASES
-from ranks_launch import launch
+from ranks_launch import LIMIT_S, launch, started, wait_for
 from repository import ROOT
 from tiny_chat import write_chat_folder
 
@@ -183,3 +187,43 @@ def test_a_command_that_fails_says_why_once_and_ends_all(
     assert said in first.err
     assert all((each.out, each.err) == ("", "") for each in others), others
     assert all(each.code == (1 if code == 1 else 0) for each in others)
+
+
+def test_a_server_over_ranks_serves_and_ends_all(folder, tmp_path):
+    """It waits for clients in a collective, and streams that are open share passes."""
+    options = ["--model", str(folder), "--port", "0", "--max-tokens", "8"]
+    with started(2, ["-m", "mlx_simul", "serve", *options], tmp_path) as ranks:
+        while not ranks[0].out.endswith("\n"):
+            assert ranks[0].process.poll() is None, ranks
+            time.sleep(0.2)
+        url = f"http://127.0.0.1:{int(ranks[0].out.rpartition(':')[2])}"
+        with httpx.Client(base_url=url, timeout=LIMIT_S) as client:
+            opened = [client.post("/v1/streams", json={}).raise_for_status().json() for _ in "12"]
+            texts = []
+            for stream in opened:
+                client.post(f"/v1/streams/{stream['id']}/text", json={"text": "One. Two. "})
+            for stream in opened:
+                client.delete(f"/v1/streams/{stream['id']}").raise_for_status()
+                texts.append(client.get(stream["events"]).raise_for_status().text)
+        assert all("closed" in text for text in texts), texts
+        ranks[0].process.send_signal(signal.SIGINT)
+        ended = wait_for(ranks)
+    assert ended[1].code == 0
+    assert (ended[1].out, ended[1].err) == ("", "")
+
+
+def test_ctrl_c_ends_all(folder, tmp_path):
+    """A terminal sends it to all ranks; rank 0 decides what follows."""
+    source = tmp_path / "source"
+    os.mkfifo(source)
+    arguments = ["-m", "mlx_simul", "translate", "--file", str(source), "--model", str(folder)]
+    with started(2, arguments, tmp_path) as ranks, source.open("w") as pipe:
+        pipe.write("Good morning, how are you today? I would like ")
+        pipe.flush()
+        while not ranks[0].out:
+            assert ranks[0].process.poll() is None, ranks
+            time.sleep(0.2)
+        for rank in reversed(ranks):
+            rank.process.send_signal(signal.SIGINT)
+        ended = wait_for(ranks)
+    assert [each.code for each in ended] == [130, 0], ended
