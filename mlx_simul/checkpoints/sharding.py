@@ -79,7 +79,7 @@ def require_ranks(model: Any, n_ranks: int, *, pipeline: bool = False) -> None:
     Raises:
         ModelLoadError: if its family cannot be, or its heads or layers cannot.
     """
-    inner = getattr(model, "model", None)
+    inner: Any = getattr(model, "model", None)
     ways = {"shard": hasattr(model, "shard"), "pipeline": hasattr(inner, "pipeline")}
     if not ways["pipeline" if pipeline else "shard"]:
         other = "pipeline=True would do" if ways["pipeline"] and not pipeline else None

@@ -340,6 +340,9 @@ class Share:
         self.ranks, self.number = ranks, ranks.new_number()
         ranks.release_with(self, self.number)
 
+    def __repr__(self) -> str:
+        return "keys and values of which each of several ranks has a part"
+
 
 HELD_BY_RANKS = "a state that several ranks hold does not fit a model that one process runs."
 

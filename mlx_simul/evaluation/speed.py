@@ -301,7 +301,8 @@ def _filled(model: Any, n_tokens: int) -> StreamingEngine:
     """An engine with so many source and target tokens of noise."""
     engine = StreamingEngine(model, FollowStart())
     engine.run(Pass((3, 4), (5,)))
-    layers = tuple(tuple(_noise(layer, 2 * n_tokens)) for layer in engine.state.layers)
+    layers: Any = engine.state.layers
+    layers = tuple(tuple(_noise(layer, 2 * n_tokens)) for layer in layers)
     engine.state = StreamState(n_tokens, n_tokens, n_tokens, layers)
     return engine
 

@@ -27,6 +27,7 @@ from mlx_simul import SimulSession
 from mlx_simul.cache.positions import FollowStart
 from mlx_simul.checkpoints.sharding import load_shard
 from mlx_simul.engine.ranks import ranks_of
+from mlx_simul.engine.shard import sharded
 from mlx_simul.policies import Shown, WaitK
 from mlx_simul.serving.sessions import Sessions
 
@@ -172,6 +173,21 @@ def refused(model: Any, tokenizer: Any, _: Any) -> Any:
             messages.append(str(error))
     assert len(messages) == 2
     return [messages, stream(model, tokenizer, policy="wait-k:2")]
+
+
+@case()
+def saved_to_a_file(model: Any, tokenizer: Any, _: Any) -> Any:
+    """It would hold rank 0's part alone, so it is refused, and the session goes on."""
+    session = SimulSession(model, tokenizer, policy="wait-k:2", **SHORT)
+    events = session.feed(TEXT)
+    path = Path(sys.argv[1]).with_suffix(".session")
+    try:
+        session.save(path)
+        was_saved = True
+    except mlx_simul.errors.SavedSessionError as error:
+        was_saved = "several ranks" not in str(error)
+    assert was_saved == (sharded(model) is None)
+    return [*events, *session.finish()]
 
 
 @case(dtype="bfloat16")

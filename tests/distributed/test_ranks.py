@@ -70,13 +70,16 @@ def families(tmp_path_factory):
     return json.loads((folder / "results").read_text("utf-8"))
 
 
-NOT_SPREAD = {"prism_hadamard_qwen35"}
-"""mlx-lm has ``shard`` for their class, which fails on a weight of theirs; they are refused."""
+NOT_SPREAD = {
+    "prism_hadamard_qwen35": "cannot be cut into as many parts",  # mlx-lm's shard lacks a weight
+    "muse_spark": "No Metal back-end",  # its shard needs a kernel of Metal's
+}
+"""Families with ``shard`` that are not compared here, and what is said of them."""
 
 
 def test_every_family_that_mlx_lm_can_spread_gives_the_same_logits(families):
-    refused = {name for name, what in families.items() if isinstance(what, str)}
-    assert refused <= NOT_SPREAD, {name: families[name] for name in refused}
+    refused = {name: what for name, what in families.items() if isinstance(what, str)}
+    assert all(NOT_SPREAD.get(name, name) in what for name, what in refused.items()), refused
     wrong = {name: what for name, what in families.items() if name not in refused and what > 1e-5}
     assert not wrong
     assert len(families) > 20
@@ -175,7 +178,7 @@ def test_the_command_translates_on_rank_0_and_prints_once(folder, tmp_path, caps
 @pytest.mark.parametrize(
     ("n_ranks", "more", "code", "said"),
     [
-        (3, [], 1, "num_key_value_heads=2, which 3 ranks cannot share evenly; use 2 ranks"),
+        (3, [], 1, "num_attention_heads=4, which 3 ranks cannot share evenly; use 2 ranks"),
         (2, ["--policy", "wait-k:none"], 2, "wait-k"),
     ],
 )
@@ -191,7 +194,7 @@ def test_a_command_that_fails_says_why_once_and_ends_all(
 
 def test_a_server_over_ranks_serves_and_ends_all(folder, tmp_path):
     """It waits for clients in a collective, and streams that are open share passes."""
-    options = ["--model", str(folder), "--port", "0", "--max-tokens", "8"]
+    options = ["--model", str(folder), "--port", "0"]
     with started(2, ["-m", "mlx_simul", "serve", *options], tmp_path) as ranks:
         while not ranks[0].out.endswith("\n"):
             assert ranks[0].process.poll() is None, ranks
@@ -201,10 +204,14 @@ def test_a_server_over_ranks_serves_and_ends_all(folder, tmp_path):
             opened = [client.post("/v1/streams", json={}).raise_for_status().json() for _ in "12"]
             texts = []
             for stream in opened:
-                client.post(f"/v1/streams/{stream['id']}/text", json={"text": "One. Two. "})
+                stream["headers"] = {"Authorization": f"Bearer {stream['secret']}"}
+                text = {"text": "One. Two. "}
+                address = f"/v1/streams/{stream['id']}"
+                client.post(f"{address}/text", json=text, headers=stream["headers"])
+                client.delete(address, headers=stream["headers"]).raise_for_status()
             for stream in opened:
-                client.delete(f"/v1/streams/{stream['id']}").raise_for_status()
-                texts.append(client.get(stream["events"]).raise_for_status().text)
+                said = client.get(stream["events"], headers=stream["headers"])
+                texts.append(said.raise_for_status().text)
         assert all("closed" in text for text in texts), texts
         ranks[0].process.send_signal(signal.SIGINT)
         ended = wait_for(ranks)
