@@ -1,0 +1,62 @@
+"""A signal waits while something must not be left half done."""
+
+import signal
+import threading
+
+import pytest
+
+from mlx_simul.machine.interrupts import Shield
+
+
+@pytest.fixture
+def shield():
+    shield = Shield()
+    shield.install()
+    yield shield
+    shield.uninstall()
+
+
+def test_ctrl_c_comes_when_the_shield_is_down_again(shield):
+    done = []
+    with pytest.raises(KeyboardInterrupt), shield.up():
+        with shield.up():
+            signal.raise_signal(signal.SIGINT)
+            done.append("inner")
+        done.append("outer")
+    assert done == ["inner", "outer"]
+
+
+def test_without_the_shield_it_comes_at_once(shield):
+    """Negative control."""
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        done.append("behind")
+    assert not done
+
+
+def test_another_thread_may_put_it_up(shield):
+    up, down = threading.Event(), threading.Event()
+
+    def hold():
+        with shield.up():
+            up.set()
+            down.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    up.wait()
+    signal.raise_signal(signal.SIGINT)  # nothing happens yet
+    with pytest.raises(KeyboardInterrupt):
+        down.set()
+        thread.join()
+        threading.Event().wait(60)  # it comes as soon as this thread runs on
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    shield = Shield()
+    shield.install()
+    assert signal.getsignal(signal.SIGINT) != before[0]
+    shield.uninstall()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
