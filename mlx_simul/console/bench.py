@@ -12,9 +12,9 @@ import mlx.core as mx
 from rich.console import Console, RenderableType
 
 from mlx_simul.checkpoints.loading import load
+from mlx_simul.console import ranks
 from mlx_simul.console.arguments import require_writable
 from mlx_simul.console.fields import add_option, chosen
-from mlx_simul.console.ranks import require_one_rank
 from mlx_simul.console.tables import fitting_table
 from mlx_simul.evaluation.batch_speed import BatchBench, throughput
 from mlx_simul.evaluation.speed import (
@@ -25,6 +25,7 @@ from mlx_simul.evaluation.speed import (
     drafting,
     growth,
     speed,
+    speed_of_ranks,
     tiny_like,
 )
 from mlx_simul.machine.blas import describe
@@ -130,18 +131,23 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InvalidOptionError: if the figures cannot be written where they are to go.
     """
-    # It runs the model beside sessions, too, in which other ranks do not follow.
-    require_one_rank("bench")
     if args.json is not None:
         require_writable(args.json)
-    model, tokenizer = load(args.model)
+    model, tokenizer = ranks.load(args.model)
     models = {args.model or "the packaged model": model}
-    if not args.no_tiny:
+    if not args.no_tiny and not ranks.are_several():
         models[f"{TINY_LAYERS} tiny layers"] = tiny_like(tokenizer)
     report: dict[str, Any] = {"setting": _setting(), "models": {}}
     console = Console(highlight=False)
     if args.draft:
         report["drafting"] = _drafting(model, tokenizer, args, console)
+        models = {}
+    elif ranks.are_several():
+        bench = Bench(model, tokenizer, args.tokens)
+        bench.ours(k=1)  # whatever is compiled or loaded at first
+        report["ranks"] = list(speed_of_ranks(bench, args.wait_k, args.repeats))
+        columns = {key: SPEED_COLUMNS[key] for key in SPEED_COLUMNS if key in report["ranks"][0]}
+        console.print(_table(console, f"{args.tokens} tokens", columns, report["ranks"]))
         models = {}
     for name, each in models.items():
         bench = Bench(each, tokenizer, args.tokens)

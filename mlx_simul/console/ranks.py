@@ -80,14 +80,9 @@ def load(
     return load(place, adapter_path=adapter, allow_unverified=allow_unverified)
 
 
-def require_one_rank(what: str) -> None:
-    """Pass if a model is not spread over ranks.
-
-    Raises:
-        RanksError: if it is.
-    """
-    if _loaders:
-        raise RanksError(f"{what} cannot be run under several ranks; run it without mlx.launch.")
+def are_several() -> bool:
+    """Whether this is rank 0 of several."""
+    return bool(_loaders)
 
 
 def _follow(follow: Callable[[], int], rank: int) -> int:

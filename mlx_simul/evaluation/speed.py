@@ -185,6 +185,27 @@ def speed(bench: Bench, ks: Sequence[int], n_repeats: int) -> Iterator[Figures]:
         }
 
 
+def speed_of_ranks(bench: Bench, ks: Sequence[int], n_repeats: int) -> Iterator[Figures]:
+    """As :func:`speed`, of a model that is spread over ranks: mlx-lm's own loop has no part in it.
+
+    The other ranks follow sessions; in a pass that rank 0 alone begins they take no part.
+    """
+    for k in ks:
+        rounds = [(bench.plain(k), bench.ours(k)) for _ in range(max(1, n_repeats))]
+        plain, ours = rounds[0]
+        yield {
+            "wait_k": k,
+            "tokens": len(ours.token_ids),
+            "same_tokens_as_plain": ours.token_ids == plain.token_ids,
+            "passes_per_token": ours.n_passes / len(ours.token_ids),
+            "plain_passes_per_token": plain.n_passes / len(plain.token_ids),
+            "cpu_ms_per_token": cpu_ms(run for _, run in rounds),
+            "tokens_per_s": rate(run for _, run in rounds),
+            "times_plain": statistics.median(b.seconds / c.seconds for b, c in rounds),
+            "peak_mb": ours.peak_bytes / 1e6,
+        }
+
+
 def drafting(bench: Bench, ks: Sequence[int], n_repeats: int, **options: Any) -> Iterator[Figures]:
     """Passes and time with a session's drafting options, beside the same stream without."""
     for k in ks:

@@ -175,6 +175,16 @@ def test_the_command_translates_on_rank_0_and_prints_once(folder, tmp_path, caps
     assert (ended[1].code, ended[1].out, ended[1].err) == (0, "", "")
 
 
+def test_bench_measures_a_model_over_ranks(folder, tmp_path):
+    figures = tmp_path / "figures.json"
+    short = ["--tokens", "6", "--repeats", "1", "--wait-k", "2", "--json", str(figures)]
+    ended = launch(2, ["-m", "mlx_simul", "bench", str(folder), *short], tmp_path)
+    assert [each.code for each in ended] == [0, 0], ended
+    assert "2" in ended[0].out and not ended[1].out
+    (row,) = json.loads(figures.read_text("utf-8"))["ranks"]
+    assert row["same_tokens_as_plain"] and row["passes_per_token"] > 0
+
+
 @pytest.mark.parametrize(
     ("n_ranks", "more", "code", "said"),
     [
