@@ -301,7 +301,9 @@ class StreamingEngine(Engine):
 
     @state.setter
     def state(self, value: StreamState) -> None:
-        value = state_of(value, StreamState)
+        self._restore(state_of(value, StreamState))
+
+    def _restore(self, value: StreamState) -> None:
         self.runner.shard.restore(self.row, value.layers, value.n_source, value.n_target)
         self._n_source, self._n_target = value.n_source, value.n_target
         self._start, self._n_moved = value.start, 0
