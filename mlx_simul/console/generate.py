@@ -244,14 +244,14 @@ def _engine_behind_the_whole(model: Any, *, target_start: Any, **settings: Any) 
     stands in mlx-lm, unless the checkpoint was trained with another place.
     """
     from mlx_simul.archs import streaming_config
-    from mlx_simul.cache.positions import FollowStart
+    from mlx_simul.cache.positions import StayStart
     from mlx_simul.engine import StreamingEngine, make_engine
 
     engine = make_engine(model, target_start=target_start, **settings)
     trained = streaming_config(model).target_start
     if not isinstance(engine, StreamingEngine) or trained not in (None, "auto"):
         return engine
-    return make_engine(model, target_start=FollowStart(0), **settings)
+    return make_engine(model, target_start=StayStart(0), **settings)
 
 
 def _source(prompt: str) -> TextSource:

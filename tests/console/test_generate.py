@@ -20,7 +20,8 @@ from mlx_simul.console.generate import (
     add_arguments,
     generate_options,
 )
-from mlx_simul.errors import InvalidOptionError
+from mlx_simul.engine import StreamingEngine
+from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.events import Finished
 from mlx_simul.options import NOT_OPTIONS, SessionOptions
 
@@ -167,6 +168,17 @@ def test_an_answer_is_mlx_lms(capsys, folder, system):
     # Negative control: an answer that begins before the prompt has ended.
     cli.main([*given, "--wait-k", "1"])
     assert capsys.readouterr().out != said
+
+
+def test_where_keys_cannot_be_moved_an_answer_is_mlx_lms_too(capsys, folder, monkeypatch):
+    """As where positions are learned: behind a whole prompt nothing has to be moved."""
+    monkeypatch.setattr(StreamingEngine, "_why_not_follow", lambda self: "its keys are fixed")
+    given = ["generate", "--model", str(folder), "-p", "Where is it?", "--verbose", "F", "-m", "20"]
+    assert cli.main(given) == 0
+    assert capsys.readouterr().out.lstrip() == mlx_lms_answer(folder, "Where is it?")
+    # Negative control; above, a warning would have been an error.
+    with pytest.raises(SimulWarning, match="cannot be moved"):
+        cli.main([*given, "--wait-k", "2"])
 
 
 def test_verbose_has_mlx_lms_shape(capsys, folder):
