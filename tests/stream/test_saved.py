@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 from repository import ROOT
+from streams import writes
 from tiny_checkpoints import golden_folder
 from tiny_models import first_of, tiny_model
 
@@ -168,6 +169,35 @@ def test_it_is_so_at_every_single_moment(tmp_path, model, tokenizer, mode, setti
     session = SimulSession(model, tokenizer, **options)
     said, _, _ = drive(session, inputs, range(n_moments), swap)
     assert said == wanted
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy"),
+    [*((mode, "wait-k:2") for mode in MODES), ("group", "local-agreement:2"), ("group", "whole")],
+)
+def test_it_is_so_in_the_middle_of_a_search(tmp_path, model, tokenizer, mode, policy):
+    """Candidates are floats in a file, and the search that they are for begins anew with them."""
+    search = {"num_beams": 3, "length_penalty": 0.5, "logprobs": True}
+    options = {"policy": policy, "mode": mode, **OPTIONS, **TURNS, **search, "max_tokens": 6}
+    inputs = [TALK[:19], TALK[19:28], close]
+    wanted, n_moments, _ = drive(SimulSession(model, tokenizer, **options), inputs)
+    restored = restorer(model, tokenizer, tmp_path / "talk", options)
+    searched = []
+
+    def swap(session):
+        session = restored(session)
+        if isinstance(session._reply, Reply) and session._reply.candidates:
+            searched.append(session._reply)
+        return session
+
+    session = SimulSession(model, tokenizer, **options)
+    said, _, _ = drive(session, inputs, range(n_moments), swap)
+    assert said == wanted
+    # To the last bit: log probabilities take no part in equality.
+    logprobs = [each.logprob for each in writes(wanted)]
+    assert [each.logprob for each in writes(said)] == logprobs
+    assert None not in logprobs
+    assert len(searched) > 5
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
