@@ -358,7 +358,8 @@ class DecodingOptions:
         given = [name for name in SAMPLING if getattr(self, name) is not None]
         if given and self.temp == 0:
             raise InvalidOptionError(
-                f"{' and '.join(given)} only affect sampling; set temp above 0 as well."
+                f"without sampling there is nothing that {' or '.join(given)} could change; set "
+                "temp above 0 as well."
             )
         for name in ("min_tokens_to_keep", "top_k"):
             if getattr(self, name) is not None:

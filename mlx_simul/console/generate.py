@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="tokens after which the answer is cut off (default: 100)",
+        help="tokens after which the answer is cut off; -1 sets no limit (default: 100)",
     )
     _add_decoding(same)
     same.add_argument(
@@ -197,8 +197,13 @@ def generate_options(args: argparse.Namespace) -> SessionOptions:
             raise InvalidOptionError(f"{_flag(name)} is refused: {why}.")
     given = chosen(args, SessionOptions)
     for name in SAMPLING:
-        if given[name] == _NEUTRAL[name]:
+        is_neutral = given[name] == _NEUTRAL[name]
+        if not is_neutral and not args.temp:
+            say(f"warning: {_flag(name)} has no effect, because --temp is 0.")
+        if is_neutral or not args.temp:
             del given[name]
+    if args.max_tokens < 0:
+        given["max_tokens"] = sys.maxsize
     if args.draft_model == "ngram":
         given["draft"] = "ngram"
     # An answer may be much longer than what it answers, unless it is a translation.

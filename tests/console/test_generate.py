@@ -116,6 +116,19 @@ def test_flags_become_options_of_the_session():
     assert (decoding.temp, decoding.top_p, decoding.min_p, decoding.seed) == (0.5, 0.9, None, 3)
 
 
+def test_what_only_affects_sampling_is_named_and_left_out_where_mlx_lm_ignores_it(capsys):
+    options = generate_options(_ours().parse_args(["--top-p", "0.9", "--min-p", "0.1"]))
+    assert options.decoding == generate_options(_ours().parse_args([])).decoding
+    said = capsys.readouterr().err
+    assert "--top-p has no effect" in said and "--min-p has no effect" in said
+    generate_options(_ours().parse_args(["--top-p", "0.9", "--temp", "0.5"]))
+    assert not capsys.readouterr().err
+
+
+def test_minus_one_token_is_no_limit():
+    assert generate_options(_ours().parse_args(["-m", "-1"])).limits.max_tokens == sys.maxsize
+
+
 @pytest.mark.parametrize("name", sorted(NOT_OPTIONS))
 def test_arguments_of_mlx_lm_that_a_session_does_not_take_say_why(name):
     with pytest.raises(InvalidOptionError, match=f"^{name}, an argument of mlx-lm's: "):
