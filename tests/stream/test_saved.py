@@ -186,8 +186,9 @@ def test_it_is_so_in_the_middle_of_a_search(tmp_path, model, tokenizer, mode, po
 
     def swap(session):
         session = restored(session)
-        if isinstance(session._reply, Reply) and session._reply.candidates:
-            searched.append(session._reply)
+        reply = session._stepping.saved["reply"]
+        if isinstance(reply, Reply) and reply.candidates:
+            searched.append(reply)
         return session
 
     session = SimulSession(model, tokenizer, **options)
