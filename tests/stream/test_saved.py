@@ -284,7 +284,7 @@ def test_a_pass_that_is_half_run_goes_on(tmp_path, model, tokenizer, monkeypatch
     restore, halves = restorer(model, tokenizer, tmp_path / "talk", options), []
 
     def swap(session):
-        halves.append(session._asked is not None and session._asked.n_passes > 0)
+        halves.append(session._stepping.asked is not None and session._stepping.asked.n_passes > 0)
         return restore(session)
 
     session = SimulSession(model, tokenizer, **options)
