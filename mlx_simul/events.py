@@ -62,8 +62,9 @@ class Write:
         source_words_read: source words read when it was predicted, the delay of its word.
         target_words_generated: target words complete so far, this one included if it is.
         logprob: the natural logarithm of its probability in the model's own distribution, before
-            processors and samplers; None unless ``logprobs`` asked for it. It takes no part in
-            equality, for its last digits depend on what else a pass computed.
+            processors and samplers (with beams behind processors, by which a search goes); None
+            unless ``logprobs`` asked for it. It takes no part in equality, for its last digits
+            depend on what else a pass computed.
         source: empty: a write reads nothing.
     """
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date as Date
-from hashlib import sha256
-from inspect import GEN_RUNNING, getgeneratorstate
 from os import PathLike
 from typing import Any
 
@@ -21,7 +18,6 @@ from mlx_simul.engine import Engine, make_engine
 from mlx_simul.engine.prefix import EncodedPrefix, PrefixPool
 from mlx_simul.errors import InvalidOptionError, PromptError, SessionClosedError
 from mlx_simul.events import Event, Finished, ToolCall, TurnEnd
-from mlx_simul.loop.loop import NEED_SOURCE
 from mlx_simul.loop.requests import Pass, Reply
 from mlx_simul.options import OptionKeywords, SessionOptions
 from mlx_simul.policies import ProposedWord
@@ -30,11 +26,13 @@ from mlx_simul.stream.feed import Feed
 from mlx_simul.stream.identity import changed_options, changes_since, identity_of
 from mlx_simul.stream.journal import Journal, fingerprint, read_turns
 from mlx_simul.stream.live_turn import Clock
-from mlx_simul.stream.saved import SavedSession, write_saved
+from mlx_simul.stream.saved import SavedSession, identity_of_saved, write_saved
+from mlx_simul.stream.stepping import Stepping
 from mlx_simul.stream.turn import Setting, TurnMaker, make_setting
 from mlx_simul.stream.turns import OneTurn, Turns
 from mlx_simul.text.prompts import TokenizedSource
 from mlx_simul.text.segmenter import require_text
+from mlx_simul.text.tools import result_text
 
 CHANGEABLE = frozenset(
     {
@@ -43,10 +41,6 @@ CHANGEABLE = frozenset(
     }
 )  # fmt: skip
 """Options that may change while a stream with turns is live (SPEC section 8)."""
-
-
-FUNCTIONS = ("split", "splitter", "sampler", "logits_processors")
-"""Options that no file holds; a saved session has to be given the same again."""
 
 
 class SimulSession:
@@ -116,16 +110,8 @@ class SimulSession:
             self._turns = TurnChain(maker, begins, pool)
         else:
             self._turns = OneTurn(maker, begins, source, tokenizer)
-        self._steps = self._turns.steps()
+        self._stepping = Stepping(self._turns)
         self._feed.is_closed = source is not None
-        self._asked: Pass | None = None
-        self._reply: Reply | None = None
-        self._unsaid: Event | None = None
-        # No step is possible until source arrives.
-        self._needs_source = False
-        # Source has arrived since the steps last asked for it.
-        self._has_news = False
-        self._is_finished = False
         self._is_broken = False
         self._journal: Journal | None = None
         self._resumed: Resumed | None = None
@@ -143,7 +129,7 @@ class SimulSession:
     @property
     def finished(self) -> bool:
         """The last event has been given; text fed from now on changes nothing."""
-        return self._is_finished
+        return self._stepping.is_finished
 
     @property
     def options(self) -> SessionOptions:
@@ -206,7 +192,7 @@ class SimulSession:
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended; begin a new SimulSession.")
         self._require_whole()
-        if self._is_finished:
+        if self.finished:
             return
         if self._journal is not None:
             self._journal.add_text(text)
@@ -225,7 +211,7 @@ class SimulSession:
         if self._feed.is_closed:
             raise SessionClosedError("this session's source has ended, and its last turn with it.")
         self._require_whole()
-        if self._is_finished:
+        if self.finished:
             return
         if self._journal is not None:
             self._journal.add_mark("end_turn")
@@ -248,22 +234,22 @@ class SimulSession:
             PromptError: if the session has no tools, or the chat template cannot show a result.
         """
         self._require_whole()
-        if self._is_finished:
+        if self.finished:
             raise SessionClosedError(
                 f"this stream has ended, so the result of {call.name!r} came too late; give it "
                 "while the call's event is handled, or before finish()."
             )
         if not isinstance(self._turns, OneTurn):
             raise PromptError("a stream with turns has no tools, so no call can have a result.")
-        self._turns.insert(call, result if isinstance(result, str) else _as_json(result))
-        self._needs_source, self._has_news = False, True
+        self._turns.insert(call, result_text(result))
+        self._stepping.wake()
 
     def close(self) -> None:
         """Say that the source has ended, without running; idempotent."""
         if self._feed.is_closed:
             return
         self._require_whole()
-        if self._is_finished:
+        if self.finished:
             self._feed.is_closed = True
             return
         if self._journal is not None:
@@ -304,7 +290,7 @@ class SimulSession:
         options = SessionOptions.of(self._options, **flat)
         setting = self._setting(options)
         chain.check(setting)
-        if self._journal is not None and not self._is_finished:
+        if self._journal is not None and not self.finished:
             self._journal.add_update(changed_options(options, flat), chain.next_turn)
         chain.change(setting)
         self._feed.change(setting)
@@ -321,7 +307,7 @@ class SimulSession:
             SessionClosedError: in a stream without turns, once the target has begun; what is
                 predicted already has no evidence. With turns it holds from the next turn on.
         """
-        if not self.has_turns and (self._asked is not None or self._engine.target_tokens):
+        if not self.has_turns and (self._stepping.asked or self._engine.target_tokens):
             raise SessionClosedError(
                 "what this session has already predicted cannot be observed; call observe() on a "
                 "new session, before feeding it."
@@ -371,7 +357,7 @@ class SimulSession:
                 f"save() is for sessions without a journal, and this one has {self._journal.path}: "
                 "open a session on that to go on."
             )
-        if getgeneratorstate(self._steps) == GEN_RUNNING:
+        if self._stepping.is_running:
             raise InvalidOptionError(
                 "save() was called by a policy or an observer, while the session runs; call it "
                 "between two events."
@@ -381,16 +367,14 @@ class SimulSession:
             "options": changes_since(self._first_options, self._options),
             "feed": self._feed.state,
             "turns": self._turns.saved(self._first_options),
-            "asked": self._asked,
-            "reply": self._reply,
-            "finished": self._is_finished,
+            **self._stepping.saved,
             "time_ms": self._clock(),
             # A session that has finished in a batch has no engine any more.
-            "engine": None if self._is_finished else self._engine.exact_state,
+            "engine": None if self.finished else self._engine.exact_state,
             "random_key": [*random_state] if self._uses_random_state else None,
         }
         date = None if self._date is None else self._date.isoformat()
-        identity = _identity(self._model, self._first_options, self._source)
+        identity = identity_of_saved(self._model, self._first_options, self._source)
         write_saved(path, identity, date, state, self._engine)
 
     @classmethod
@@ -430,7 +414,7 @@ class SimulSession:
         model = adopt(model, tokenizer)
         first = SessionOptions.of(options, **flat)
         saved = SavedSession(path)
-        saved.require(_identity(model, first, source))
+        saved.require(identity_of_saved(model, first, source))
         # A stream keeps the day on which it began.
         dated = first if saved.date is None else SessionOptions.of(first, date=saved.date)
         session = cls(model, tokenizer, dated, source=source, make_engine=make_engine)
@@ -448,42 +432,24 @@ class SimulSession:
             A pass again and again until it is answered; None if there is nothing to do before more
             source arrives, or at all.
         """
-        if self._is_finished or self._needs_source:
+        if self.finished:
             return None
-        step = self._unsaid
-        if step is None:
-            with self._breaking_off():
-                if self._asked is not None:
-                    return self._asked
-                reply, self._reply = self._reply, None
-                step = self._steps.send(reply)
-                while step == NEED_SOURCE:
-                    if not self._has_news:
-                        self._needs_source = True
-                        return None
-                    # Source may have come while the pass before this was being run.
-                    self._has_news = False
-                    step = self._steps.send(None)
-        if self._journal is not None and isinstance(step, TurnEnd | Finished):
-            # Said only once it is noted; if that fails, it is said the next time.
-            self._unsaid = step
+        with self._breaking_off():
+            step = self._stepping.next()
+        if step is None or isinstance(step, Pass):
+            return step
+        # Said only once it is noted; if that fails, it is said the next time.
+        if self._journal is not None:
             if isinstance(step, TurnEnd):
                 self._journal.add_turn(step, self._chain("journal=").target_speech)
-            else:
+            elif isinstance(step, Finished):
                 self._journal.close()
-        self._unsaid = None
-        if isinstance(step, Pass):
-            self._asked = step
-        else:
-            self._is_finished = isinstance(step, Finished)
+        self._stepping.said()
         return step
 
     def answer(self, reply: Reply | Pass) -> None:
         """Hand in the reply to a pass, or the part of the pass that is still to be run."""
-        if isinstance(reply, Pass):
-            self._asked = reply
-        else:
-            self._asked, self._reply = None, reply
+        self._stepping.answer(reply)
 
     def break_off(self) -> None:
         """Mark the session as broken: what would run it raises SessionClosedError from now on.
@@ -491,7 +457,6 @@ class SimulSession:
         It lets go of its journal, on which another session may continue the stream.
         """
         self._is_broken = True
-        self._needs_source = False
         if self._journal is not None:
             self._journal.close()
 
@@ -517,15 +482,15 @@ class SimulSession:
             items = self._feed.push(text)
             self._turns.add(items)
         if items:  # half a word is no news, and a loop that is asked again notes it
-            self._needs_source, self._has_news = False, True
+            self._stepping.wake()
 
     def _end_turn(self) -> None:
-        self._needs_source, self._has_news = False, True
+        self._stepping.wake()
         with self._breaking_off():
             self._turns.add(self._feed.end_turn())
 
     def _close(self) -> None:
-        self._needs_source, self._has_news = False, True
+        self._stepping.wake()
         with self._breaking_off():
             self._turns.add(self._feed.close())
             self._turns.close()
@@ -573,11 +538,7 @@ class SimulSession:
         self._options = SessionOptions.of(self._first_options, **saved["options"])
         self._feed.state = saved["feed"]
         self._turns.restore(saved["turns"], setting_of)
-        self._steps = self._turns.steps()
-        self._asked, self._reply = saved["asked"], saved["reply"]
-        if self._asked is not None or self._reply is not None:
-            next(self._steps)  # up to this pass
-        self._is_finished = saved["finished"]
+        self._stepping.restore(saved)
         # Last, for all that is above begins with what stands before the source.
         if saved["engine"] is not None:
             self._engine.exact_state = saved["engine"]
@@ -615,30 +576,6 @@ class SimulSession:
         else:
             ids = setting.prompt_behind(()).prefix_ids
         return EncodedPrefix(tuple(ids), self._model, kind, None, self._date)
-
-
-def _identity(
-    model: nn.Module, options: SessionOptions, source: TokenizedSource | None
-) -> dict[str, Any]:
-    """What a saved session belongs to, as plain values.
-
-    Functions cannot be compared, but a file tells which there were.
-    """
-    return {
-        "model": fingerprint(model),
-        "options": identity_of(options),
-        "functions": [name for name in FUNCTIONS if options.flat()[name]],
-        "source": source and sha256(repr(source).encode()).hexdigest(),
-    }
-
-
-def _as_json(result: Any) -> str:
-    try:
-        return json.dumps(result, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidOptionError(
-            f"the result of a tool must be text or what JSON can say, got {result!r}: {error}."
-        ) from error
 
 
 @dataclass(frozen=True)

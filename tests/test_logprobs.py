@@ -4,6 +4,8 @@ import json
 
 import mlx.core as mx
 import pytest
+from mlx_lm.generate import generate_step
+from mlx_lm.sample_utils import make_logits_processors
 from streams import TEXT, run, writes
 from tiny_models import first_of, tiny_model
 
@@ -174,3 +176,39 @@ def test_a_token_too_unlikely_for_a_float_has_a_logarithm():
     assert probability == 0 and margin == -1
     assert logprob == pytest.approx(-200)
     assert Evidence().logprob != Evidence().logprob  # not a number, unless it was asked for
+
+
+def test_with_processors_mlx_lms_differ(tokenizer):
+    """As docs/mlx-lm.md says: ours are before them, mlx-lm's and those of beams are after them."""
+    model, policy = tiny_model(MODEL), WholeSource()
+    processors = make_logits_processors(logit_bias={40: 3.0, 41: -2.0})
+    # A bias looks at no prompt, of which mlx-lm's processors see more.
+    prompt = [*ids_of(SOURCE.segments), *SOURCE.header]
+
+    def theirs(logits_processors):
+        replies = generate_step(
+            mx.array(prompt), model, max_tokens=8, logits_processors=logits_processors
+        )
+        return [(token, logprobs[token].item()) for token, logprobs in replies]
+
+    def ours(**more):
+        start = {"target_start": len(ids_of(SOURCE.segments)), **more}
+        events = run(model, tokenizer, SOURCE, policy=policy, max_tokens=8, logprobs=True, **start)
+        return tokens_of(events), said(events)
+
+    def close(a, b):
+        return a == pytest.approx(b, abs=2e-4)
+
+    plain, biased = theirs(None), theirs(processors)
+    tokens, logprobs = ours()
+    assert tokens == [token for token, _ in plain]
+    assert close(logprobs, [logprob for _, logprob in plain])
+    tokens, logprobs = ours(logits_processors=processors)
+    assert tokens == [token for token, _ in biased]
+    raw = taught(model(mx.array([[*prompt, *tokens[:-1]]]))[0, len(prompt) - 1 :], tokens)
+    assert close(logprobs, raw)
+    assert not close(logprobs, [logprob for _, logprob in biased])
+    tokens, logprobs = ours(logits_processors=processors, num_beams=2)
+    rows = model(mx.array([[*prompt, *tokens[:-1]]]))[0, len(prompt) - 1 :]
+    assert close(logprobs, taught(processors[0](None, rows), tokens))
+    assert not close(logprobs, taught(rows, tokens))

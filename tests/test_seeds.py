@@ -208,7 +208,7 @@ def test_xtc_leaves_out_the_likeliest_of_its_threshold(tokenizer):
     [
         ({"seed": -1}, "seed must be a whole number"),
         ({"seed": 2**64}, "less than"),
-        ({"top_k": 3}, "top_k only affect sampling"),
+        ({"top_k": 3}, "nothing that top_k could change"),
         ({"temp": 1.0, "top_k": 0}, "top_k must be a whole number of at least 1"),
         ({"temp": 1.0, "xtc_threshold": 0.6}, "xtc_threshold must be a number from 0 to 0.5"),
     ],

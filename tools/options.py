@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 HEAD = """\
 # Options
 
-`tools/options.py` writes this page from the fields in `mlx_simul/options.py`, where each option is
+`tools/options.py` writes this page from the fields in `mlx_simul/options/`, where each option is
 defined.
 
 Arguments and flags of mlx-lm's: [coming from mlx-lm](mlx-lm.md).

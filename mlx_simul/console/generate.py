@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_simul.console.arguments import utf8
 from mlx_simul.console.fields import add_options, chosen
@@ -29,6 +29,7 @@ from mlx_simul.options import NOT_OPTIONS, SAMPLING, SessionOptions
 from mlx_simul.policies import WHOLE, as_policy
 
 if TYPE_CHECKING:
+    from mlx_simul.engine import Engine
     from mlx_simul.session import SimulSession
 
 RULE = "=" * 10
@@ -109,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="tokens after which the answer is cut off (default: 100)",
+        help="tokens after which the answer is cut off; -1 sets no limit (default: 100)",
     )
     _add_decoding(same)
     same.add_argument(
@@ -177,8 +178,9 @@ def run(args: argparse.Namespace) -> int:
     """
     options = generate_options(args)
     source = _source(args.prompt)
+    session = _session(args, options)
     with Answer(verbose=args.verbose, is_live=args.prompt == "-") as answer:
-        run_session(_session(args, options), source, answer)
+        run_session(session, source, answer)
     return 0
 
 
@@ -195,8 +197,13 @@ def generate_options(args: argparse.Namespace) -> SessionOptions:
             raise InvalidOptionError(f"{_flag(name)} is refused: {why}.")
     given = chosen(args, SessionOptions)
     for name in SAMPLING:
-        if given[name] == _NEUTRAL[name]:
+        is_neutral = given[name] == _NEUTRAL[name]
+        if not is_neutral and not args.temp:
+            say(f"warning: {_flag(name)} has no effect, because --temp is 0.")
+        if is_neutral or not args.temp:
             del given[name]
+    if args.max_tokens < 0:
+        given["max_tokens"] = sys.maxsize
     if args.draft_model == "ngram":
         given["draft"] = "ngram"
     # An answer may be much longer than what it answers, unless it is a translation.
@@ -230,7 +237,26 @@ def _session(args: argparse.Namespace, options: SessionOptions) -> SimulSession:
             raise InvalidOptionError(f"--extra-eos-token: {error}.") from error
     from mlx_simul.session import SimulSession
 
+    if as_policy(options.policy) == as_policy(WHOLE) and options.placement.target_start == "auto":
+        return SimulSession(loaded, tokenizer, options, make_engine=_engine_behind_the_whole)
     return SimulSession(loaded, tokenizer, options)
+
+
+def _engine_behind_the_whole(model: Any, *, target_start: Any, **settings: Any) -> Engine:
+    """The engine of a session whose target begins once the whole source is read.
+
+    Nothing is read behind that, so the target needs no margin to move in, and stands where it
+    stands in mlx-lm, unless the checkpoint was trained with another place.
+    """
+    from mlx_simul.archs import streaming_config
+    from mlx_simul.cache.positions import StayStart
+    from mlx_simul.engine import StreamingEngine, make_engine
+
+    engine = make_engine(model, target_start=target_start, **settings)
+    trained = streaming_config(model).target_start
+    if not isinstance(engine, StreamingEngine) or trained not in (None, "auto"):
+        return engine
+    return make_engine(model, target_start=StayStart(0), **settings)
 
 
 def _source(prompt: str) -> TextSource:

@@ -88,7 +88,8 @@ class BeamPredictions(Predictions):
             keeps_drafts=False,
         )
         self._beams, self._lookahead_words, self._limits = beams, lookahead_words, limits
-        # Behind each branch so many are enough: all that end, and beside them as many as go on.
+        # Behind the whole source, so many hold all that end the turn and as many as go on. In a
+        # search for a word any token may complete it, so fewer than num_beams may go on.
         self._n_candidates = beams.num_beams + max(beams.num_beams, len(end_of_turn_ids))
         self._search: BeamSearch[Words] | None = None
         # Tokens before the one that the next pass would feed without beams, if it lacks them too.

@@ -39,4 +39,4 @@ def _said(end: TurnEnd | Finished, n_read: int, n_written: int) -> str:
         )
     if end.reason == "early_end_of_turn":
         return "the model ended its turn before the source had ended"
-    return f"the translation was cut off by a limit, {end.reason}"
+    return f"the output was cut off by a limit, {end.reason}"

@@ -22,8 +22,11 @@ def identity_of(options: SessionOptions) -> dict[str, Any]:
         is_shown = type(policy).__repr__ is not object.__repr__
         spelled = repr(policy) if is_shown else f"a {type(policy).__qualname__}"
     table = as_table(SessionOptions.of(options, policy=spelled, draft=None))
-    # What is said of a token decides none, and older files do not name it.
+    # What is said of a token decides none.
     del table["decoding"]["logprobs"]
+    if options.decoding.num_beams == 1:
+        # Files from before there were beams name neither.
+        del table["decoding"]["num_beams"], table["decoding"]["length_penalty"]
     # A day, or where the target starts, may be an object.
     plain = json.loads(json.dumps(table, default=repr))
     pairs = {

@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_simul.engine import Engine
 from mlx_simul.errors import SavedSessionError
 from mlx_simul.loop.requests import Evidence, Insertion, Pass, Reply, Wanted
 from mlx_simul.machine.files import expanded, replacing_file
-from mlx_simul.stream.identity import difference
+from mlx_simul.options import SessionOptions
+from mlx_simul.stream.identity import difference, identity_of
+from mlx_simul.stream.journal import fingerprint
+from mlx_simul.text.prompts import TokenizedSource
 from mlx_simul.text.turn_splitter import TurnBreak
 
 FORMAT = "1"
@@ -30,6 +34,10 @@ MAX_FILE_BYTES = 64 * 2**30
 
 _KINDS = (Pass, Reply, Insertion, Wanted, Evidence, TurnBreak)
 Kinds: TypeAlias = Mapping[str, type]
+
+
+FUNCTIONS = ("split", "splitter", "sampler", "logits_processors")
+"""Options that no file holds; a saved session has to be given the same again."""
 
 
 class SavedSession:
@@ -95,6 +103,21 @@ class SavedSession:
     def explained(self) -> AbstractContextManager[None]:
         """Say which file it was, if what it holds cannot be used."""
         return _explained(self.path)
+
+
+def identity_of_saved(
+    model: nn.Module, options: SessionOptions, source: TokenizedSource | None
+) -> dict[str, Any]:
+    """What a saved session belongs to, as plain values.
+
+    Functions cannot be compared, but a file tells which there were.
+    """
+    return {
+        "model": fingerprint(model),
+        "options": identity_of(options),
+        "functions": [name for name in FUNCTIONS if options.flat()[name]],
+        "source": source and hashlib.sha256(repr(source).encode()).hexdigest(),
+    }
 
 
 def write_saved(

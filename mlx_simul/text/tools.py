@@ -6,12 +6,13 @@ tokenizer wrapper carries both.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_simul.errors import PromptError
+from mlx_simul.errors import InvalidOptionError, PromptError
 from mlx_simul.events import ToolCall
 from mlx_simul.options import Tools
 from mlx_simul.text.detokenizer import StableDetokenizer
@@ -54,6 +55,22 @@ def _arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, Mapping):
         raise ValueError(f"the arguments are not an object but {arguments!r}")
     return dict(arguments)
+
+
+def result_text(result: Any) -> str:
+    """The result of a tool as a target is shown it: text as it is, all else in JSON.
+
+    Raises:
+        InvalidOptionError: if JSON cannot say it.
+    """
+    if isinstance(result, str):
+        return result
+    try:
+        return json.dumps(result, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidOptionError(
+            f"the result of a tool must be text or what JSON can say, got {result!r}: {error}."
+        ) from error
 
 
 def tool_format_of(tokenizer: Any, tools: Tools) -> ToolFormat:

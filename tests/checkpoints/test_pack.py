@@ -136,9 +136,7 @@ def test_the_command_line_takes_it(default, capsys):
         said.append(capsys.readouterr())
     assert said[0].out.strip()
     assert len({each.out for each in said}) == 1
-    cut_off = (
-        "mlx-simul: warning: turn 1, source words 1 to 3: the translation was cut off by a limit, "
-    )
+    cut_off = "mlx-simul: warning: turn 1, source words 1 to 3: the output was cut off by a limit, "
     cut_off += "max_tokens.\n"
     assert {each.err for each in said} == {cut_off}
     assert cli.main(["translate", "--to", "German", *short]) == cli.EXIT_USAGE

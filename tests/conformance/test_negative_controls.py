@@ -187,6 +187,14 @@ class HidesNothing(Broken):
         super().begin(layout_of(PassPlan(lanes, layout.plan.n_tokens)))
 
 
+class TreeInOneLine(Broken):
+    """Lets each token of a tree follow the one before it."""
+
+    def begin(self, layout):
+        lanes = tuple(replace(lane, parents=()) for lane in layout.plan.lanes)
+        super().begin(layout_of(PassPlan(lanes, layout.plan.n_tokens)))
+
+
 def made_of(broken):
     """Engines that are broken, or whose caches are."""
     return broken if issubclass(broken, StreamingEngine) else engine_with(broken)
@@ -218,6 +226,7 @@ CONTROLS = [
     (FusedSourceSeesTarget, "fused_equals_read_then_write", "llama-tied"),
     (FusedSourceStaysUnseen, "fused_equals_read_then_write", "mistral-windowed"),
     (HidesNothing, "hidden_source_is_not_read_yet", "qwen2-tied"),
+    (TreeInOneLine, "tree_equals_its_branches", "llama-tied"),
 ]
 
 

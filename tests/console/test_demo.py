@@ -143,7 +143,7 @@ def test_where_there_is_no_terminal_it_prints_lines(capsys, folder, monkeypatch)
     )
     *stairs, last = out.splitlines()
     # Random weights end nothing by themselves.
-    limit = "turn 1, source words 1 to 4: the translation was cut off by a limit, "
+    limit = "turn 1, source words 1 to 4: the output was cut off by a limit, "
     limit += "max_target_source_ratio."
     assert (code, err) == (cli.EXIT_INCOMPLETE, f"mlx-simul: warning: {limit}\n")
     firsts = [line.split()[0] for line in stairs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -273,6 +274,16 @@ def test_the_journal_of_another_model_or_setting_is_refused(
     with pytest.raises(JournalError, match="model="):
         SimulSession(golden_models["llama-tiny-0"], tokenizer, journal=path, **OPTIONS)
     SimulSession(model, tokenizer, journal=path, **OPTIONS)  # negative control
+
+
+def test_a_journal_from_before_there_were_beams_goes_on(tmp_path, model, tokenizer, whole):
+    text = whole[0].decode()
+    assert not {"num_beams", "length_penalty", "logprobs"} & {*re.findall(r"\w+", text)}
+    path = tmp_path / "talk.jsonl"
+    path.write_text(text)
+    with pytest.raises(JournalError, match=r"num_beams=2|length_penalty"):
+        SimulSession(model, tokenizer, journal=path, num_beams=2, **OPTIONS)
+    SimulSession(model, tokenizer, journal=path, logprobs=True, **OPTIONS)  # decides no token
 
 
 def test_two_sessions_do_not_share_a_journal(tmp_path, model, tokenizer):

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 from repository import ROOT
+from streams import writes
 from tiny_checkpoints import golden_folder
 from tiny_models import first_of, tiny_model
 
@@ -170,6 +171,36 @@ def test_it_is_so_at_every_single_moment(tmp_path, model, tokenizer, mode, setti
     assert said == wanted
 
 
+@pytest.mark.parametrize(
+    ("mode", "policy"),
+    [*((mode, "wait-k:2") for mode in MODES), ("group", "local-agreement:2"), ("group", "whole")],
+)
+def test_it_is_so_in_the_middle_of_a_search(tmp_path, model, tokenizer, mode, policy):
+    """Candidates are floats in a file, and the search that they are for begins anew with them."""
+    search = {"num_beams": 3, "length_penalty": 0.5, "logprobs": True}
+    options = {"policy": policy, "mode": mode, **OPTIONS, **TURNS, **search, "max_tokens": 6}
+    inputs = [TALK[:19], TALK[19:28], close]
+    wanted, n_moments, _ = drive(SimulSession(model, tokenizer, **options), inputs)
+    restored = restorer(model, tokenizer, tmp_path / "talk", options)
+    searched = []
+
+    def swap(session):
+        session = restored(session)
+        reply = session._stepping.saved["reply"]
+        if isinstance(reply, Reply) and reply.candidates:
+            searched.append(reply)
+        return session
+
+    session = SimulSession(model, tokenizer, **options)
+    said, _, _ = drive(session, inputs, range(n_moments), swap)
+    assert said == wanted
+    # To the last bit: log probabilities take no part in equality.
+    logprobs = [each.logprob for each in writes(wanted)]
+    assert [each.logprob for each in writes(said)] == logprobs
+    assert None not in logprobs
+    assert len(searched) > 5
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 @pytest.mark.parametrize("more", [{}, {"kv_bits": 8, "kv_group_size": 32}], ids=["", "8 bits"])
 @pytest.mark.parametrize("keep_lost", [True, False], ids=["", "control"])
@@ -253,7 +284,7 @@ def test_a_pass_that_is_half_run_goes_on(tmp_path, model, tokenizer, monkeypatch
     restore, halves = restorer(model, tokenizer, tmp_path / "talk", options), []
 
     def swap(session):
-        halves.append(session._asked is not None and session._asked.n_passes > 0)
+        halves.append(session._stepping.asked is not None and session._stepping.asked.n_passes > 0)
         return restore(session)
 
     session = SimulSession(model, tokenizer, **options)
