@@ -12,7 +12,7 @@ from mlx_simul.machine.peers import Peers, checksum
 def test_ranks_hear_each_other(n_ranks, length):
     heard = cases(n_ranks, "peers_main.py", {"n_items": 7, "length": length})
     assert [each["rank"] for each in heard] == list(range(n_ranks))
-    assert sorted(sum((each["share"] for each in heard), [])) == list(range(7))
+    assert sorted(item for each in heard for item in each["share"]) == list(range(7))
     mean = sum(range(n_ranks)) / n_ranks
     for each in heard:
         assert each["lengths"] == [rank * length for rank in range(n_ranks)]
