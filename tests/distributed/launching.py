@@ -63,6 +63,29 @@ def launched(n_ranks, *argv, argv_of=None):
         return ended(ranks)
 
 
+def by_mlx_launch(n_ranks, *argv):
+    """What ``mlx.launch`` itself gives for a command of this Python: all outputs together."""
+    with _hostfile(n_ranks) as hosts:
+        (first,), *_ = json.loads(Path(hosts).read_text("utf-8"))
+    launcher = [Path(sys.executable).with_name("mlx.launch"), "-n", n_ranks, "--backend", "ring"]
+    # The ports after the first one are free, or the test fails.
+    launcher += ["--starting-port", first.rpartition(":")[2], "--", sys.executable]
+    process = subprocess.Popen(
+        [str(part) for part in (*launcher, *argv)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        return Ended(process.returncode, out, err)
+    finally:
+        _end(process)
+
+
 def ended(ranks):
     """What became of ranks, once all have ended."""
     results = []

@@ -3,8 +3,10 @@
 import json
 
 import pytest
-from launching import HERE, launched
+from launching import HERE, by_mlx_launch, launched
 from tiny_chat import write_chat_folder
+
+pytestmark = pytest.mark.distributed
 
 SOURCES = ["one two three.", "four 5.5 six", "seven", "eight nine ten eleven", "two. three four"]
 POLICIES = ["wait-k:1", "wait-k:2", "whole"]
@@ -122,6 +124,13 @@ def test_the_command_prints_once(common, tmp_path):
     assert "5 translations did not end by themselves" in first.err.replace("5 of 5", "5")
     assert second.out == ""
     assert "warning" not in second.err
+
+
+def test_mlx_launch_starts_the_command(common, tmp_path):
+    result = by_mlx_launch(2, *command(case(common, tmp_path / "results")["options"]))
+    assert result.code == 0
+    assert result.out.count("5 sources") == 1, result.err
+    assert len(records_in(tmp_path / "results")) == len(SOURCES)
 
 
 def test_a_rank_with_another_test_set_is_refused(common, tmp_path):

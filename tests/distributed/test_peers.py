@@ -6,6 +6,8 @@ from launching import cases, launched
 
 from mlx_simul.machine.peers import Peers, checksum
 
+pytestmark = pytest.mark.distributed
+
 
 # 248 bytes are what fits into one message: quotes, and 246 characters on rank 1.
 @pytest.mark.parametrize(("n_ranks", "length"), [(1, 9), (2, 246), (2, 247), (3, 10_000)])

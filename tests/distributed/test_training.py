@@ -11,6 +11,8 @@ from tiny_run import PAIRS, tables
 from mlx_simul.training.log import read_log
 from mlx_simul.training.snapshot import read_state
 
+pytestmark = pytest.mark.distributed
+
 STEPS = 30
 TOLERANCE = 1e-5  # relative: what float32 sums in another order may differ by
 
