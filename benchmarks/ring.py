@@ -30,10 +30,8 @@ from mlx_simul.training.scratch import new_model
 
 SIZES = [64 * 4**power for power in range(9)]
 """Bytes, from 64 to 4 MiB."""
-WARM_UPS = 3
+IN_A_ROW = 10
 PASSES = 40
-MOST_S = 6.0
-"""For the sums of one size."""
 MODEL = {
     "model_type": "qwen2",
     "hidden_size": 512,
@@ -52,22 +50,26 @@ _BYTES_RECEIVED = 128
 """Where Linux's ``struct tcp_info`` holds ``tcpi_bytes_received``, 64 bits."""
 
 
-def sum_us(group: mx.distributed.Group, n_bytes: int, n_times: int) -> list[float]:
-    """Microseconds of single sums of a vector."""
-    x = mx.ones(n_bytes // 4)
-    mx.eval(x)
-    taken: list[float] = []
+def sums_us(group: mx.distributed.Group, seconds: float) -> dict[int, list[float]]:
+    """Microseconds of single sums of vectors, by their bytes.
+
+    All sizes take turns, so that all meet the same noise.
+    """
+    vectors = {size: mx.ones(size // 4) for size in SIZES}
+    mx.eval(vectors)
+    taken: dict[int, list[float]] = {size: [] for size in SIZES}
     is_over = mx.array(0.0)
     began_all_s = time.perf_counter()
-    while len(taken) < WARM_UPS + n_times and not is_over.item():
-        began_s = time.perf_counter()
-        mx.eval(mx.distributed.all_sum(x, group=group))
-        taken.append((time.perf_counter() - began_s) * 1e6)
-        if len(taken) % 10 == 0:
-            # All ranks end after the same sum.
-            late = float(time.perf_counter() - began_all_s > MOST_S)
-            is_over = mx.distributed.all_sum(mx.array(late), group=group)
-    return taken[WARM_UPS:]
+    while not is_over.item():
+        for size, vector in vectors.items():
+            for _ in range(IN_A_ROW):
+                began_s = time.perf_counter()
+                mx.eval(mx.distributed.all_sum(vector, group=group))
+                taken[size].append((time.perf_counter() - began_s) * 1e6)
+        # All ranks end after the same sum.
+        late = float(time.perf_counter() - began_all_s > seconds)
+        is_over = mx.distributed.all_sum(mx.array(late), group=group)
+    return taken
 
 
 def bytes_received() -> int:
@@ -118,20 +120,18 @@ def main() -> None:
     """Measure, and print on rank 0."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write there, too")
-    parser.add_argument("--times", type=int, default=300, metavar="N", help="sums of each size")
+    parser.add_argument("--seconds", type=float, default=40.0, help="time for all sums")
     args = parser.parse_args()
     group = mx.distributed.init(strict=True)
-    sums: list[dict[str, float]] = []
-    for size in SIZES:
-        taken = sum_us(group, size, args.times)
-        sums.append(
-            {
-                "bytes": size,
-                "n": len(taken),
-                "least_us": round(min(taken), 1),
-                "median_us": round(statistics.median(taken), 1),
-            }
-        )
+    sums = [
+        {
+            "bytes": size,
+            "n": len(taken),
+            "least_us": round(min(taken), 1),
+            "median_us": round(statistics.median(taken), 1),
+        }
+        for size, taken in sums_us(group, args.seconds).items()
+    ]
     made = {
         "n_ranks": group.size(),
         "n_cores": os.cpu_count(),

@@ -155,9 +155,9 @@ def tables() -> str:
     parts += ["### How slow a step may be", *_break_even()]
     parts += [
         "### The model beside a published figure",
-        "Apple showed four M3 Ultras in a JACCL mesh that generate with Qwen3.6-27B at [nearly three "
-        "times the rate of one](https://developer.apple.com/videos/play/wwdc2026/233/). For 27 "
-        "billion weights in bfloat16, which the talk does not state, and 64 layers the model says "
+        "Apple showed four M3 Ultras in a JACCL mesh that generate with Qwen3.6-27B at [nearly "
+        "three times the rate of one](https://developer.apple.com/videos/play/wwdc2026/233/). For "
+        "27 billion weights in bfloat16, which the talk does not state, and 64 layers the model says "
         f"{published()}. It leaves out all work but reading weights, so it has to be above.",
     ]
     if MEASURED.is_file():
@@ -278,7 +278,7 @@ def main() -> int:
     Returns:
         The exit code: 0, or 1 if the page is not what this would write.
     """
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only compare")
     parser.add_argument("--measured", type=Path, nargs="+", metavar="FILE", help="record these")
     args = parser.parse_args()

@@ -127,7 +127,8 @@ class Peers:
 
 def checksum(tree: Any) -> int:
     """CRC-32 of all bytes in a tree of arrays."""
+    arrays: dict[str, mx.array] = dict(tree_flatten(tree))  # pyright: ignore
     found = 0
-    for _, array in sorted(tree_flatten(tree)):  # pyright: ignore
-        found = zlib.crc32(np.array(array.reshape(-1).view(mx.uint8)), found)
+    for name in sorted(arrays):
+        found = zlib.crc32(memoryview(np.array(arrays[name].reshape(-1).view(mx.uint8))), found)
     return found

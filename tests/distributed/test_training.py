@@ -2,10 +2,15 @@
 
 import json
 import signal
+import sys
 from itertools import pairwise
 
 import pytest
 from launching import HERE, ended, launched, started
+from repository import ROOT
+
+sys.path.append(str(ROOT / "tests" / "training"))
+
 from tiny_run import PAIRS, tables
 
 from mlx_simul.training.log import read_log
