@@ -157,8 +157,8 @@ def tables() -> str:
         "### The model beside a published figure",
         "Apple showed four M3 Ultras in a JACCL mesh that generate with Qwen3.6-27B at [nearly "
         "three times the rate of one](https://developer.apple.com/videos/play/wwdc2026/233/). For "
-        "27 billion weights in bfloat16, which the talk does not state, and 64 layers the model says "
-        f"{published()}. It leaves out all work but reading weights, so it has to be above.",
+        "27 billion weights in bfloat16, which the talk does not state, and 64 layers the model "
+        f"says {published()}. It leaves out all work but reading weights, so it has to be above.",
     ]
     if MEASURED.is_file():
         parts += ["### The model beside what was measured", *_measured()]

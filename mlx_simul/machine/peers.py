@@ -130,5 +130,5 @@ def checksum(tree: Any) -> int:
     arrays: dict[str, mx.array] = dict(tree_flatten(tree))  # pyright: ignore
     found = 0
     for name in sorted(arrays):
-        found = zlib.crc32(memoryview(np.array(arrays[name].reshape(-1).view(mx.uint8))), found)
+        found = zlib.crc32(np.array(arrays[name].reshape(-1).view(mx.uint8)).tobytes(), found)
     return found
