@@ -31,7 +31,7 @@ from mlx_simul.training.scratch import new_model
 SIZES = [64 * 4**power for power in range(9)]
 """Bytes, from 64 to 4 MiB."""
 IN_A_ROW = 10
-PASSES = 40
+PASSES = 20
 MODEL = {
     "model_type": "qwen2",
     "hidden_size": 512,
