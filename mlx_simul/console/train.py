@@ -57,12 +57,17 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 0.
     """
+    import mlx.core as mx
+
     from mlx_simul.training.run import Run
 
     options = options_from(args)
+    group = mx.distributed.init()
     with StepBar(options.optimiser.steps, Console(stderr=True)) as report:
-        training = Run(options, report)
+        training = Run(options, report, group)
         is_done = training.go()
+    if group.rank():
+        return 0  # rank 0 speaks for all
     progress = training.trainer.progress
     emit(f"{training.latest}: step {progress.step} of {options.optimiser.steps}\n")
     if not is_done:

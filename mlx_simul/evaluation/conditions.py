@@ -18,6 +18,7 @@ from mlx_simul.evaluation.pictures import require_matplotlib
 from mlx_simul.evaluation.quality import require_scorable, require_tokenizer
 from mlx_simul.machine.blas import describe
 from mlx_simul.machine.files import expanded
+from mlx_simul.machine.peers import Peers
 from mlx_simul.options import SessionOptions
 
 
@@ -52,6 +53,7 @@ def opened(
     references: Sequence[Sequence[str]],
     digest: str,
     kind: type[AnyRecord],
+    peers: Peers,
 ) -> tuple[EvaluationOptions, ResultFolder[AnyRecord]]:
     """Open the folder of an evaluation.
 
@@ -60,20 +62,27 @@ def opened(
         references: of all sentences.
         digest: of the test set.
         kind: the records that it holds.
+        peers: processes that share the work.
 
     Returns:
         The options, with the unit and the tokenizer that suit the references and the folder's date;
         and the folder.
 
     Raises:
-        InvalidOptionError: for a folder with another evaluation, or policies that would share
-            files.
+        InvalidOptionError: for a folder with another evaluation, policies that would share
+            files, or a rank with another model or test set than rank 0.
         DataError: if BLEU finds nothing in the references.
     """
     options = options.suited_to([text for each in references for text in each])
     date = options.session.get("date")
     setting = _setting(options, digest)
-    folder = ResultFolder(expanded(options.folder), setting, kind, date and str(date))
+    peers.require_same({**setting, "list of policies": list(options.policies)})
+    path = expanded(options.folder)
+    folder = None
+    if peers.is_first:
+        folder = ResultFolder(path, setting, kind, date and str(date))
+    (date, *_) = peers.gather(folder and folder.date)
+    folder = folder or ResultFolder(path, setting, kind, date, peers.rank)
     folder.require_distinct(options.policies)
     if options.quality:
         require_scorable(references, options.bleu_tokenizer)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date as Date
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -56,6 +56,7 @@ class ResultFolder(Generic[AnyRecord]):
         kind: the class of its records.
         date: what chat templates take for today, as in "2026-07-30"; by default the day on which
             the folder's first translation was made.
+        rank: of this process among those that share the work; each adds to files of its own.
 
     Attributes:
         date: likewise.
@@ -71,14 +72,15 @@ class ResultFolder(Generic[AnyRecord]):
         setting: Mapping[str, Any],
         kind: type[AnyRecord],
         date: str | None = None,
+        rank: int = 0,
     ) -> None:
-        self.path, self._kind = path, kind
+        self.path, self._kind, self._rank = path, kind, rank
         if path.exists() and not path.is_dir():
             raise InvalidOptionError(f"{path} is a file; name a folder for the results.")
         told = json.loads(json.dumps(setting))
         settings = path / "setting.json"
         # A setting under which nothing could be translated does not bind the folder.
-        holds_records = any(log.stat().st_size for log in path.glob("*/records.jsonl"))
+        holds_records = any(log.stat().st_size for log in path.glob("*/records*.jsonl"))
         begun = (
             read_object(settings, InvalidOptionError, "Remove the folder, or name another one.")
             if holds_records and settings.is_file()
@@ -95,8 +97,11 @@ class ResultFolder(Generic[AnyRecord]):
                     f"{begun.get(name)!r}, and now it is {told.get(name)!r}. Name another folder, "
                     "or remove this one."
                 )
+        text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
         try:
-            write_whole(settings, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            # Where ranks share a disk, only the first of them writes.
+            if not settings.is_file() or settings.read_text("utf-8") != text:
+                write_whole(settings, text)
         except OSError as error:
             raise InvalidOptionError(
                 f"{path} cannot be written: {error}; name another folder for the results."
@@ -107,28 +112,29 @@ class ResultFolder(Generic[AnyRecord]):
         return self.path / _UNSAFE.sub("_", spec)
 
     def records(self, spec: str) -> dict[int, AnyRecord]:
-        """What is recorded of a policy, by index of the source.
+        """What is recorded of a policy, by any rank, by index of the source.
 
         A last line that was cut off in writing is taken out.
 
         Raises:
             DataError: if another line is damaged.
         """
-        path = self._log(spec)
-        if not path.is_file():
-            return {}
+        found: dict[int, AnyRecord] = {}
+        for path in self._logs(spec):
+            for record in self._read(path):
+                found.setdefault(record.index, record)
+        return found
+
+    def _read(self, path: Path) -> Iterator[AnyRecord]:
         held = path.read_bytes()
         whole = held[: held.rfind(b"\n") + 1]
         if len(whole) < len(held):
             os.truncate(path, len(whole))
-        found: dict[int, AnyRecord] = {}
         for number, line in enumerate(whole.decode("utf-8").splitlines(), 1):
             try:
-                record = self._kind.from_json(line)
+                yield self._kind.from_json(line)
             except DataError as error:
                 raise DataError(f"{path}, line {number}: {error}") from error
-            found.setdefault(record.index, record)
-        return found
 
     def in_order(self, spec: str, n_sources: int) -> list[AnyRecord]:
         """The records of a policy, of all sources in their order."""
@@ -137,13 +143,32 @@ class ResultFolder(Generic[AnyRecord]):
 
     def append(self, spec: str, record: AnyRecord) -> None:
         """Add a record of a policy."""
-        path = self._log(spec)
+        path = self._log(spec, self._rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(record.to_json() + "\n")
 
-    def _log(self, spec: str) -> Path:
-        return self.of_policy(spec) / "records.jsonl"
+    def join(self, spec: str, lines: Iterable[str] = ()) -> None:
+        """Bring the records of all ranks into the file of rank 0, in the order of their sources.
+
+        Args:
+            spec: a policy.
+            lines: records that no file here holds.
+        """
+        records = self.records(spec) | {
+            record.index: record for record in map(self._kind.from_json, lines)
+        }
+        first = self._log(spec, 0)
+        write_whole(first, "".join(records[index].to_json() + "\n" for index in sorted(records)))
+        for path in self._logs(spec):
+            if path != first:
+                path.unlink()
+
+    def _log(self, spec: str, rank: int) -> Path:
+        return self.of_policy(spec) / (f"records.{rank}.jsonl" if rank else "records.jsonl")
+
+    def _logs(self, spec: str) -> list[Path]:
+        return sorted(self.of_policy(spec).glob("records*.jsonl"))
 
     def require_distinct(self, specs: Iterable[str]) -> None:
         """Pass if each policy has files of its own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_simul.evaluation.conditions import (
     checked,
@@ -25,6 +25,10 @@ from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.talk_run import TALK_RESULTS, evaluate_talks
 from mlx_simul.evaluation.work import Progress, translate_missing
 from mlx_simul.machine.files import write_whole
+from mlx_simul.machine.peers import Peers
+
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 RESULTS = "evaluation.json"
 """The figures, in the folder of an evaluation."""
@@ -36,7 +40,9 @@ def results_name(options: EvaluationOptions) -> str:
 
 
 def evaluate(
-    options: EvaluationOptions | Mapping[str, Any], report: Progress | None = None
+    options: EvaluationOptions | Mapping[str, Any],
+    report: Progress | None = None,
+    group: mx.distributed.Group | None = None,
 ) -> dict[str, Any]:
     """Translate a test set under some policies, and score what comes out.
 
@@ -45,7 +51,9 @@ def evaluate(
 
     Args:
         options: of the evaluation, or a mapping of them.
-        report: called after each translation.
+        report: called after each translation of rank 0.
+        group: processes that share the sources, each with a model of its own; by default this one
+            alone. Rank 0 writes the figures, which are those of one process.
 
     Returns:
         What ``evaluation.json`` holds (``docs/evaluation.md`` says what that is) or, of talks,
@@ -56,17 +64,26 @@ def evaluate(
             package that is not installed.
         DataError: if the test set or a record cannot be used.
         ModelLoadError: if the model cannot be loaded.
-        SimulError: if a process that shares the work is killed.
+        SimulError: if a process that shares the work ends before it is done.
     """
     options = checked(options)
-    report = report or (lambda *_: None)
-    if options.has_talks:
-        return evaluate_talks(options, report)
+    report, peers = report or (lambda *_: None), Peers(group)
+    how = evaluate_talks if options.has_talks else _evaluate_sources
+    results = how(options, report, peers)
+    return peers.gather(results)[0]
+
+
+def _evaluate_sources(
+    options: EvaluationOptions, report: Progress, peers: Peers
+) -> dict[str, Any] | None:
+    """The figures of single sources; None on other ranks than 0."""
     keys = PairKeys(options.source_key, options.target_key)
     items = read_corpus(options.corpus, options.references, keys, options.split, options.n_sources)
     references = [item.references for item in items]
-    options, folder = opened(options, references, corpus_digest(items), Record)
-    translate_missing(options, [item.source for item in items], folder, report)
+    options, folder = opened(options, references, corpus_digest(items), Record, peers)
+    translate_missing(options, [item.source for item in items], folder, report, peers)
+    if not peers.is_first:
+        return None
     records = {spec: folder.in_order(spec, len(items)) for spec in options.policies}
     results = summary(options, items, records)
     for spec in options.policies:

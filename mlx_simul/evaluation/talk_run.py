@@ -26,12 +26,15 @@ from mlx_simul.evaluation.talk_sentences import RealignedTalk, realigned_talk
 from mlx_simul.evaluation.talks import Talk, read_talks
 from mlx_simul.evaluation.work import Progress, translate_missing
 from mlx_simul.machine.files import write_whole
+from mlx_simul.machine.peers import Peers
 
 TALK_RESULTS = "talks.json"
 """The figures of talks, in the folder of an evaluation."""
 
 
-def evaluate_talks(options: EvaluationOptions, report: Progress) -> dict[str, Any]:
+def evaluate_talks(
+    options: EvaluationOptions, report: Progress, peers: Peers
+) -> dict[str, Any] | None:
     """Translate talks under some policies, each in one session, and score what comes out.
 
     The options' folder gets a line for each talk as soon as it has ended, so that an evaluation
@@ -40,10 +43,11 @@ def evaluate_talks(options: EvaluationOptions, report: Progress) -> dict[str, An
 
     Args:
         options: of the evaluation, checked.
-        report: called after each talk.
+        report: called after each talk of rank 0.
+        peers: processes that share the talks.
 
     Returns:
-        What ``talks.json`` holds: ``docs/talks.md`` says what that is.
+        What ``talks.json`` holds: ``docs/talks.md`` says what that is; None on other ranks than 0.
 
     Raises:
         As :func:`mlx_simul.evaluation.run.evaluate`.
@@ -58,8 +62,10 @@ def evaluate_talks(options: EvaluationOptions, report: Progress) -> dict[str, An
         options.word_ms,
     )[: options.n_sources]
     references = [sentence.references for talk in talks for sentence in talk.sentences]
-    options, folder = opened(options, references, talks_digest(talks), TalkRecord)
-    translate_missing(options, talks, folder, report)
+    options, folder = opened(options, references, talks_digest(talks), TalkRecord, peers)
+    translate_missing(options, talks, folder, report, peers)
+    if not peers.is_first:
+        return None
     records: dict[str, list[TalkRecord]] = {}
     for spec in options.policies:
         held = folder.in_order(spec, len(talks))

@@ -19,6 +19,7 @@ from mlx_simul.evaluation.folder import ResultFolder
 from mlx_simul.evaluation.options import EvaluationOptions
 from mlx_simul.evaluation.talk_translate import TalkTranslator
 from mlx_simul.evaluation.translate import Player, Translator
+from mlx_simul.machine.peers import Peers
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import Policy, parse_policy
 
@@ -31,30 +32,52 @@ Translate: TypeAlias = Callable[[int, Any, Policy], Any]
 
 
 def translate_missing(
-    options: EvaluationOptions, sources: Sequence[Any], folder: ResultFolder, report: Progress
+    options: EvaluationOptions,
+    sources: Sequence[Any],
+    folder: ResultFolder,
+    report: Progress,
+    peers: Peers,
 ) -> None:
     """Add the records that a folder lacks, each as soon as it is made.
+
+    Ranks share the sources, and in the end the folder of rank 0 holds the records of all.
 
     Args:
         options: of the evaluation, whose unit is chosen.
         sources: texts or talks, all of them.
         folder: to add them to.
-        report: called after each.
+        report: called after each of rank 0; told of the share of rank 0.
+        peers: processes that share the work.
     """
     tasks: list[Task] = []
     for spec in options.policies:
-        held = folder.records(spec)
+        # A rank with a disk of its own sees only its own records.
+        held = set[int]().union(*peers.gather(list(folder.records(spec))))
         missing = (index for index in range(len(sources)) if index not in held)
         tasks += [(spec, index, sources[index]) for index in missing]
-    n_all = len(sources) * len(options.policies)
-    n_done = n_all - len(tasks)
-    if not tasks:
-        return
-    run = _in_this_process if options.processes == 1 else _in_processes
-    for spec, record in run(options, tasks):
-        folder.append(spec, record)
-        n_done += 1
-        report(spec, n_done, n_all)
+    n_done = len(sources) * len(options.policies) - len(tasks)
+    if mine := peers.share(tasks):
+        n_all = n_done + len(mine)
+        run = _in_this_process if options.processes == 1 else _in_processes
+        for spec, record in run(options, mine):
+            folder.append(spec, record)
+            n_done += 1
+            if peers.is_first:
+                report(spec, n_done, n_all)
+    _bring_together(options.policies, len(sources), folder, peers)
+
+
+def _bring_together(
+    specs: Iterable[str], n_sources: int, folder: ResultFolder, peers: Peers
+) -> None:
+    """Once all ranks are done, give rank 0 what its folder lacks, and one file for each policy."""
+    peers.gather(None)
+    for spec in specs:
+        held = folder.records(spec)
+        wanted, *_ = peers.gather([index for index in range(n_sources) if index not in held])
+        given = peers.gather([held[index].to_json() for index in wanted if index in held])
+        if peers.is_first:
+            folder.join(spec, [line for lines in given for line in lines])
 
 
 def _translator(options: EvaluationOptions) -> Translate:

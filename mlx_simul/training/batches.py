@@ -41,6 +41,11 @@ class Sample:
         n_target = sum(map(len, self.example.target))
         return sum(map(len, self.example.source)), n_target - 1
 
+    @property
+    def n_scored(self) -> int:
+        """Target rows whose label counts: words and the end-of-turn (SPEC section 5)."""
+        return self.shape[1] - (len(self.example.target[0]) - 1)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -62,11 +67,6 @@ class Batch:
     weights: mx.array
     target_start: int | mx.array
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens fed, padding included."""
-        return self.source.size + self.target.size
-
 
 @dataclass(frozen=True)
 class Position:
@@ -82,14 +82,14 @@ class Position:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Make one batch. Labels are the words and the end-of-turn (SPEC section 5)."""
+    """Make one batch."""
     rows = []
     for sample in samples:
         example = sample.example
         target = example.target_ids
         visible = example.visible(sample.wait_k, sample.gpe_compat)
-        n_unscored = len(example.target[0]) - 1
-        weights = [0.0] * n_unscored + [1.0] * (len(target) - 1 - n_unscored)
+        n_scored = sample.n_scored
+        weights = [0.0] * (len(target) - 1 - n_scored) + [1.0] * n_scored
         rows.append((example.source_ids, target[:-1], target[1:], visible[:-1], weights))
     starts = [sample.target_start for sample in samples]
     source, target, labels, visible, weights = zip(*rows, strict=True)
@@ -102,6 +102,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
         # Not every family's RoPE takes an array.
         target_start=starts[0] if len(set(starts)) == 1 else mx.array(starts, mx.int32),
     )
+
+
+def n_tokens(samples: Sequence[Sample]) -> int:
+    """Tokens of a batch of these, padding included."""
+    n_source, n_target = (max(sizes) for sizes in zip(*(s.shape for s in samples), strict=True))
+    return len(samples) * (n_source + n_target)
 
 
 def _padded(rows: Sequence[Sequence[float]], dtype: mx.Dtype) -> mx.array:
@@ -139,11 +145,11 @@ class Batches:
         self._options = options
         self._augment = Augmenter(augment or AugmentOptions(), pairs, options.seed)
 
-    def resume(self, position: Position) -> Iterator[tuple[Position, Batch]]:
+    def resume(self, position: Position) -> Iterator[tuple[Position, list[Sample]]]:
         """Go on from a position, without end.
 
         Yields:
-            A batch, and the position behind it.
+            The samples of a batch, and the position behind it.
         """
         epoch, n_done = position.epoch, position.batch
         while True:
@@ -152,7 +158,7 @@ class Batches:
                 for group in pool:
                     n_batches += 1
                     if n_batches > n_done:
-                        yield Position(epoch, n_batches), collate(group)
+                        yield Position(epoch, n_batches), group
             epoch, n_done = epoch + 1, 0
 
     def epoch(self, number: int) -> Iterator[list[Sample]]:

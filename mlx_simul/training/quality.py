@@ -13,8 +13,10 @@ from mlx_simul.evaluation.corpus import group_by_source
 from mlx_simul.evaluation.figures import said_before
 from mlx_simul.evaluation.pairs import Pair
 from mlx_simul.evaluation.quality import text_quality
+from mlx_simul.evaluation.record import Record
 from mlx_simul.evaluation.translate import Player, Translator
 from mlx_simul.evaluation.units import bleu_tokenizer_of, unit_of
+from mlx_simul.machine.peers import Peers
 from mlx_simul.options import SessionOptions
 from mlx_simul.policies import WaitK, WholeSource
 from mlx_simul.training.batches import Sample, collate, group_by_length
@@ -30,6 +32,7 @@ def mean_loss(
     options: LayoutOptions,
     wait_k: WaitChoice,
     max_tokens: int,
+    peers: Peers | None = None,
 ) -> float:
     """Mean nats per scored token of single pairs, at one latency.
 
@@ -40,7 +43,9 @@ def mean_loss(
         options: of that layout.
         wait_k: words to stay behind; ``None`` for the whole source.
         max_tokens: of a batch.
+        peers: processes that share the batches; by default this one alone.
     """
+    peers = peers or Peers()
     samples = []
     for pair in pairs:
         example = layout.example([pair])
@@ -48,13 +53,13 @@ def mean_loss(
             samples.append(Sample(example, None, len(example.source_ids)))
         else:
             samples.append(Sample(example, wait_k, options.target_starts[0]))
-    total = n_scored = 0.0
-    for group in group_by_length(samples, max_tokens):
-        batch = collate(group)
-        scored = float(batch.weights.sum().item())  # pyright: ignore[reportArgumentType]
-        total += float(streaming_loss(model, batch).item()) * scored  # pyright: ignore
+    total, n_scored = 0.0, 0
+    for group in peers.share(list(group_by_length(samples, max_tokens))):
+        scored = sum(sample.n_scored for sample in group)
+        total += float(streaming_loss(model, collate(group)).item()) * scored  # pyright: ignore
         n_scored += scored
-    return total / n_scored
+    totals, counts = zip(*peers.gather([total, n_scored]), strict=True)
+    return sum(totals) / sum(counts)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ def translation_quality(
     options: LayoutOptions,
     wait_k: WaitChoice,
     n_sources: int | None = None,
+    peers: Peers | None = None,
 ) -> Quality:
     """Translate sources through real sessions and compare with all their references.
 
@@ -110,10 +116,12 @@ def translation_quality(
         options: of the layout it was trained with.
         wait_k: words to stay behind; ``None`` for the whole source.
         n_sources: the first so many distinct sources only.
+        peers: processes that share the sources; by default this one alone.
 
     Raises:
         InvalidOptionError: if sacrebleu is not installed, or there is nothing to translate.
     """
+    peers = peers or Peers()
     items = group_by_source(pairs)[:n_sources]
     if not items:
         raise InvalidOptionError("there are no pairs to measure BLEU on; give some for validation.")
@@ -121,7 +129,12 @@ def translation_quality(
     player = Player(model, tokenizer, session_options(options))
     translate = Translator(player, unit_of(texts))
     policy = WholeSource() if wait_k is None else WaitK(wait_k)
-    records = [translate(index, item.source, policy) for index, item in enumerate(items)]
+    made = [
+        translate(index, items[index].source, policy).to_json()
+        for index in peers.share(range(len(items)))
+    ]
+    records = [Record.from_json(line) for lines in peers.gather(made) for line in lines]
+    records.sort(key=lambda record: record.index)
     scores = text_quality(
         [record.prediction for record in records],
         [item.references for item in items],

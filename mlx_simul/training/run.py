@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_simul.errors import InvalidOptionError
@@ -23,6 +25,7 @@ from mlx_simul.evaluation.pictures import require_matplotlib
 from mlx_simul.evaluation.quality import require_scorable
 from mlx_simul.machine.files import expanded, write_whole
 from mlx_simul.machine.folders import replacing_folder
+from mlx_simul.machine.peers import Peers, checksum
 from mlx_simul.training.batches import Batches
 from mlx_simul.training.config import WHOLE, as_tables, make_options
 from mlx_simul.training.layout import StreamingLayout
@@ -39,11 +42,14 @@ Reporter: TypeAlias = Callable[[StepReport], None]
 _FIXED = ("data", "corpus", "model", "layout", "batches", "augment")
 
 
-def train(options: TrainOptions | Mapping[str, Any]) -> Path:
+def train(
+    options: TrainOptions | Mapping[str, Any], group: mx.distributed.Group | None = None
+) -> Path:
     """Train until the run's last step, going on with what its folder holds.
 
     Args:
         options: of the run, or their tables as a TOML file has them.
+        group: the processes that share each batch; by default this one alone.
 
     Returns:
         The folder of the checkpoint, or of the adapters.
@@ -52,8 +58,10 @@ def train(options: TrainOptions | Mapping[str, Any]) -> Path:
         InvalidOptionError: for an option outside its range, or a folder with another run.
         DataError: if the data cannot be used.
         ModelLoadError: if the checkpoint or the snapshot cannot be loaded.
+        SimulError: if another process of the group has ended.
     """
-    run = Run(options if isinstance(options, TrainOptions) else make_options(options))
+    made = options if isinstance(options, TrainOptions) else make_options(options)
+    run = Run(made, group=group)
     run.go()
     return run.latest
 
@@ -65,16 +73,26 @@ class Run:
     checkpoint with the lowest validation loss), ``log.jsonl`` and ``options.json``.
 
     Args:
-        options: all of it; a run found in the folder is resumed.
-        report: called after each step.
+        options: all of it; a run found in the folder is resumed, with any number of processes.
+        report: called after each step, on rank 0.
+        group: the processes that share each batch, by default this one alone. Rank 0 alone writes;
+            all read the folder, so it has to be on a disk that they share.
 
     Raises:
         DataError: if the data cannot be used.
         ModelLoadError: if the checkpoint or the snapshot cannot be loaded.
-        InvalidOptionError: if the folder holds a run with other options.
+        InvalidOptionError: if the folder holds a run with other options, or a rank began with
+            another model, other data or another snapshot than rank 0.
+        SimulError: if another process of the group has ended.
     """
 
-    def __init__(self, options: TrainOptions, report: Reporter | None = None) -> None:
+    def __init__(
+        self,
+        options: TrainOptions,
+        report: Reporter | None = None,
+        group: mx.distributed.Group | None = None,
+    ) -> None:
+        self._peers = Peers(group)
         self.folder = expanded(options.run.folder)
         self.options = options = self._dated(options)
         self._report = report or (lambda step: None)
@@ -82,7 +100,8 @@ class Run:
             require_matplotlib("train", "leave run.plot out")
         data = options.data
         pairs = list(self._pairs(data.train, data.train_split))
-        self._check_same_run(corpus_digest(pairs))
+        corpus = corpus_digest(pairs)
+        self._check_same_run(corpus)
         self._valid_pairs = list(
             islice(self._pairs(data.valid, data.valid_split), options.run.validate_pairs)
         )
@@ -94,11 +113,13 @@ class Run:
         self._layout = StreamingLayout(self._trainee.tokenizer, options.layout)
         batches = Batches(pairs, self._layout, options.layout, options.batches, options.augment)
         self.trainer = Trainer(
-            self._trainee.model, batches, options.optimiser, options.batches.seed
+            self._trainee.model, batches, options.optimiser, options.batches.seed, self._peers
         )
         if state:
             self.trainer.state = state
-        self._log = RunLog(self.folder / "log.jsonl", self.trainer.progress.step)
+        self._check_same_start(corpus)
+        if self._peers.is_first:
+            self._log = RunLog(self.folder / "log.jsonl", self.trainer.progress.step)
 
     @property
     def latest(self) -> Path:
@@ -116,28 +137,34 @@ class Run:
         Returns:
             Whether the run has come to its end; otherwise the same options go on with it.
         """
-        options, trainer = self.options.run, self.trainer
+        options, trainer, peers = self.options.run, self.trainer, self._peers
         began_s = saved_s = time.monotonic()
         if trainer.progress.step == 0:
             self._validate()
         with _interruptible() as is_interrupted:
             for report in trainer.steps():
-                self._report(report)
-                self._log.note(report, trainer.progress, options.log_steps)
+                if peers.is_first:
+                    self._report(report)
+                    self._log.note(report, trainer.progress, options.log_steps)
                 if report.step % options.validate_steps == 0:
                     self._validate()
                 now_s = time.monotonic()
-                out_of_time = options.minutes and now_s - began_s > options.minutes * 60
-                if is_interrupted() or out_of_time or self._is_out_of_patience():
+                out_of_time = bool(options.minutes) and now_s - began_s > options.minutes * 60
+                # One process alone may be told to end, and all end after the same step.
+                is_over = any(peers.gather(is_interrupted() or out_of_time))
+                if is_over or self._is_out_of_patience():
                     break
                 if now_s - saved_s > options.snapshot_minutes * 60:
                     self.save()
                     saved_s = now_s
         self.save()
+        peers.gather(None)  # until rank 0 has written, no other ends
         return trainer.progress.step >= self.options.optimiser.steps or self._is_out_of_patience()
 
     def save(self) -> None:
-        """Write a snapshot in place of the last one, and the plot if it is wanted."""
+        """Write a snapshot in place of the last one, and the plot if it is wanted; on rank 0."""
+        if not self._peers.is_first:
+            return
         # Taken before the averaged weights stand in for the trained ones.
         state = self.trainer.state
         with replacing_folder(self.latest, force=True) as folder:
@@ -167,6 +194,7 @@ class Run:
                     options.layout,
                     k,
                     options.batches.max_tokens,
+                    self._peers,
                 )
                 for k in options.run.validate_wait_k
             }
@@ -182,11 +210,13 @@ class Run:
                             options.layout,
                             k,
                             options.run.bleu_sources,
+                            self._peers,
                         )
                     )
                     for k in options.run.bleu_wait_k
                 }
-        self._log.write(record)
+        if self._peers.is_first:
+            self._log.write(record)
         mean = sum(losses.values()) / len(losses)
         is_best = progress.best_loss is None or mean < progress.best_loss
         self.trainer.progress = replace(
@@ -194,7 +224,7 @@ class Run:
             best_loss=mean if is_best else progress.best_loss,
             n_worse=0 if is_best else progress.n_worse + 1,
         )
-        if is_best:
+        if is_best and self._peers.is_first:
             with replacing_folder(self.best, force=True) as folder:
                 self._write_checkpoint(folder)
 
@@ -229,6 +259,8 @@ class Run:
         if self.latest.is_dir() and path.is_file():
             # A run that is older than this option has none.
             date = _read_options(path)["layout"].get("date")
+        # It may be midnight between two ranks.
+        date = self._peers.gather(date)[0]
         return replace(options, layout=replace(options.layout, date=date))
 
     def _check_same_run(self, corpus: str) -> None:
@@ -243,7 +275,25 @@ class Run:
                         f"{self.folder} holds a run with another {name} ({begun[name]!r}); give "
                         "the same one to go on with it, or another run.folder to begin a new one."
                     )
-        write_whole(path, json.dumps(tables, indent=2) + "\n")
+        if self._peers.is_first:
+            write_whole(path, json.dumps(tables, indent=2) + "\n")
+
+    def _check_same_start(self, corpus: str) -> None:
+        """All ranks begin with the same data, tokenizer, weights and place in the run."""
+        if self._peers.size == 1:
+            return
+        state = self.trainer.state
+        vocabulary = sorted(self._trainee.tokenizer.get_vocab().items())
+        self._peers.require_same(
+            {
+                "set of options": as_tables(self.options),
+                "corpus": corpus,
+                "tokenizer": zlib.crc32(json.dumps(vocabulary).encode()),
+                "snapshot": state.progress.step,
+                "model": checksum(self._trainee.model.parameters()),
+                "optimiser": checksum([state.optimiser, state.average]),
+            }
+        )
 
 
 def _read_options(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 from tiny_run import LONG, MODEL, SHORT
 
 from mlx_simul.errors import InvalidOptionError, ValidationError
-from mlx_simul.training.batches import Position, Sample, collate
+from mlx_simul.training.batches import Position, Sample
 from mlx_simul.training.loss import summed_cross_entropy
 from mlx_simul.training.optimiser import averaged, learning_rate, make_optimiser, thin
 from mlx_simul.training.options import OptimiserOptions
@@ -30,7 +30,7 @@ class Given:
         while True:
             for group in self.groups:
                 position = Position(0, position.batch + 1)
-                yield position, collate(group)
+                yield position, group
 
 
 def weights_after(n_steps, *groups, **options):
