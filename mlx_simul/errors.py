@@ -13,6 +13,7 @@ The tree of classes::
     ├── JournalError                a journal that cannot be written, or belongs to another stream
     ├── SavedSessionError           a saved session that is damaged, or belongs to another stream
     ├── RecogniserError             audio that cannot be read or recognised
+    ├── RankError                   a process of a group has ended, hangs, or cannot be reached
     ├── SessionClosedError (RuntimeError)   fed after it was finished
     ├── SessionFailedError (RuntimeError)   one of many broke off
     └── CacheStateError (RuntimeError)      a cache used out of turn
@@ -57,6 +58,10 @@ class InvalidOptionError(SimulError, ValueError):
 
 class RecogniserError(SimulError):
     """Audio cannot be read or recognised."""
+
+
+class RankError(SimulError):
+    """A process of a group that shares a model has ended, hangs, or cannot be reached."""
 
 
 class SessionClosedError(SimulError, RuntimeError):
