@@ -13,9 +13,9 @@ The tree of classes::
     ├── JournalError                a journal that cannot be written, or belongs to another stream
     ├── SavedSessionError           a saved session that is damaged, or belongs to another stream
     ├── RecogniserError             audio that cannot be read or recognised
-    ├── RankError                   a process of a group has ended, hangs, or cannot be reached
     ├── SessionClosedError (RuntimeError)   fed after it was finished
     ├── SessionFailedError (RuntimeError)   one of many broke off
+    ├── RanksError (RuntimeError)   ranks that were lost, or no longer do the same
     └── CacheStateError (RuntimeError)      a cache used out of turn
 
     SimulWarning (UserWarning)      worth knowing once, never fatal
@@ -60,10 +60,6 @@ class RecogniserError(SimulError):
     """Audio cannot be read or recognised."""
 
 
-class RankError(SimulError):
-    """A process of a group that shares a model has ended, hangs, or cannot be reached."""
-
-
 class SessionClosedError(SimulError, RuntimeError):
     """A session was fed after it had finished."""
 
@@ -86,6 +82,10 @@ class JournalError(SimulError):
 
 class SavedSessionError(SimulError):
     """A saved session cannot be written, is damaged, or belongs to another stream."""
+
+
+class RanksError(SimulError, RuntimeError):
+    """The ranks that share a model no longer do the same, or one of them failed or was lost."""
 
 
 class CacheStateError(SimulError, RuntimeError):

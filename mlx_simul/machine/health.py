@@ -53,7 +53,9 @@ class State(IntEnum):
     """Nothing is asked of it. To wait for the next work is to be idle, however rank 0 sends it."""
     BUSY = 1
     DONE = 2
-    FAILED = 3
+    STOPPED = 3
+    """It was told to end, by a signal or by rank 0, and does."""
+    FAILED = 4
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Beat:
     Attributes:
         state: what it does.
         progress: how much it has done; it only grows.
-        text: what it is busy with, or why it failed.
+        text: what it is busy with, or why it ends.
     """
 
     state: State = State.IDLE
@@ -78,10 +80,12 @@ class Verdict:
     Attributes:
         rank: that is the cause, as far as can be seen.
         text: which rank, what was seen, what to do.
+        is_loss: whether that rank is lost, or hangs; else it has said itself that it ends.
     """
 
     rank: int
     text: str
+    is_loss: bool = True
 
 
 class Health:
@@ -97,7 +101,7 @@ class Health:
         self._limits = limits
         self._beats = {rank: Beat() for rank in ranks}
         self._heard_s = dict.fromkeys(self._beats, now_s)
-        self._failed_s: dict[int, float] = {}
+        self._failed_s: dict[int, float] = {}  # the earliest first
         self._lost: dict[int, str] = {}
         self._moved_s = self._looked_s = now_s
 
@@ -105,7 +109,7 @@ class Health:
         """Take a heartbeat."""
         if beat != self._beats[rank]:
             self._moved_s = now_s
-        if beat.state is State.FAILED:
+        if beat.state in (State.STOPPED, State.FAILED):
             self._failed_s.setdefault(rank, now_s)
         self._beats[rank], self._heard_s[rank] = beat, now_s
 
@@ -128,8 +132,12 @@ class Health:
             or self._of_stalled(now_s)
         )
 
+    def is_done(self, rank: int) -> bool:
+        """Whether a rank has said so."""
+        return self._beats[rank].state is State.DONE
+
     def _has_ended(self, rank: int) -> bool:
-        return self._beats[rank].state in (State.DONE, State.FAILED)
+        return self._beats[rank].state >= State.DONE
 
     def _of_lost(self) -> Verdict | None:
         for rank, seen in self._lost.items():
@@ -141,10 +149,12 @@ class Health:
         return None
 
     def _of_failed(self, now_s: float) -> Verdict | None:
-        for rank, at_s in self._failed_s.items():
-            if now_s - at_s >= SETTLE_S:
-                return Verdict(rank, f"rank {rank} has failed: {self._beats[rank].text}")
-        return None
+        if not self._failed_s or now_s - min(self._failed_s.values()) < SETTLE_S:
+            return None
+        # One that fails may have stopped others before it said so itself.
+        rank = max(self._failed_s, key=lambda rank: self._beats[rank].state)
+        ends = "fails" if self._beats[rank].state is State.FAILED else "stops"
+        return Verdict(rank, f"rank {rank} {ends}: {self._beats[rank].text}", is_loss=False)
 
     def _of_silent(self, now_s: float) -> Verdict | None:
         limit_s = self._limits.silent_s
@@ -162,9 +172,10 @@ class Health:
         is_busy = any(beat.state is State.BUSY for beat in self._beats.values())
         if not is_busy or now_s - self._moved_s <= limit_s:
             return None
-        # Collectives keep ranks in step, so what others wait for is the one that has done least.
+        # Collectives keep ranks in step: the others wait for the one that has done least, or that
+        # has not begun.
         left = [rank for rank in self._beats if not self._has_ended(rank)]
-        last = min(left, key=lambda rank: self._beats[rank].progress)
+        last = min(left, key=lambda rank: (self._beats[rank].progress, self._beats[rank].state))
         seen = "; ".join(f"rank {rank} {_said(beat)}" for rank, beat in self._beats.items())
         return Verdict(
             last,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mlx_simul.errors import RankError
+from mlx_simul.errors import RanksError, SimulError
 from mlx_simul.machine.health import Beat, Limits, State, Verdict
 from mlx_simul.machine.side_channel import TOKEN_BYTES, Hub, SideChannel, Spoke
 from mlx_simul.machine.terminal import escaped
@@ -31,7 +31,8 @@ EXIT_LOST = 75
 ADDRESS_VAR = "MLX_SIMUL_RANK0"
 """Names an address of rank 0 that all ranks reach, in place of the one in the hostfile."""
 
-_FLUSH_S = 1.0
+_LAST_WORDS_S = 1.0
+_STDERR = 2
 
 
 class Liveness:
@@ -47,7 +48,7 @@ class Liveness:
         limits: how long ranks wait for one another; the same in all ranks.
 
     Raises:
-        RankError: on entering it, if the address of rank 0 is unknown or cannot be reached.
+        RanksError: on entering it, if the address of rank 0 is unknown or cannot be reached.
     """
 
     def __init__(self, group: mx.distributed.Group, limits: Limits | None = None) -> None:
@@ -56,7 +57,7 @@ class Liveness:
         self._channel: SideChannel | None = None
         self._progress = 0
         self._doing: list[str] = []
-        self._is_leaving = False
+        self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
         if self.group.size() > 1:
@@ -72,10 +73,11 @@ class Liveness:
     ) -> None:
         if self._channel is None:
             return
-        self._is_leaving = True
-        is_clean = error is None or (isinstance(error, SystemExit) and not error.code)
-        if not is_clean:
-            last = Beat(State.FAILED, self._progress, f"{type(error).__name__}: {error}")
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            self._error = error
+            is_stop = isinstance(error, SystemExit | KeyboardInterrupt)
+            state = State.STOPPED if is_stop else State.FAILED
+            last = Beat(state, self._progress, f"{type(error).__name__}: {error}")
         elif self.group.rank() == 0:
             last = Beat(State.BUSY, self._progress, "waiting for the others to end")
         else:
@@ -122,23 +124,29 @@ class Liveness:
             said = [hub.port, *hub.token]
         with _ending_after(self._limits.start_s):
             total = mx.distributed.all_sum(mx.array(said, mx.int32), group=self.group)
-            port, *token = total.tolist()  # type: ignore[misc]
-        return hub or Spoke(
-            self.group.rank(), (host, port), bytes(token), self._limits, self._end
-        )
+            numbers: Any = total.tolist()
+        port, token = numbers[0], bytes(numbers[1:])
+        return hub or Spoke(self.group.rank(), (host, port), token, self._limits, self._end)
 
     def _end(self, verdict: Verdict) -> None:
-        """End this process, unless its own exception is about to do so."""
+        """End this process, unless its own exception does so, which then says more."""
         rank = self.group.rank()
-        if self._is_leaving and verdict.rank == rank:
+        has_own = self._error is not None
+        if has_own and (verdict.rank == rank or not self._is_consequence(verdict)):
             return
-        message = f"mlx-simul: rank {rank} ends. {RankError.__name__}: {escaped(verdict.text)}\n"
-        os.write(sys.__stderr__.fileno(), message.encode())
-        # What this rank has written is not lost, unless the thread that hangs holds the buffer.
-        flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
-        flushing.start()
-        flushing.join(_FLUSH_S)
+        message = f"mlx-simul: rank {rank} ends. {RanksError.__name__}: {escaped(verdict.text)}\n"
+        # On a thread, since a full pipe, or a buffer that the thread that hangs holds, must not keep
+        # this process.
+        saying = threading.Thread(target=_say_last, args=[message], daemon=True)
+        saying.start()
+        saying.join(_LAST_WORDS_S)
         os._exit(EXIT_LOST)
+
+    def _is_consequence(self, verdict: Verdict) -> bool:
+        """Whether the exception that this rank leaves with may come of what another has done."""
+        if isinstance(self._error, SystemExit | KeyboardInterrupt):
+            return verdict.is_loss  # mlx.launch stops all when one was lost
+        return isinstance(self._error, RuntimeError) and not isinstance(self._error, SimulError)
 
 
 def join(start: Callable[[], mx.distributed.Group], limits: Limits | None = None) -> Liveness:
@@ -163,7 +171,7 @@ def rank_0_host(environment: Mapping[str, str]) -> str:
         environment: of the process.
 
     Raises:
-        RankError: if it is not known.
+        RanksError: if it is not known.
     """
     if address := environment.get(ADDRESS_VAR) or environment.get("NCCL_HOST_IP"):
         return address
@@ -175,7 +183,7 @@ def rank_0_host(environment: Mapping[str, str]) -> str:
             hosts: Any = json.load(file)
         return _host_of(hosts[0][0])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RankError(
+        raise RanksError(
             "the address of rank 0 is in none of the variables that mlx.launch sets "
             f"({type(error).__name__}: {error}); set {ADDRESS_VAR} to an address of rank 0 that "
             "all ranks reach, as in mlx.launch --env."
@@ -186,10 +194,16 @@ def _host_of(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
+def _say_last(message: str) -> None:
+    os.write(_STDERR, message.encode())
+    if sys.stdout is not None:
+        sys.stdout.flush()  # what this rank has written before
+
+
 @contextmanager
 def _ending_after(limit_s: float) -> Iterator[None]:
     """End the process if what follows takes longer, even if it holds Python's lock."""
-    faulthandler.dump_traceback_later(limit_s, exit=True, file=2)
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=_STDERR)
     try:
         yield
     finally:

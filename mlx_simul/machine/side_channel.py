@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import hmac
+import math
 import secrets
 import socket
 import struct
@@ -19,8 +20,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 
-from mlx_simul.errors import RankError
+from mlx_simul.errors import RanksError
 from mlx_simul.machine.health import BEAT_S, Beat, Health, Limits, State, Verdict
 
 TOKEN_BYTES = 16
@@ -33,8 +35,8 @@ HELLO_S = 5.0
 _LAST_WORDS_S = 1.0  # for the others to hear why they end, before the connection closes
 _TEXT_BYTES = 1015
 _HELLO = struct.Struct(f"!{TOKEN_BYTES}sI")
-_FRAME = struct.Struct(f"!BQ{_TEXT_BYTES}s")  # a state, its progress, text; or _END, a rank, text
-_END = 255
+_FRAME = struct.Struct(f"!BQ{_TEXT_BYTES}s")  # a state, its progress, text; or below, a rank, text
+_LOSS, _FAILURE = 255, 254
 _STDERR = 2
 
 
@@ -44,7 +46,7 @@ def encoded(said: Beat | Verdict) -> bytes:
     if len(text) > _TEXT_BYTES:
         text = text[: _TEXT_BYTES - 3].decode(errors="ignore").encode() + "…".encode()
     if isinstance(said, Verdict):
-        return _FRAME.pack(_END, said.rank, text)
+        return _FRAME.pack(_LOSS if said.is_loss else _FAILURE, said.rank, text)
     return _FRAME.pack(said.state, said.progress, text)
 
 
@@ -56,7 +58,9 @@ def decoded(frame: bytes) -> Beat | Verdict:
     """
     kind, number, padded = _FRAME.unpack(frame)
     text = padded.rstrip(b"\0").decode()
-    return Verdict(number, text) if kind == _END else Beat(State(kind), number, text)
+    if kind in (_LOSS, _FAILURE):
+        return Verdict(number, text, is_loss=kind == _LOSS)
+    return Beat(State(kind), number, text)
 
 
 class SideChannel(ABC):
@@ -64,7 +68,6 @@ class SideChannel(ABC):
 
     Args:
         rank: of this process.
-        others: the ranks that this one is connected to.
         judged: the ranks that this one judges.
         limits: how long ranks wait for one another.
         on_end: called once, on the thread, when all ranks have to end.
@@ -76,14 +79,12 @@ class SideChannel(ABC):
     def __init__(
         self,
         rank: int,
-        others: Iterable[int],
         judged: Iterable[int],
         limits: Limits,
         on_end: Callable[[Verdict], None],
     ) -> None:
         self.beat = Beat()
-        self._rank, self._missing = rank, set(others)
-        self._limits, self._on_end = limits, on_end
+        self._rank, self._limits, self._on_end = rank, limits, on_end
         self._health = Health(judged, limits, time.monotonic())
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._verdict: Verdict | None = None
@@ -97,7 +98,7 @@ class SideChannel(ABC):
         """Connect, and begin to beat.
 
         Raises:
-            RankError: if rank 0 cannot be reached. A rank that is missing ends the process, as one
+            RanksError: if rank 0 cannot be reached. A rank that is missing ends the process, as one
                 that is lost later does.
         """
         self._thread.start()
@@ -129,7 +130,9 @@ class SideChannel(ABC):
         try:
             asyncio.run(self._live())
         except Exception as error:  # without heartbeats nothing would notice that others are lost
-            self._on_end(Verdict(self._rank, f"the heartbeats of rank {self._rank} broke: {error!r}"))
+            self._on_end(
+                Verdict(self._rank, f"the heartbeats of rank {self._rank} broke: {error!r}")
+            )
         finally:
             faulthandler.cancel_dump_traceback_later()
 
@@ -218,7 +221,9 @@ class Hub(SideChannel):
     def __init__(
         self, host: str, size: int, limits: Limits, on_end: Callable[[Verdict], None]
     ) -> None:
-        super().__init__(0, range(1, size), range(size), limits, on_end)
+        super().__init__(0, range(size), limits, on_end)
+        self._others = range(1, size)
+        self._missing = set(self._others)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
         self.port: int = self._listener.getsockname()[1]
@@ -230,7 +235,7 @@ class Hub(SideChannel):
 
     @property
     def _has_finished(self) -> bool:
-        return self._is_leaving and not self._missing and not self._writers
+        return self._is_leaving and all(map(self._health.is_done, self._others))
 
     def _beat(self, now_s: float) -> None:
         self._health.hear(0, self.beat, now_s)
@@ -298,7 +303,8 @@ class Spoke(SideChannel):
         limits: Limits,
         on_end: Callable[[Verdict], None],
     ) -> None:
-        super().__init__(rank, [0], [0], limits, on_end)
+        # It does not hear all ranks, so it cannot know whether there is progress.
+        super().__init__(rank, [0], replace(limits, stalled_s=math.inf), on_end)
         self._address, self._hello = address, _HELLO.pack(token, rank)
 
     async def _connect(self) -> None:
@@ -307,7 +313,7 @@ class Spoke(SideChannel):
             async with asyncio.timeout(self._limits.silent_s):
                 reader, writer = await asyncio.open_connection(host, port)
         except (OSError, TimeoutError) as error:
-            raise RankError(
+            raise RanksError(
                 f"rank 0 cannot be reached at {host}, port {port}, for heartbeats: {error}."
             ) from error
         writer.write(self._hello)
@@ -317,4 +323,4 @@ class Spoke(SideChannel):
 
     @property
     def _has_finished(self) -> bool:
-        return self._is_leaving and not self._writers
+        return self.beat.state is State.DONE and not self._writers
