@@ -135,7 +135,7 @@ class Liveness:
         if has_own and (verdict.rank == rank or not self._is_consequence(verdict)):
             return
         message = f"mlx-simul: rank {rank} ends. {RanksError.__name__}: {escaped(verdict.text)}\n"
-        # On a thread, since a full pipe, or a buffer that the thread that hangs holds, must not keep
+        # On a thread: neither a full pipe, nor a buffer that the thread that hangs holds, may keep
         # this process.
         saying = threading.Thread(target=_say_last, args=[message], daemon=True)
         saying.start()

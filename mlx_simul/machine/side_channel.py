@@ -20,6 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 
 from mlx_simul.errors import RanksError
@@ -143,6 +144,12 @@ class SideChannel(ABC):
         except BaseException as error:
             self._connected.set_exception(error)
             return
+        try:
+            await self._beat_on()
+        finally:
+            self._close()
+
+    async def _beat_on(self) -> None:
         while not self._has_finished:
             self._guard()
             now_s = time.monotonic()
@@ -151,13 +158,13 @@ class SideChannel(ABC):
             if self._verdict is not None:
                 await self._end(self._verdict)
                 return
-            try:
-                async with asyncio.timeout(BEAT_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-        self._close()
+            await self._woken(BEAT_S)
+
+    async def _woken(self, at_most_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._wake.wait()
+        self._wake.clear()
 
     def _guard(self) -> None:
         # While other code holds Python's lock and does not return, no thread of Python can end this
@@ -241,6 +248,10 @@ class Hub(SideChannel):
         self._health.hear(0, self.beat, now_s)
         super()._beat(now_s)
 
+    def _close(self) -> None:
+        self._server.close()
+        super()._close()
+
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         rank = await self._admitted(reader)
         if rank is None:
@@ -269,18 +280,12 @@ class Hub(SideChannel):
         return rank if is_known and rank in self._missing else None
 
     async def _end(self, verdict: Verdict) -> None:
-        self._server.close()
         frame = encoded(verdict)
         for writer in self._writers.values():
             writer.write(frame)
         until_s = time.monotonic() + _LAST_WORDS_S
         while self._writers and time.monotonic() < until_s:
-            self._wake.clear()
-            try:
-                async with asyncio.timeout_at(self._loop.time() + BEAT_S / 5):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await self._woken(BEAT_S)
         await super()._end(verdict)
 
 
