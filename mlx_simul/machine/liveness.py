@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -100,6 +100,14 @@ class Liveness:
         finally:
             self._doing.pop()
             self.progress()
+
+    def guard(self, is_idle: bool) -> AbstractContextManager[None]:
+        """Around all waiting for other ranks, if that is all that says what a rank does.
+
+        Args:
+            is_idle: it waits for the next order of rank 0, as long as there is none.
+        """
+        return nullcontext() if is_idle else self.busy("a pass")
 
     def progress(self, steps: int = 1) -> None:
         """Note that something has been done; to be called now and then in work that takes long."""

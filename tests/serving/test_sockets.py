@@ -2,6 +2,7 @@
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from live_server import Server, events, numbered, target, until
@@ -10,6 +11,7 @@ from served import SENTENCES, TALK
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mlx_simul.serving.options import RecordOptions, ServingOptions
+from mlx_simul.stream.journal import read_entries
 
 
 def seqs(messages):
@@ -379,6 +381,38 @@ def test_a_server_that_is_started_again_goes_on(loader, tmp_path, talk_alone):
         assert [message for _, message in heard[1:]] == messages[len(before) :]
     finally:
         server.stop()
+
+
+def test_what_a_request_was_answered_for_is_in_the_journal(loader, tmp_path):
+    options = ServingOptions(records=RecordOptions(journal=str(tmp_path)))
+    server = Server(loader, options)
+    try:
+        stream = opened(server)
+        place, headers = f"/v1/streams/{stream['id']}", bearer(stream)
+        journal, text = tmp_path / f"{stream['id']}.journal", ""
+        for word in TALK.split():
+            text += f"{word} "
+            server.http.post(f"{place}/text", json={"text": f"{word} "}, headers=headers)
+            assert "".join(entry.text for entry in read_entries(journal)) == text
+        server.http.post(f"{place}/commit", headers=headers)
+        assert "end_turn" in [entry.mark for entry in read_entries(journal)]
+        server.http.delete(place, headers=headers)
+        assert "close" in [entry.mark for entry in read_entries(journal)]
+    finally:
+        server.stop()
+
+
+def test_a_request_is_answered_though_its_stream_ends_meanwhile(server):
+    stream = opened(server)
+    place, headers = f"/v1/streams/{stream['id']}", bearer(stream)
+
+    def post():
+        return server.http.post(f"{place}/text", json={"text": TALK}, headers=headers)
+
+    with ThreadPoolExecutor() as pool:
+        posting = [pool.submit(post) for _ in range(8)]
+        server.http.delete(f"{place}?now=1", headers=headers)
+        assert {each.result().status_code for each in posting} <= {202, 409}
 
 
 def test_a_server_that_stops_says_so(loader):
