@@ -1,4 +1,4 @@
-"""Install nginx from Debian where it is missing and this may be done; the tests say if it is not."""
+"""Install nginx from Debian, where it is missing and that may be done."""
 
 import os
 import shutil

@@ -11,7 +11,6 @@ from served import SENTENCES, TALK
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mlx_simul.serving.options import RecordOptions, ServingOptions
-from mlx_simul.stream.journal import read_entries
 
 
 def seqs(messages):
@@ -379,25 +378,6 @@ def test_a_server_that_is_started_again_goes_on(loader, tmp_path, talk_alone):
         heard = server.listen(talk.name, headers={"Last-Event-ID": str(before[-1]["seq"])})
         assert in_a_row(messages) and target(messages) == talk_alone
         assert [message for _, message in heard[1:]] == messages[len(before) :]
-    finally:
-        server.stop()
-
-
-def test_what_a_request_was_answered_for_is_in_the_journal(loader, tmp_path):
-    options = ServingOptions(records=RecordOptions(journal=str(tmp_path)))
-    server = Server(loader, options)
-    try:
-        stream = opened(server)
-        place, headers = f"/v1/streams/{stream['id']}", bearer(stream)
-        journal, text = tmp_path / f"{stream['id']}.journal", ""
-        for word in TALK.split():
-            text += f"{word} "
-            server.http.post(f"{place}/text", json={"text": f"{word} "}, headers=headers)
-            assert "".join(entry.text for entry in read_entries(journal)) == text
-        server.http.post(f"{place}/commit", headers=headers)
-        assert "end_turn" in [entry.mark for entry in read_entries(journal)]
-        server.http.delete(place, headers=headers)
-        assert "close" in [entry.mark for entry in read_entries(journal)]
     finally:
         server.stop()
 
