@@ -12,13 +12,14 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mlx_simul.errors import RanksError, SimulError
-from mlx_simul.machine.health import Beat, Limits, State, Verdict
+from mlx_simul.machine.health import BEAT_S, Beat, Limits, State, Verdict
 from mlx_simul.machine.side_channel import TOKEN_BYTES, Hub, SideChannel, Spoke
 from mlx_simul.machine.terminal import escaped
 
@@ -88,7 +89,9 @@ class Liveness:
     def busy(self, doing: str) -> Iterator[None]:
         """Work that has to make progress: loading, a pass, anything in which ranks meet.
 
-        To wait for the next order of rank 0 does not belong into it.
+        To wait for the next order of rank 0 does not belong into it. If MLX raises here, another
+        rank may be lost: the exception waits until that would be known. So a server does not tell
+        its clients that their sessions have failed, which can be resumed.
 
         Args:
             doing: what it is, for the error that says that it hangs; as in "a pass".
@@ -97,6 +100,10 @@ class Liveness:
         self._tell()
         try:
             yield
+        except RuntimeError as error:
+            if self._channel is not None and not isinstance(error, SimulError):
+                time.sleep(self._limits.silent_s + 2 * BEAT_S)
+            raise
         finally:
             self._doing.pop()
             self.progress()
