@@ -190,10 +190,9 @@ def rank_0_host(environment: Mapping[str, str]) -> str:
     """
     if address := environment.get(ADDRESS_VAR) or environment.get("NCCL_HOST_IP"):
         return address
-    for name in ("MLX_JACCL_COORDINATOR", "JACCL_COORDINATOR"):
-        if name in environment:
-            return _host_of(environment[name])
     try:
+        if (coordinator := environment.get("MLX_JACCL_COORDINATOR")) is not None:
+            return _host_of(coordinator)
         with open(environment["MLX_HOSTFILE"], encoding="utf-8") as file:
             hosts: Any = json.load(file)
         return _host_of(hosts[0][0])
@@ -206,7 +205,10 @@ def rank_0_host(environment: Mapping[str, str]) -> str:
 
 
 def _host_of(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]")
+    host = address.rpartition(":")[0].strip("[]")
+    if not host:
+        raise ValueError(f"{address!r} is not an address and a port")
+    return host
 
 
 def _say_last(message: str) -> None:
