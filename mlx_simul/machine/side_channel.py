@@ -259,6 +259,7 @@ class Hub(SideChannel):
             return
         self._missing.remove(rank)
         self._writers[rank] = writer
+        writer.write(encoded(self.beat))
         if not self._missing:
             self._server.close()  # no stranger can connect from now on
             self._connected.set_result(None)
@@ -317,11 +318,13 @@ class Spoke(SideChannel):
         try:
             async with asyncio.timeout(self._limits.silent_s):
                 reader, writer = await asyncio.open_connection(host, port)
-        except (OSError, TimeoutError) as error:
+                writer.write(self._hello)
+                await reader.readexactly(_FRAME.size)  # rank 0 has let this one in
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             raise RanksError(
-                f"rank 0 cannot be reached at {host}, port {port}, for heartbeats: {error}."
+                f"rank 0 cannot be reached at {host}, port {port}, for heartbeats: "
+                f"{type(error).__name__}: {error}."
             ) from error
-        writer.write(self._hello)
         self._writers[0] = writer
         self._listening = asyncio.create_task(self._listen(0, reader))
         self._connected.set_result(None)

@@ -118,7 +118,7 @@ def test_what_the_judge_has_not_seen_is_not_held_against_others(rank, away_s, is
     assert (verdict is not None) is is_silent  # and yet it does judge
 
 
-@given(ranks, ranks.filter(bool), st.floats(0, SETTLE_S - 0.01))
+@given(ranks, ranks.filter(bool), st.floats(0, 2 * SETTLE_S))
 def test_a_death_outranks_the_exceptions_that_it_causes(dead, shift, later_s):
     other = (dead + shift) % 3
     group = Group()

@@ -175,6 +175,17 @@ def test_a_rank_0_that_cannot_be_reached_is_an_error():
         spoke.start()
 
 
+def test_a_rank_with_another_token_is_turned_away():
+    group = Group(2)
+    threading.Thread(target=group.hub.start, daemon=True).start()
+    address = ("127.0.0.1", group.hub.port)
+    other = Spoke(1, address, bytes(TOKEN_BYTES), LIMITS, lambda verdict: None)
+    with pytest.raises(RanksError, match="rank 0 cannot be reached at 127"):
+        other.start()
+    group.spokes[0].start()
+    group.leave()
+
+
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=250)
 numbers = st.integers(0, 2**64 - 1)
 
