@@ -120,7 +120,11 @@ class SideChannel(ABC):
 
     @abstractmethod
     async def _connect(self) -> None:
-        """Connect, or begin to be connected to."""
+        """Connect, or begin to be connected to.
+
+        Raises:
+            RanksError: if rank 0 cannot be reached.
+        """
 
     @property
     @abstractmethod
@@ -130,7 +134,9 @@ class SideChannel(ABC):
     def _run(self) -> None:
         try:
             asyncio.run(self._live())
-        except Exception as error:  # without heartbeats nothing would notice that others are lost
+        except (
+            Exception
+        ) as error:  # a fault of ours; without heartbeats nothing would notice that others are lost
             self._on_end(
                 Verdict(self._rank, f"the heartbeats of rank {self._rank} broke: {error!r}")
             )
@@ -141,11 +147,9 @@ class SideChannel(ABC):
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
         try:
             await self._connect()
-        except BaseException as error:
-            self._connected.set_exception(error)
-            return
-        try:
             await self._beat_on()
+        except RanksError as error:
+            self._connected.set_exception(error)
         finally:
             self._close()
 
@@ -317,15 +321,14 @@ class Spoke(SideChannel):
         host, port = self._address
         try:
             async with asyncio.timeout(self._limits.silent_s):
-                reader, writer = await asyncio.open_connection(host, port)
-                writer.write(self._hello)
+                reader, self._writers[0] = await asyncio.open_connection(host, port)
+                self._writers[0].write(self._hello)
                 await reader.readexactly(_FRAME.size)  # rank 0 has let this one in
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             raise RanksError(
                 f"rank 0 cannot be reached at {host}, port {port}, for heartbeats: "
                 f"{type(error).__name__}: {error}."
             ) from error
-        self._writers[0] = writer
         self._listening = asyncio.create_task(self._listen(0, reader))
         self._connected.set_result(None)
 
