@@ -15,7 +15,7 @@ _STATUS = {
     "unknown_session": 404,
     "unknown_model": 404,
     "session_closed": 409,
-    "session_elsewhere": 409,
+    "session_elsewhere": 421,  # by which a proxy knows to ask another server
     "too_late": 410,
     "message_too_large": 413,
     "server_full": 503,

@@ -43,11 +43,14 @@ class Backlog:
     Attributes:
         words_taken: source words that have arrived whole.
         words_read: those that have been read.
+        n_put: commands that were counted.
+        n_taken: those of them that have been carried out, so that the journal holds them.
     """
 
     def __init__(self, limits: StreamLimits, clock_s: Callable[[], float]) -> None:
         self._limits, self._clock_s = limits, clock_s
         self.words_taken = self.words_read = 0
+        self.n_put = self.n_taken = 0
         self._queued: deque[int] = deque()  # what each command counts that was not carried out
         self._queued_chars = 0
         self._allowance_words, self._allowed_at_s = 0.0, -1e9
@@ -104,10 +107,12 @@ class Backlog:
 
     def put(self, n_chars: int) -> None:
         """Count a command until it is carried out."""
+        self.n_put += 1
         self._queued.append(max(n_chars, CHARS_PER_WORD))
         self._queued_chars += self._queued[-1]
 
     def take(self, words_taken: int) -> None:
         """The oldest command has been carried out, and so many words have arrived by now."""
+        self.n_taken += 1
         self._queued_chars -= self._queued.popleft()
         self.words_taken = words_taken

@@ -129,12 +129,14 @@ class Http:
 
     @_answering
     async def text(self, request: Request) -> Response:
-        """Take a piece of source."""
+        """Take a piece of source; the answer means that a kill does not undo it."""
         stream = await self._own(request)
         data = await self._body(request)
         text = _plain_text(data) if _is_plain(request) else _decoded(data, _Text).text
-        self._obey(stream, stream.protocol.append(text))
-        return JSONResponse({"source_chars": stream.protocol.source_chars}, 202)
+        heard = stream.protocol.append(text)
+        source_chars = stream.protocol.source_chars
+        await self.streams.take(stream, [heard])
+        return JSONResponse({"source_chars": source_chars}, 202)
 
     @_answering
     async def tail(self, request: Request) -> Response:
@@ -155,8 +157,10 @@ class Http:
     async def commit(self, request: Request) -> Response:
         """End the turn."""
         stream = await self._own(request)
-        self._obey(stream, stream.protocol.commit())
-        return JSONResponse({"commits": stream.protocol.commits}, 202)
+        heard = stream.protocol.commit()
+        commits = stream.protocol.commits
+        await self.streams.take(stream, [heard])
+        return JSONResponse({"commits": commits}, 202)
 
     @_answering
     async def change(self, request: Request) -> Response:
@@ -172,7 +176,7 @@ class Http:
         if request.query_params.get("now") == "1":
             self.streams.drop(stream)
         else:
-            self.streams.obey(stream, stream.protocol.close())
+            await self.streams.take(stream, stream.protocol.close())
         return JSONResponse({}, 202)
 
     @_answering

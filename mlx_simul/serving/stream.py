@@ -133,6 +133,7 @@ class Stream:
         speaker: the connection that sends its source.
         connections: all who hear it, the speaker among them.
         changes: requests of HTTP for other options, that wait for the answer.
+        waiting: requests of HTTP that wait until so many commands have been carried out.
         heard_s: when its speaker last said something, by ``time.monotonic``.
         left_s: when its speaker's connection was lost; None while there is one, or never was.
         closed_s: when its last message was said.
@@ -155,6 +156,7 @@ class Stream:
         self.speaker: Connection | None = None
         self.connections: set[Connection] = set()
         self.changes: dict[str, asyncio.Future[None]] = {}
+        self.waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self.heard_s = time.monotonic()
         self.left_s: float | None = None
         self.closed_s: float | None = None
@@ -178,6 +180,14 @@ class Stream:
         else:
             waiting.set_exception(refusal(answer))
 
+    def answer_taken(self) -> None:
+        """Answer the requests of HTTP whose commands have been carried out."""
+        n_taken = self.protocol.backlog.n_taken
+        while self.waiting and self.waiting[0][0] <= n_taken:
+            request = self.waiting.popleft()[1]
+            if not request.done():
+                request.set_result(None)
+
     def say(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Give numbered messages to all who hear, and the others to the speaker alone."""
         numbered = [message for message in messages if "seq" in message]
@@ -195,7 +205,7 @@ class Stream:
     def let_go(self) -> None:
         """Write no more down, and answer the requests that wait: nothing will come of them."""
         self.outbox.close()
-        for waiting in self.changes.values():
+        for waiting in [*self.changes.values(), *(request for _, request in self.waiting)]:
             if not waiting.done():
                 waiting.set_exception(ended())
 

@@ -284,6 +284,19 @@ class Streams:
             stream.left_s = None  # it speaks by requests, which need no connection
         self._pass_on(stream, heard)
 
+    async def take(self, stream: Stream, heard: Sequence[Heard]) -> None:
+        """Do what a stream's client has asked for, and wait until the journal holds it.
+
+        Raises:
+            ProtocolError: if the stream ends before that.
+        """
+        self.obey(stream, heard)
+        backlog = stream.protocol.backlog
+        if backlog.n_taken < backlog.n_put:
+            taken = asyncio.get_running_loop().create_future()
+            stream.waiting.append((backlog.n_put, taken))
+            await taken
+
     async def change(self, stream: Stream, settings: Settings) -> None:
         """Change a stream's options, and wait until they have been.
 
@@ -439,6 +452,7 @@ class Streams:
             if isinstance(answer, Changed | Refused):
                 stream.answer(answer)
             messages += stream.protocol.say(answer)
+            stream.answer_taken()
         self._tell(stream, messages)
 
     def _tell(self, stream: Stream, messages: Sequence[Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from live_server import Server, events, numbered, target, until
@@ -379,6 +380,19 @@ def test_a_server_that_is_started_again_goes_on(loader, tmp_path, talk_alone):
         assert [message for _, message in heard[1:]] == messages[len(before) :]
     finally:
         server.stop()
+
+
+def test_a_request_is_answered_though_its_stream_ends_meanwhile(server):
+    stream = opened(server)
+    place, headers = f"/v1/streams/{stream['id']}", bearer(stream)
+
+    def post():
+        return server.http.post(f"{place}/text", json={"text": TALK}, headers=headers)
+
+    with ThreadPoolExecutor() as pool:
+        posting = [pool.submit(post) for _ in range(8)]
+        server.http.delete(f"{place}?now=1", headers=headers)
+        assert {each.result().status_code for each in posting} <= {202, 409}
 
 
 def test_a_server_that_stops_says_so(loader):

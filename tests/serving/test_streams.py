@@ -287,6 +287,41 @@ def test_a_client_that_leaves_while_its_session_begins_leaves_nothing(streams, r
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".journal", ".messages"]
 
 
+def test_what_was_taken_is_in_the_journal(streams, run, tmp_path):
+    journal_in(streams, tmp_path)
+
+    async def scene():
+        stream, _ = await opened(streams)
+
+        def held():
+            return list(read_entries(tmp_path / f"{stream.name}.journal"))
+
+        for ask, is_held in (
+            (lambda: [stream.protocol.append("I like ")], lambda: held()[-1].text == "I like "),
+            (lambda: [stream.protocol.commit()], lambda: held()[-1].mark == "end_turn"),
+            (stream.protocol.close, lambda: "close" in [entry.mark for entry in held()]),
+        ):
+            taking = asyncio.ensure_future(streams.take(stream, ask()))
+            await asyncio.sleep(0)
+            assert not taking.done()  # the worker's answer comes by the loop, so not yet
+            await taking
+            assert is_held()
+        await streams.take(stream, stream.protocol.close())  # nothing is asked, and waited for
+
+    run(scene())
+
+
+def test_what_is_taken_when_a_stream_is_dropped_is_answered(streams, run):
+    async def scene():
+        stream, _ = await opened(streams)
+        taking = asyncio.ensure_future(streams.take(stream, [stream.protocol.append("I like ")]))
+        await asyncio.sleep(0)
+        streams.drop(stream)
+        assert (await refused(taking)).code == "session_closed"
+
+    run(scene())
+
+
 def test_one_that_leaves_while_a_stream_is_resumed_does_not_hold_others_up(streams, run, tmp_path):
     journal_in(streams, tmp_path)
 
