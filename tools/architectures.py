@@ -31,8 +31,10 @@ two groups ({group} laws), by re-encoding ({reencode}), and in order of arrival 
 The error is the largest deviation of any logit from the value that a law requires, relative to
 the largest logit; the tolerance is 2e-5. One law of each mode compares with an ordinary pass of
 mlx-lm's own model over its own caches. Laws about moving the target do not apply where the target
-cannot be moved, or where its logits depend on its place. If transformers has the family, a whole
-pass is also compared with transformers on PyTorch, with checkpoints that transformers wrote.
+cannot be moved, or where its logits depend on its place; the law about trees of tokens (beams) does
+not apply where a family takes no positions and masks token by token. If transformers has the
+family, a whole pass is also compared with transformers on PyTorch, with checkpoints that
+transformers wrote.
 
 * **group**: source and target have separate positions and caches ([SPEC.md](SPEC.md), section 1).
 * **reencode**: the target is run again after the source at each read. This is for families that

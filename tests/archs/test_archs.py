@@ -93,10 +93,14 @@ def test_every_family_has_an_environment_in_tox():
 
 
 def n_laws(architecture, mode):
-    """How many laws apply: what cannot be moved keeps none of those about moving."""
+    """How many laws apply: what cannot be moved keeps none of those about moving, and what takes no
+    masks token by token none about trees.
+    """
     everything = len(LAWS_OF_MODE[mode])
     if mode != "group":
         return everything
+    # In mistral3 the text side says so.
+    everything -= not (architecture.fuses or architecture.model_type == "mistral3")
     if architecture.positions_fixed_because:
         return everything - 2
     # Of these no tiny model computes the same at every place.
