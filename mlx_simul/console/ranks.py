@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlx_simul.errors import RanksError, SimulError
+from mlx_simul.errors import SimulError
 from mlx_simul.machine.terminal import say
 
 if TYPE_CHECKING:
     from mlx_simul.checkpoints.sharding import Loader
+    from mlx_simul.engine.ranks import Ranks
+    from mlx_simul.machine.liveness import Liveness
 
 DIVIDING = ("evaluate", "train")
 """Commands that every rank runs."""
@@ -38,29 +40,39 @@ def run_as_rank(argv: Sequence[str], run: Callable[[Sequence[str]], int]) -> int
         return run(argv)
     import mlx.core as mx
 
-    from mlx_simul.checkpoints.sharding import Loader
-    from mlx_simul.engine.ranks import ranks_of
+    from mlx_simul.machine.liveness import join
 
     try:
-        group = mx.distributed.init(strict=True)
+        watch = join(lambda: mx.distributed.init(strict=True))
     except (RuntimeError, ValueError) as error:
         say(f"the other ranks cannot be reached: {error}")
         return 1
-    if group.size() == 1:
+    if watch.group.size() == 1:
         return run(argv)
-    ranks = ranks_of(group)
+    try:
+        with watch:
+            return _run_together(watch, argv, run)
+    except SimulError as error:
+        rank = watch.group.rank()
+        say(f"rank {rank}: {error}" if rank else str(error))
+        return 1
+
+
+def _run_together(watch: Liveness, argv: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
+    from mlx_simul.checkpoints.sharding import Loader
+    from mlx_simul.engine.ranks import ranks_of
+
+    ranks = ranks_of(watch.group)
+    ranks.guard = watch.guard
     loader = Loader(ranks)
     if ranks.rank:
-        return _follow(ranks.follow, ranks.rank)
+        return _follow(ranks)
     _loaders.append(loader)
     try:
         with ranks.leading():
             code = run(argv)
             ranks.stop_all(code)
             return code
-    except RanksError as error:
-        say(str(error))
-        return 1
     finally:
         _loaders.clear()
 
@@ -85,13 +97,9 @@ def are_several() -> bool:
     return bool(_loaders)
 
 
-def _follow(follow: Callable[[], int], rank: int) -> int:
+def _follow(ranks: Ranks) -> int:
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            # It has failed if rank 0 has. Any other code would have mlx.launch stop rank 0 at once.
-            return int(follow() == 1)
-        except SimulError as error:
-            say(f"rank {rank}: {error}")
-            return 1
+        # It has failed if rank 0 has. Any other code would have mlx.launch stop rank 0 at once.
+        return int(ranks.follow() == 1)

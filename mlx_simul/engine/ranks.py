@@ -52,8 +52,8 @@ class Ranks(Thing):
         group: mlx's, from ``mx.distributed.init()``.
 
     Attributes:
-        guard: entered around all waiting for other ranks, with whether there is nothing to do; a
-            watchdog goes here.
+        guard: entered around all waiting for other ranks, with whether that may take any time; that
+            of a :class:`~mlx_simul.machine.liveness.Liveness`, if there is one.
         kept: by the numbers that rank 0 gives, what each rank keeps for it: saved states.
     """
 
@@ -119,7 +119,9 @@ class Ranks(Thing):
             result = check()
         except Exception as error:
             failure = error
-        failed = self._everyone(mx.array([[int(failure is not None)]], mx.int32))[:, 0]
+        # Another rank may have a model to download, which takes any time.
+        own = mx.array([[int(failure is not None)]], mx.int32)
+        failed = self._everyone(own, is_idle=True)[:, 0]
         if not failed.any():
             return result
         rank = int(np.argmax(failed))
@@ -308,10 +310,10 @@ class Ranks(Thing):
         self._wait_for(total, is_idle=is_idle)
         return total.tolist()  # pyright: ignore[reportReturnType]
 
-    def _everyone(self, row: mx.array) -> np.ndarray:
+    def _everyone(self, row: mx.array, is_idle: bool = False) -> np.ndarray:
         """One row of each rank."""
         rows = mx.distributed.all_gather(row, group=self.group)
-        self._wait_for(rows)
+        self._wait_for(rows, is_idle=is_idle)
         return np.array(rows)
 
     def _texts(self, own: str) -> list[str]:
