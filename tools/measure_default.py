@@ -6,10 +6,11 @@ import random
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -42,10 +43,11 @@ HISTORY_PAIRS = (1, 3)
 PASSAGE_SENTENCES = (2, 4, 8)
 TALK_SENTENCES = 50
 TALK_POLICIES = ("wait-k:3", "confidence:0.5")
-N_TOGETHER = 48
+N_TOGETHER = 128
 
 Pairs: TypeAlias = Sequence[tuple[str, str]]
 Scores: TypeAlias = dict[str, Any]
+Grid: TypeAlias = Iterator[tuple[str, str, Callable[[], Scores]]]
 
 
 def disfluent(text: str) -> str:
@@ -62,6 +64,8 @@ LOOKS: Mapping[str, Callable[[str], str]] = {
     "disfluent captions": lambda text: caption(disfluent(text)),
 }
 """What becomes of a test sentence."""
+
+MAIN_LOOKS = ("clean", "captions")
 
 
 def measure(
@@ -81,11 +85,7 @@ def measure(
         report: called before each measurement with its name, and how many of all are done; and
             once more when all are.
     """
-    todo = [
-        (group, name, scores)
-        for group, named in conditions(packed, unpacked, items).items()
-        for name, scores in named.items()
-    ]
+    todo = conditions(packed, unpacked, items)
     for n_done, (group, name, scores) in enumerate(todo):
         report(f"{group}, {name}", n_done, len(todo))
         held = quality.setdefault(group, {})
@@ -99,37 +99,37 @@ def measure(
 
 def conditions(
     packed: Path, unpacked: Path, items: Sequence[Item]
-) -> dict[str, dict[str, Callable[[], Scores]]]:
-    """All that is measured, by groups and names; those that say most come first."""
+) -> list[tuple[str, str, Callable[[], Scores]]]:
+    """All that is measured, by group and name; what says most comes first."""
     model, tokenizer = load(packed, dequantize=True)
     ours, before = Translator(model, tokenizer), Translator(*load(unpacked))
     seen = {look: [replace(i, source=f(i.source)) for i in items] for look, f in LOOKS.items()}
-    looks = {
-        look: {policy: partial(ours.scores, each, policy) for policy in POLICIES}
-        for look, each in seen.items()
-    }
-    return {
-        "clean": looks.pop("clean"),
-        "captions": looks.pop("captions"),
-        "before packing": {
-            look: partial(before.scores, seen[look], MAIN_POLICY) for look in ("clean", "captions")
-        },
-        "history given": {
-            str(n): partial(ours.scores, items, MAIN_POLICY, n_pairs=n) for n in HISTORY_PAIRS
-        },
-        "talks": {policy: partial(ours.talk_scores, items, policy) for policy in TALK_POLICIES},
-        "history shown": {
-            str(n): partial(ours.scores, items, MAIN_POLICY, n_pairs=n, are_shown=True)
-            for n in HISTORY_PAIRS
-        },
-        **looks,
-        "passages": {
-            str(n): partial(ours.scores, passages(items, n), MAIN_POLICY)
-            for n in PASSAGE_SENTENCES
-            if n <= len(items)
-        },
-        "plain mlx-lm": {"clean": partial(plain, model, tokenizer, items)},
-    }
+
+    def looks(names: Iterable[str], policies: Iterable[str]) -> Grid:
+        for policy, look in product(policies, names):
+            yield look, policy, partial(ours.scores, seen[look], policy)
+
+    def history(group: str, are_shown: bool) -> Grid:
+        for n in HISTORY_PAIRS:
+            yield group, str(n), partial(ours.scores, items, MAIN_POLICY, n, are_shown)
+
+    def others() -> Grid:
+        for look in MAIN_LOOKS:
+            yield "before packing", look, partial(before.scores, seen[look], MAIN_POLICY)
+        yield from history("history given", False)
+        for policy in TALK_POLICIES:
+            yield "talks", policy, partial(ours.talk_scores, items, policy)
+        yield from history("history shown", True)
+
+    def more() -> Grid:
+        for n in PASSAGE_SENTENCES:
+            if n <= len(items):
+                yield "passages", str(n), partial(ours.scores, passages(items, n), MAIN_POLICY)
+        yield "plain mlx-lm", "clean", partial(plain, model, tokenizer, items)
+
+    rest = [look for look in LOOKS if look not in MAIN_LOOKS]
+    by_use = sorted(POLICIES, key=lambda policy: policy != MAIN_POLICY)
+    return [*looks(MAIN_LOOKS, POLICIES), *others(), *looks(rest, by_use), *more()]
 
 
 def conditions_of_all(items: Sequence[Item]) -> dict[str, Any]:
@@ -178,6 +178,7 @@ class Translator:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._prompt = StreamingDataPreparator(tokenizer)
+        self._alone: dict[tuple[str, tuple[Item, ...]], list[Turn]] = {}
 
     def scores(
         self, items: Sequence[Item], policy: str, n_pairs: int = 0, are_shown: bool = False
@@ -190,12 +191,11 @@ class Translator:
             n_pairs: the sentences before, each with its translation, that a session is given.
             are_shown: whether the model is shown them even if a session would leave them out.
         """
-        finished: Pairs = []
+        turns = self._translated_alone(items, policy)
         if n_pairs:
-            alone = self._translate(items, policy, [()] * len(items), False)
-            finished = [(item.source, turn.text) for item, turn in zip(items, alone, strict=True)]
-        pairs = [finished[max(0, i - n_pairs) : i] for i in range(len(items))]
-        turns = self._translate(items, policy, pairs, are_shown)
+            finished = [(item.source, turn.text) for item, turn in zip(items, turns, strict=True)]
+            pairs = [finished[max(0, i - n_pairs) : i] for i in range(len(items))]
+            turns = self._translate(items, policy, pairs, are_shown)
         lags = mean_latency(
             latency(turn.delays, turn.source_words, reference_length(item.references[0], "word"))
             for turn, item in zip(turns, items, strict=True)
@@ -230,6 +230,13 @@ class Translator:
             texts += [each.prediction for each in realigned_talk(record, "word").sentences]
         ends = [end.reason == "end_of_turn" for shown in displays.values() for end in shown.ends]
         return {**_quality(items, texts), "ended": sum(ends) / len(ends)}
+
+    def _translated_alone(self, items: Sequence[Item], policy: str) -> list[Turn]:
+        """Without history; once, for all that builds on it."""
+        key = policy, tuple(items)
+        if key not in self._alone:
+            self._alone[key] = self._translate(items, policy, [()] * len(items), False)
+        return self._alone[key]
 
     def _translate(
         self, items: Sequence[Item], policy: str, pairs: Sequence[Pairs], are_shown: bool
