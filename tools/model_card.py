@@ -91,7 +91,7 @@ the package's own licence, with this attribution (`NOTICE`).
 """
 
 _RUN = """\
-{begin}{steps:,} steps over {tokens:,} tokens ({epochs} epochs of {n_pairs:,} pairs),
+{begin}{steps:,} steps over {tokens:,} tokens ({epochs} of {n_pairs:,} pairs),
 {hours:.1f} hours on {hardware}. SHA-256 of the corpus, as `mlx_simul.evaluation.pairs` has it:
 `{corpus}`.
 
@@ -169,6 +169,12 @@ def _others(quality: Mapping[str, Any]) -> str:
     return _table(["", *_COLUMNS.values()], rows)
 
 
+def _packed_before(training: Mapping[str, Any]) -> str:
+    """The weights of the last packed model that a run builds on."""
+    before = training["after"]
+    return before.get("weights_sha256") or _packed_before(before)
+
+
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -188,7 +194,7 @@ def _runs(training: Mapping[str, Any]) -> str:
         begin="From there `mlx-simul train` once more, " if before else "`mlx-simul train`, ",
         steps=training["step"],
         tokens=training["tokens"],
-        epochs=training["epochs"],
+        epochs="1 epoch" if training["epochs"] == 1 else f"{training['epochs']} epochs",
         n_pairs=training["n_pairs"],
         hours=training["seconds"] / 3600,
         hardware=training["hardware"],
@@ -198,7 +204,7 @@ def _runs(training: Mapping[str, Any]) -> str:
     if (share := training.get("share")) is not None:
         text += (
             f"\nThe weights are mixed: {share:g} of what this run came to, and {1 - share:g} of "
-            "what it began with.\n"
+            f"the earlier packed model, whose SHA-256 was\n`{_packed_before(training)}`.\n"
         )
     return f"{_runs(before)}\n{text}" if before else text
 
@@ -213,9 +219,14 @@ def _cell(column: str, value: float | None) -> str:
 
 def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(
-        f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items())
+        f"[{table}]\n" + "".join(_entry(key, value) for key, value in options.items())
         for table, options in tables.items()
     )
+
+
+def _entry(key: str, value: Any) -> str:
+    text = json.dumps(value)
+    return f"{key} = {text}\n" if len(text) < 90 else f"# {key}: in {RECORD}\n"
 
 
 def main() -> int:
