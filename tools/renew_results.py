@@ -19,12 +19,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlx_simul.checkpoints.loading import DEFAULT_MODEL
-from mlx_simul.evaluation.report import command
+from mlx_simul.evaluation.report import command, is_packaged
 
 TOOLS = Path(__file__).parent
 RESULTS = TOOLS.parent / "docs" / "results"
-PACKAGED = DEFAULT_MODEL.name
 
 
 def main() -> int:
@@ -58,7 +56,7 @@ def of_the_packaged_model(folder: Path) -> Iterator[tuple[str, list[tuple[str, l
             path = folder / f"{name}.{kind}.json"
             held = json.loads(path.read_text("utf-8")) if path.is_file() else []
             for results in held if isinstance(held, list) else [held]:
-                if results["options"].get("model") is None and results["model"] == PACKAGED:
+                if is_packaged(results):
                     runs.append((kind, shlex.split(command(results))[1:]))
         if runs:
             yield name, runs
