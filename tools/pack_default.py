@@ -79,7 +79,7 @@ def main() -> int:
     held = json.loads((work / RECORD).read_text("utf-8")) if (work / RECORD).is_file() else {}
     pack(unpacked, packed, LANGUAGES, args.history_pairs)
     find_heads(packed, options["data"]["train"])
-    record = described(packed, unpacked, history_of(args)) | {
+    record: dict[str, Any] = described(packed, unpacked, history_of(args)) | {
         "test_set": conditions_of_all(items) | {"is_part": bool(args.sources)}
     }
     same = all(held.get(name) == value for name, value in record.items())
