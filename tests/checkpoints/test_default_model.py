@@ -64,7 +64,7 @@ def test_it_leaves_a_history_out_that_it_was_not_trained_with_and_says_so(option
     model, tokenizer = mlx_simul.load()
     text = "Tom is here. He has a big dog. It is tired."
     alone = mlx_simul.generate(model, tokenizer, text)
-    with pytest.warns(SimulWarning, match="trained with no finished pairs .* are left out"):
+    with pytest.warns(SimulWarning, match="shown no finished pairs .* are left out"):
         assert mlx_simul.generate(model, tokenizer, text, **options) == alone
 
 
