@@ -85,25 +85,20 @@ def test_one_command_packs_measures_and_describes_a_checkpoint(
     assert resumed["clean"]["whole"]["bleu"] == -1
     assert scores(resumed["captions"]["whole"]) == scores(quality["captions"]["whole"])
 
-    # A model that was trained further says so, and how it was trained before.
+    # A model that was trained further says so, and how it was trained before. Mixed with the
+    # weights that it went on from, which are rounded, its own are others.
     further = tmp_path / "further"
-    args = *args[:-1], further, "--after", target
-    assert run_tool(monkeypatch, "pack_default.py", *args) == 0
-    after = json.loads((further / "record.json").read_text("utf-8"))["training"]["after"]
-    assert after == record["training"] | {"weights_sha256": record["weights_sha256"]}
-    told = (further / "README.md").read_text("utf-8")
-    assert told.count("```toml") == 2 and text.count("```toml") == 1
-    assert "weights are mixed" not in told
-
-    # Mixed with those it went on from, which are rounded, the weights are others.
-    args = *args, "--share", 0.75, "--earlier", run_folder / "latest"
-    assert run_tool(monkeypatch, "pack_default.py", *args) == 0
+    more = "--after", target, "--share", 0.75, "--earlier", run_folder / "latest"
+    assert run_tool(monkeypatch, "pack_default.py", *args[:-1], further, *more) == 0
     other = json.loads((further / "record.json").read_text("utf-8"))
+    after = other["training"]["after"]["after"]
+    assert after == record["training"] | {"weights_sha256": record["weights_sha256"]}
     assert other["weights_sha256"] != record["weights_sha256"]
     assert other["n_parameters"] == record["n_parameters"]
     told = (further / "README.md").read_text("utf-8")
+    assert told.count("```toml") == 3 and text.count("```toml") == 1
     assert "0.75 of what this run came to, and 0.25 of" in told
-    assert told.count("```toml") == 3
+    assert told.count(record["weights_sha256"]) == 1 and "weights are mixed" not in text
 
     # The card alone again, and a card that somebody edited.
     assert run_tool(monkeypatch, "model_card.py", "--check", target) == 0
