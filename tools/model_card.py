@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from measure_default import LOOKS, MAIN_POLICY, POLICIES, TALK_SENTENCES
 
 from mlx_simul.checkpoints.loading import DEFAULT_MODEL
 
@@ -37,9 +39,9 @@ mlx-simul translate "I would like a cup of coffee."
 ```
 
 It translates everyday English to French at any latency, from one word behind to the whole source,
-and was trained from nothing with `mlx-simul train`. It is small: good for trying things out, not
-for what matters. What it knows are short sentences, such as its data are. It takes no instruction,
-context or glossary.
+with or without capitals and punctuation. It was trained from nothing with `mlx-simul train`. It is
+small: good for trying things out, not for what matters. What it knows are short sentences, such as
+its data are. It takes no instruction, context or glossary.
 
 ## What it is
 
@@ -54,20 +56,28 @@ encoding, arXiv 2505.16983), the target's from {target_start} on. SHA-256 of the
 
 {the_set}, {n_sources:,} English sentences with {n_references:,} French references, none of
 them in the training data. BLEU and chrF are sacrebleu's, against all references of a sentence; LAAL
-is in source words, by the first reference.
+is in source words, by the first reference. A dash: not measured.
 
-{head}{rows}
-All but one row are sessions; with the whole source first, the model is read offline. "Plain
-mlx-lm" is the same offline in mlx-lm's own generation, where the target's positions follow the
-source's: it was not trained for those. "Before packing" is k = 3 in float32, as it was trained.
+The sentences come in six spellings. *Captions* are in lower case and have no punctuation, as many
+recognisers write. *Disfluent* sentences have one or two fillers ("uh") or repeated words.
 
-Sentences of that set put together to passages, each with its first reference, at
-k = {passage_wait_k}:
+{looks}
+{others}
+* **Before packing**: `{main_policy}` in float32, as it was trained.
+* **Talks**: the same sentences in talks of {talk_sentences}, each talk in one session. The same
+  sentences alone are in the tables above.
+* **History given**: the session was given the sentences before, each with its translation.
+  {history}
+  *History shown* is what the model writes if it is shown them all the same.
+* **Passages**: sentences put together to one source, each with its first reference.
+* **Plain mlx-lm**: the whole source in mlx-lm's own generation, where the target's positions follow
+  the source's. The model was not trained for those.
 
-{passage_head}{passages}
-{noisy}Greedy; a translation may have 64 tokens and 8 for each source word. {device}.
+Greedy; a translation may have 64 tokens and 8 for each source word. {device}.
 {versions}.
 `{bleu_signature}`, `{chrf_signature}`.
+
+How late it is with a speech recogniser before it stands in `docs/speech.md`.
 
 ## How it was trained
 
@@ -80,16 +90,8 @@ they were split and where to get them. The pairs are not part of this package; t
 the package's own licence, with this attribution (`NOTICE`).
 """
 
-_NOISY = """\
-The same sentences as live sources bring them, at k = {wait_k}: captions have neither capitals nor
-punctuation, speech has fillers ("uh") and repeated words besides. A model with history has
-translated the sentences before this one, and they stand before it as turns:
-
-{head}{rows}
-"""
-
 _RUN = """\
-{begin}{steps:,} steps over {tokens:,} tokens ({epochs} epochs of {n_pairs:,} pairs),
+{begin}{steps:,} steps over {tokens:,} tokens ({epochs} of {n_pairs:,} pairs),
 {hours:.1f} hours on {hardware}. SHA-256 of the corpus, as `mlx_simul.evaluation.pairs` has it:
 `{corpus}`.
 
@@ -114,10 +116,7 @@ def card(record: Mapping[str, Any]) -> str:
     Args:
         record: as ``tools/pack_default.py`` writes it.
     """
-    config, training, measured = record["config"], record["training"], record["quality"]
-    names = {"whole": "whole source, offline"}
-    scores = {names.get(k, f"k = {k}"): each for k, each in measured["wait_k"].items()}
-    scores |= {"before packing": measured["unpacked"], "plain mlx-lm": measured["plain"]}
+    config, training, measured = record["config"], record["training"], record["test_set"]
     return TEMPLATE.format(
         record=RECORD,
         n_parameters=record["n_parameters"] / 1e6,
@@ -135,29 +134,57 @@ def card(record: Mapping[str, Any]) -> str:
         the_set="The first of the validation set" if measured["is_part"] else "The validation set",
         n_sources=measured["n_sources"],
         n_references=measured["n_references"],
-        head=_head(""),
-        passage_head=_head("sentences"),
-        rows="".join(_row(name, each) for name, each in scores.items()),
-        passages="".join(_row(name, each) for name, each in measured["passages"].items()),
-        passage_wait_k=measured["passage_wait_k"],
+        looks="\n".join(
+            _by_policy(record["quality"], metric) for metric in ("bleu", "chrf", "laal")
+        ),
+        others=_others(record["quality"]),
+        main_policy=MAIN_POLICY,
+        talk_sentences=TALK_SENTENCES,
+        history=_history(config["mlx_simul"].get("history_pairs", 0)),
         versions=", ".join(f"{name} {number}" for name, number in measured["versions"].items()),
         device=measured["device"],
         bleu_signature=measured["signatures"]["bleu"],
         chrf_signature=measured["signatures"]["chrf"],
-        noisy=_noisy(measured),
         runs=_runs(training),
     )
 
 
-def _noisy(measured: Mapping[str, Any]) -> str:
-    """What the sentences look like to recognisers; nothing in a record that has not tried."""
-    if "noisy" not in measured:
-        return ""
-    return _NOISY.format(
-        wait_k=measured["noisy_wait_k"],
-        head=_head(""),
-        rows="".join(_row(name, each) for name, each in measured["noisy"].items()),
+def _by_policy(quality: Mapping[str, Any], metric: str) -> str:
+    """One metric of each spelling under each policy."""
+    rows = (
+        [look, *(_cell(metric, quality.get(look, {}).get(p, {}).get(metric)) for p in POLICIES)]
+        for look in LOOKS
     )
+    return _table([_COLUMNS[metric], *(f"`{policy}`" for policy in POLICIES)], rows)
+
+
+def _others(quality: Mapping[str, Any]) -> str:
+    """What was measured in one way or two, with all metrics."""
+    rows = (
+        [f"{group}: {name}", *(_cell(column, scores.get(column)) for column in _COLUMNS)]
+        for group, named in quality.items()
+        if group not in LOOKS
+        for name, scores in named.items()
+    )
+    return _table(["", *_COLUMNS.values()], rows)
+
+
+def _packed_before(training: Mapping[str, Any]) -> str:
+    """The weights of the last packed model that a run builds on."""
+    before = training["after"]
+    return before.get("weights_sha256") or _packed_before(before)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _history(n_pairs: int) -> str:
+    """What a session does with earlier sentences."""
+    if n_pairs:
+        return f"It shows the model the last {n_pairs} at most."
+    return "It leaves them out, for they would make this model worse, so history costs nothing."
 
 
 def _runs(training: Mapping[str, Any]) -> str:
@@ -167,7 +194,7 @@ def _runs(training: Mapping[str, Any]) -> str:
         begin="From there `mlx-simul train` once more, " if before else "`mlx-simul train`, ",
         steps=training["step"],
         tokens=training["tokens"],
-        epochs=training["epochs"],
+        epochs="1 epoch" if training["epochs"] == 1 else f"{training['epochs']} epochs",
         n_pairs=training["n_pairs"],
         hours=training["seconds"] / 3600,
         hardware=training["hardware"],
@@ -177,17 +204,9 @@ def _runs(training: Mapping[str, Any]) -> str:
     if (share := training.get("share")) is not None:
         text += (
             f"\nThe weights are mixed: {share:g} of what this run came to, and {1 - share:g} of "
-            "what it began with.\n"
+            f"the earlier packed model, whose SHA-256 was\n`{_packed_before(training)}`.\n"
         )
     return f"{_runs(before)}\n{text}" if before else text
-
-
-def _head(first: str) -> str:
-    return f"| {first} | {' | '.join(_COLUMNS.values())} |\n|---{'|---' * len(_COLUMNS)}|\n"
-
-
-def _row(name: str, scores: Mapping[str, Any]) -> str:
-    return f"| {name} | {' | '.join(_cell(column, scores.get(column)) for column in _COLUMNS)} |\n"
 
 
 def _cell(column: str, value: float | None) -> str:
@@ -200,9 +219,14 @@ def _cell(column: str, value: float | None) -> str:
 
 def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(
-        f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items())
+        f"[{table}]\n" + "".join(_entry(key, value) for key, value in options.items())
         for table, options in tables.items()
     )
+
+
+def _entry(key: str, value: Any) -> str:
+    text = json.dumps(value)
+    return f"{key} = {text}\n" if len(text) < 90 else f"# {key}: in {RECORD}\n"
 
 
 def main() -> int:

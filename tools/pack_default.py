@@ -4,25 +4,33 @@ python tools/pack_default.py RUN/best --hardware "one CPU core"
 python tools/pack_default.py RUN/latest --hardware "one CPU core" --after mlx_simul/models/en-fr
 
 With --after the run went on from an earlier packed model, whose record says how that was trained.
-With --share 0.7 the weights are mixed: 0.7 of the checkpoint's and 0.3 of that model's.
+With --earlier RUN1/latest it went on from that run's, and only that one from the packed model.
+With --share 0.7 the weights are mixed: 0.7 of the checkpoint's and 0.3 of the packed model's.
+
 RUN is the folder of an `mlx-simul train` run; the model is measured on the run's validation pairs,
-or on those given. The last line says what the model now weighs.
+or on those given. It is packed and measured in a folder of its own, and the same command resumes
+what was stopped there; the package's model is replaced once all is measured. With --now it is
+replaced at once, and its card has gaps until then. The last line says what the model now weighs.
 """
 
 from __future__ import annotations
 
+import mlx_simul  # noqa: F401  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import argparse
 import hashlib
 import json
 import math
 import shutil
 import sys
+import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from measure_default import measure
+from measure_default import conditions_of_all, measure
 from mlx.utils import tree_map
 from mlx_lm.utils import save_model
 from model_card import CARD, RECORD, card
@@ -33,7 +41,9 @@ from mlx_simul.checkpoints.pack import pack
 from mlx_simul.errors import ConversionError
 from mlx_simul.evaluation.corpus import read_corpus
 from mlx_simul.evaluation.pairs import read_pairs
+from mlx_simul.machine.files import write_whole
 from mlx_simul.machine.folders import replacing_folder
+from mlx_simul.training.calibrate import MAX_ALIGNED_PAIRS, calibrate, store
 from mlx_simul.training.log import read_log
 
 LANGUAGES = ("English", "French")
@@ -45,61 +55,101 @@ def main() -> int:
     """Pack, measure, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="best/ or latest/ of a run")
-    parser.add_argument("--run", type=Path, help="the run's folder (default: the one above it)")
     parser.add_argument("--dev", help="pairs to measure on (default: the run's validation pairs)")
     parser.add_argument("--sources", type=int, help="measure on the first so many of them only")
-    parser.add_argument("--after", type=Path, help="packed model that the run went on from")
+    parser.add_argument("--earlier", type=Path, help="checkpoint that the run went on from")
+    parser.add_argument("--after", type=Path, help="packed model that the first run went on from")
     parser.add_argument("--share", type=float, help="of the checkpoint's weights, with --after")
+    parser.add_argument("--history-pairs", type=int, default=0, help="that a session may show it")
     parser.add_argument("--hardware", required=True, help="that it was trained on")
+    parser.add_argument("--work", type=Path, help="where to measure (default: RUN/packed)")
+    parser.add_argument("--now", action="store_true", help="replace the model before measuring")
     parser.add_argument("--target", type=Path, default=DEFAULT_MODEL, help="(default: the package)")
     args = parser.parse_args()
     if args.share is not None and not args.after:
         parser.error("--share needs --after, the model that the rest of the weights is from")
-    run = args.run or args.checkpoint.resolve().parent
-    options = json.loads((run / "options.json").read_text("utf-8"))
-    training = summary(args.checkpoint, run, options) | {"hardware": args.hardware}
-    if args.after:
-        before = json.loads((args.after / RECORD).read_text("utf-8"))
-        training["after"] = before["training"] | {"weights_sha256": before["weights_sha256"]}
-
+    work: Path = args.work or args.checkpoint.resolve().parent / "packed"
+    options = options_of(args.checkpoint)
     items = read_corpus(args.dev or options["data"]["valid"], n_sources=args.sources)
-    # The old model stays until the new one is measured.
-    with TemporaryDirectory() as name:
-        checkpoint = args.checkpoint
-        if args.share is not None:
-            training["share"] = args.share
-            checkpoint = mixed(checkpoint, args.after, args.share, Path(name) / "mixed")
-        packed = pack(checkpoint, Path(name) / args.target.name, LANGUAGES)
-        weights = (packed / "model.safetensors").read_bytes()
-        record = {
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "weights_bytes": len(weights),
-            "n_parameters": n_parameters(checkpoint),
-            "config": json.loads((packed / "config.json").read_text("utf-8")),
-            "training": training,
-            "quality": measure(packed, checkpoint, items) | {"is_part": bool(args.sources)},
-        }
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        (packed / RECORD).write_text(text, "utf-8")
-        (packed / CARD).write_text(card(record), "utf-8")
-        with replacing_folder(args.target, force=True) as folder:
-            shutil.copytree(packed, folder, dirs_exist_ok=True)
+
+    unpacked = copied(args.checkpoint, work / "unpacked")
+    if args.share is not None:
+        mix(unpacked, args.after, args.share)
+    packed = work / args.target.name
+    held = json.loads((work / RECORD).read_text("utf-8")) if (work / RECORD).is_file() else {}
+    pack(unpacked, packed, LANGUAGES, args.history_pairs)
+    find_heads(packed, options["data"]["train"])
+    record: dict[str, Any] = described(packed, unpacked, history_of(args)) | {
+        "test_set": conditions_of_all(items) | {"is_part": bool(args.sources)}
+    }
+    same = all(held.get(name) == value for name, value in record.items())
+    record["quality"] = held["quality"] if same else {}
+    began_s = time.monotonic()
+
+    def report(what: str, n_done: int, n_all: int) -> None:
+        write_whole(work / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        minutes = (time.monotonic() - began_s) / 60
+        print(f"{n_done} of {n_all}, {minutes:.1f} min: {what}", file=sys.stderr, flush=True)
+        if n_done == n_all or args.now:
+            with replacing_folder(args.target, force=True) as folder:
+                shutil.copytree(packed, folder, dirs_exist_ok=True)
+                shutil.copyfile(work / RECORD, folder / RECORD)
+                (folder / CARD).write_text(card(record), "utf-8")
+
+    measure(packed, unpacked, items, record["quality"], report)
     n_bytes = sum(path.stat().st_size for path in args.target.iterdir())
     print(f"{args.target}: {n_bytes / 1e6:.2f} MB")
     return 0
 
 
-def summary(checkpoint: Path, run: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+def described(packed: Path, unpacked: Path, training: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of a model, but for its quality."""
+    weights = (packed / "model.safetensors").read_bytes()
+    return {
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_bytes": len(weights),
+        "n_parameters": n_parameters(unpacked),
+        "config": json.loads((packed / "config.json").read_text("utf-8")),
+        "training": training,
+    }
+
+
+def history_of(args: argparse.Namespace) -> dict[str, Any]:
+    """How the runs went, the last one first and each ``after`` another."""
+    training = before = summary(args.checkpoint) | {"hardware": args.hardware}
+    if args.share is not None:
+        training["share"] = args.share
+    if args.earlier:
+        before["after"] = summary(args.earlier) | {"hardware": args.hardware}
+        before = before["after"]
+    if args.after:
+        record = json.loads((args.after / RECORD).read_text("utf-8"))
+        before["after"] = record["training"] | {"weights_sha256": record["weights_sha256"]}
+    return training
+
+
+def find_heads(packed: Path, pairs: str) -> None:
+    """Store which attention heads follow the source, found on training pairs."""
+    model, tokenizer = load(packed, dequantize=True)
+    known = list(islice(read_pairs(pairs), MAX_ALIGNED_PAIRS))
+    store(packed, calibrate(model, tokenizer, known).heads)
+
+
+def options_of(checkpoint: Path) -> dict[str, Any]:
+    """The options of the run that wrote a checkpoint."""
+    return json.loads((checkpoint.resolve().parent / "options.json").read_text("utf-8"))
+
+
+def summary(checkpoint: Path) -> dict[str, Any]:
     """What a run had done when it wrote a checkpoint.
 
     Args:
-        checkpoint: its ``best`` or ``latest``, or a copy of one.
-        run: the folder with its log.
-        options: its options.json.
+        checkpoint: its ``best`` or ``latest``.
 
     Raises:
-        ConversionError: if the log does not say.
+        ConversionError: if the run's log does not say.
     """
+    run, options = checkpoint.resolve().parent, options_of(checkpoint)
     log = read_log(run / "log.jsonl")
     steps = [record for record in log if "tokens" in record]
     validated = [record for record in log if "valid_loss" in record]
@@ -122,9 +172,16 @@ def summary(checkpoint: Path, run: Path, options: Mapping[str, Any]) -> dict[str
     }
 
 
-def mixed(checkpoint: Path, after: Path, share: float, folder: Path) -> Path:
-    """A copy of a checkpoint with a share of its weights, the rest being another model's."""
-    shutil.copytree(checkpoint, folder)
+def copied(checkpoint: Path, folder: Path) -> Path:
+    """A copy of a checkpoint without what only its run needs."""
+    with replacing_folder(folder, force=True) as new:
+        unneeded = shutil.ignore_patterns("training.*")
+        shutil.copytree(checkpoint, new, dirs_exist_ok=True, ignore=unneeded)
+    return folder
+
+
+def mix(checkpoint: Path, after: Path, share: float) -> None:
+    """Give a checkpoint a share of its weights, and another model's for the rest."""
     model, _ = load(checkpoint)
     before, _ = load(after, dequantize=True)
     model.update(
@@ -134,8 +191,7 @@ def mixed(checkpoint: Path, after: Path, share: float, folder: Path) -> Path:
             before.parameters(),
         )
     )
-    save_model(folder, model)
-    return folder
+    save_model(checkpoint, model)
 
 
 def n_parameters(checkpoint: Path) -> int:

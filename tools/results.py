@@ -22,10 +22,13 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_simul.evaluation.report import evaluation_section, losses_section
+from mlx_simul.checkpoints.loading import DEFAULT_MODEL
+from mlx_simul.evaluation.folder import files_digest
+from mlx_simul.evaluation.report import evaluation_section, is_packaged, losses_section
 from mlx_simul.evaluation.talk_report import history_section, talks_section
 from mlx_simul.evaluation.talk_run import TALK_RESULTS
 
@@ -43,19 +46,35 @@ BENCHMARKS = {
 }
 
 
+EARLIER = """\
+*Of an earlier packaged model; `tools/renew_results.py` measures the one in this version.*
+"""
+
+
 def page(folder: Path) -> str:
     """The whole page, from a folder of recorded results."""
     parts = [HEAD]
+    packaged = files_digest(DEFAULT_MODEL)
+
+    def told(section: str, *runs: Mapping[str, Any]) -> str:
+        """A section, which says below its title if a model is not the one in the package now."""
+        if all(not is_packaged(run) or run.get("model_sha256") == packaged for run in runs):
+            return section
+        title, _, rest = section.partition("\n\n")
+        return f"{title}\n\n{EARLIER}\n{rest}"
+
     for path in sorted(folder.glob("*.evaluation.json")):
         name = path.name.removesuffix(".evaluation.json")
         picture = folder / f"{name}.svg"
         shown = f"{folder.name}/{picture.name}" if picture.is_file() else None
-        parts.append(evaluation_section(name, json.loads(path.read_text("utf-8")), shown))
+        results = json.loads(path.read_text("utf-8"))
+        parts.append(told(evaluation_section(name, results, shown), results))
     for path in sorted(folder.glob("*.talks.json")):
         name = path.name.removesuffix(".talks.json")
         beside = folder / f"{name}.evaluation.json"
         alone = json.loads(beside.read_text("utf-8")) if beside.is_file() else None
-        parts.append(talks_section(name, json.loads(path.read_text("utf-8")), alone))
+        runs = json.loads(path.read_text("utf-8"))
+        parts.append(told(talks_section(name, runs, alone), *runs))
     for path in sorted(folder.glob("*.history.json")):
         name = path.name.removesuffix(".history.json")
         parts.append(history_section(name, json.loads(path.read_text("utf-8"))))

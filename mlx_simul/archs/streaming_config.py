@@ -30,7 +30,8 @@ class StreamingConfig:
         gpe_compat: whether it was trained like the public reference (SPEC section 5).
         alignment_heads: (layer, head) of the attention heads that follow the source.
         translates: the only two languages that it knows, source first.
-        history_pairs: the most finished pairs that stood before a source in its training.
+        history_pairs: the most finished pairs that may stand before a source: as many as in its
+            training, or fewer where they make it translate worse.
         others: entries of other names, which are kept as they are.
 
     Raises:

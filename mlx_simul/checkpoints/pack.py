@@ -17,7 +17,11 @@ SMALL = Quantization(bits=8, group_size=64)
 
 
 def pack(
-    source: Path, target: Path, languages: tuple[str, str], quantization: Quantization = SMALL
+    source: Path,
+    target: Path,
+    languages: tuple[str, str],
+    history_pairs: int = 0,
+    quantization: Quantization = SMALL,
 ) -> Path:
     """Write a quantised copy of a checkpoint, which appears whole or not at all.
 
@@ -27,6 +31,8 @@ def pack(
         source: a folder that ``mlx-simul train`` wrote, unquantised.
         target: the folder to write; a model that is there is replaced.
         languages: the two that it translates between; sessions hold it to them.
+        history_pairs: how many finished pairs a session may show it before a source; more are
+            left out. A checkpoint may have been trained with more than do it good.
         quantization: bits and group size.
 
     Returns:
@@ -43,7 +49,7 @@ def pack(
             f"{source} says nothing of how it was trained for streaming ({CONFIG_KEY!r} in its "
             "config.json); give a checkpoint that `mlx-simul train` wrote."
         )
-    trained |= StreamingConfig(translates=languages)
+    trained |= StreamingConfig(translates=languages, history_pairs=history_pairs)
     checkpoint.config[CONFIG_KEY] = trained.to_json()
     checkpoint = steps.quantise(checkpoint, quantization.bits, quantization.group_size, silent)
     for _, layer in checkpoint.model.named_modules():

@@ -127,6 +127,11 @@ def command(results: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def is_packaged(results: Mapping[str, Any]) -> bool:
+    """Whether results are of the packaged model, which their command does not name."""
+    return results["model"] == _PACKAGED and results["options"].get("model") is None
+
+
 def at_equal_latency(rows: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
     """Policies beside wait-k at their own LAAL.
 

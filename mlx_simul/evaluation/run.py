@@ -10,6 +10,7 @@ from mlx_simul.evaluation.conditions import (
     checked,
     described,
     made_with,
+    model_digest,
     model_name,
     opened,
     shown,
@@ -108,6 +109,7 @@ def summary(
     quality, signatures = quality_figures(options, texts, [item.references for item in items])
     return {
         "model": model_name(options),
+        "model_sha256": model_digest(options),
         "corpus": {
             "name": shown(options.corpus),
             "n_sources": len(items),

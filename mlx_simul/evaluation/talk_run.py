@@ -11,6 +11,7 @@ from typing import Any
 from mlx_simul.evaluation.conditions import (
     described,
     made_with,
+    model_digest,
     model_name,
     opened,
     shown,
@@ -106,6 +107,7 @@ def talk_summary(
     spoken = [talk.record.talk for talk in next(iter(talks.values()))]
     return {
         "model": model_name(options),
+        "model_sha256": model_digest(options),
         "corpus": {
             "name": shown(options.corpus),
             "n_talks": len(spoken),

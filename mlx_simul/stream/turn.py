@@ -208,7 +208,7 @@ def _most_pairs(trained: StreamingConfig, options: SessionOptions) -> int | None
     n_known = trained.history_pairs or 0
     if n_pairs > n_known:
         warnings.warn(
-            f"this model was trained with {n_known or 'no'} finished pairs before a turn, and more "
+            f"this model may be shown {n_known or 'no'} finished pairs before a turn, and more "
             f"would make it translate worse: {n_pairs - n_known} of {n_pairs} are left out. Set "
             f"history to at most {n_known}, and give no more pairs.",
             SimulWarning,

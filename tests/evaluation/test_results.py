@@ -9,7 +9,9 @@ from importlib import import_module
 import pytest
 from repository import ROOT
 
+from mlx_simul.checkpoints.loading import DEFAULT_MODEL
 from mlx_simul.console.evaluate import add_arguments, options_from
+from mlx_simul.evaluation.folder import files_digest
 from mlx_simul.evaluation.report import at_equal_latency, command, evaluation_section
 from mlx_simul.evaluation.talk_report import history_section, talks_section
 
@@ -302,6 +304,19 @@ def test_the_page_is_written_from_what_is_recorded(tool, results, tmp_path, monk
     (docs / "results.md").write_text(text.replace("30.0", "31.0"), "utf-8")
     assert tool.main() == 1
     assert "differs from the recorded results" in capsys.readouterr().err
+
+
+def test_results_of_an_earlier_packaged_model_are_told_from_those_of_this_one(
+    tool, results, tmp_path
+):
+    def page(model, digest):
+        held = results | {"model": model, "model_sha256": digest}
+        (tmp_path / "ours.evaluation.json").write_text(json.dumps(held), "utf-8")
+        return tool.page(tmp_path)
+
+    assert "an earlier packaged model" in page("en-fr", "0" * 64)
+    assert "an earlier packaged model" not in page("en-fr", files_digest(DEFAULT_MODEL))
+    assert "an earlier packaged model" not in page("tiny", "0" * 64)
 
 
 def test_runs_of_talks_are_recorded_under_one_name(

@@ -24,6 +24,10 @@ def run_tool(monkeypatch, name, *args):
     return end.value.code
 
 
+def scores(measured):
+    return {name: value for name, value in measured.items() if name != "seconds"}
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pack_default")
@@ -50,35 +54,51 @@ def test_one_command_packs_measures_and_describes_a_checkpoint(
     record = json.loads((target / "record.json").read_text("utf-8"))
     assert record["training"]["step"] == 4
     assert record["n_parameters"] > 280 * 64
-    assert record["quality"]["n_sources"] == 2
-    assert set(record["quality"]["wait_k"]) == {"1", "3", "5", "7", "whole"}
+    assert record["test_set"]["n_sources"] == 2
+    quality = record["quality"]
+    policies = {"wait-k:1", "wait-k:3", "wait-k:5", "whole", "confidence:0.5"}
+    for look in ("clean", "captions", "lower case", "no punctuation", "disfluent"):
+        assert set(quality[look]) == policies
+    assert {"talks", "history given", "history shown", "plain mlx-lm"} <= set(quality)
     text = (target / "README.md").read_text("utf-8")
-    assert set(record["quality"]["noisy"]) >= {"lower case", "captions", "3 turns of history"}
-    assert "| whole source, offline | " in text
-    assert "| captions | " in text
+    assert text.count("| captions | ") == 3 and "| talks: wait-k:3 | " in text
+    # What a session is given and leaves out changes nothing.
+    config = json.loads((target / "config.json").read_text("utf-8"))
+    assert config["mlx_simul"]["history_pairs"] == 0 and config["mlx_simul"]["alignment_heads"]
+    alone = scores(quality["clean"]["wait-k:3"])
+    assert all(scores(given) == alone for given in quality["history given"].values())
     assert record["weights_sha256"] in text
     assert str(run_folder) not in text + json.dumps(record)
     model, tokenizer = mlx_simul.load(target)
     with pytest.raises(InvalidOptionError, match="English to French"):
         mlx_simul.SimulSession(model, tokenizer, target_language="Thai")
 
-    # A model that was trained further says so, and how it was trained before.
-    further = tmp_path / "further"
-    args = *args[:-1], further, "--after", target
-    assert run_tool(monkeypatch, "pack_default.py", *args) == 0
-    after = json.loads((further / "record.json").read_text("utf-8"))["training"]["after"]
-    assert after == record["training"] | {"weights_sha256": record["weights_sha256"]}
-    told = (further / "README.md").read_text("utf-8")
-    assert told.count("```toml") == 2 and text.count("```toml") == 1
-    assert "weights are mixed" not in told
+    # The same command measures what is missing, and nothing else.
+    work = run_folder / "packed" / "record.json"
+    held = json.loads(work.read_text("utf-8"))
+    held["quality"]["clean"]["whole"]["bleu"] = -1
+    del held["quality"]["captions"]["whole"]
+    work.write_text(json.dumps(held), "utf-8")
+    resumed_target = tmp_path / "resumed"
+    assert run_tool(monkeypatch, "pack_default.py", *args[:-1], resumed_target) == 0
+    resumed = json.loads((resumed_target / "record.json").read_text("utf-8"))["quality"]
+    assert resumed["clean"]["whole"]["bleu"] == -1
+    assert scores(resumed["captions"]["whole"]) == scores(quality["captions"]["whole"])
 
-    # Mixed with those it went on from, which are rounded, the weights are others.
-    assert run_tool(monkeypatch, "pack_default.py", *args, "--share", 0.75) == 0
+    # A model that was trained further says so, and how it was trained before. Mixed with the
+    # weights that it went on from, which are rounded, its own are others.
+    further = tmp_path / "further"
+    more = "--after", target, "--share", 0.75, "--earlier", run_folder / "latest"
+    assert run_tool(monkeypatch, "pack_default.py", *args[:-1], further, *more) == 0
     other = json.loads((further / "record.json").read_text("utf-8"))
+    after = other["training"]["after"]["after"]
+    assert after == record["training"] | {"weights_sha256": record["weights_sha256"]}
     assert other["weights_sha256"] != record["weights_sha256"]
     assert other["n_parameters"] == record["n_parameters"]
     told = (further / "README.md").read_text("utf-8")
+    assert told.count("```toml") == 3 and text.count("```toml") == 1
     assert "0.75 of what this run came to, and 0.25 of" in told
+    assert told.count(record["weights_sha256"]) == 1 and "weights are mixed" not in text
 
     # The card alone again, and a card that somebody edited.
     assert run_tool(monkeypatch, "model_card.py", "--check", target) == 0
