@@ -74,13 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with losing_nothing(), ending_tidily(), warnings.catch_warnings():
         warnings.showwarning = _warning_shower(warnings.showwarning)
-        return run_as_rank(sys.argv[1:] if argv is None else argv, _exit_code_of)
+        given = sys.argv[1:] if argv is None else argv
+        return _exit_code_of(lambda: run_as_rank(given, _run, _exit_code_of))
 
 
-def _exit_code_of(argv: Sequence[str]) -> int:
+def _exit_code_of(run: Callable[[], int]) -> int:
     try:
         try:
-            return _run(argv)
+            return run()
         finally:
             emit("")
     except BrokenPipeError:

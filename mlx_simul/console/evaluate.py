@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mlx_simul.console import ranks
 from mlx_simul.console.fields import add_options, chosen
 from mlx_simul.console.options import FILE_READERS
 from mlx_simul.console.tables import fitting_table
@@ -53,15 +54,10 @@ def run(args: argparse.Namespace) -> int:
     if not (options.quality or options.has_talks):
         options = replace(options, plot=False)  # there is no quality to draw over latency
     # MLX is only imported once the options are known to be right.
-    import mlx.core as mx
-
     from mlx_simul.evaluation.run import evaluate, results_name
 
-    group = mx.distributed.init()
     with TranslationBar(Console(stderr=True)) as report:
-        results = evaluate(options, report, group)
-    if group.rank():
-        return 0  # rank 0 speaks for all
+        results = evaluate(options, report, ranks.group())
     for said in unfinished(results):
         print(f"mlx-simul: warning: {said}", file=sys.stderr)
     if args.json:

@@ -1,21 +1,24 @@
-"""A command under ``mlx.launch``: rank 0 runs it, and the other ranks follow without a word.
+"""A command under ``mlx.launch``: rank 0 runs it and speaks, and the other ranks say nothing.
 
-Rank 0 alone reads, prints and decides. What it loads, they load too, so their arguments and their
-standard input do not matter. ``evaluate`` and ``train`` divide work in their own way.
+Most commands are run by rank 0 alone, and the others follow: what it loads, they load too, so their
+arguments and their standard input do not matter. ``evaluate`` and ``train`` are run by every rank,
+with its share of the work. Either way all of them are watched, so none waits for one that is lost.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mlx_simul.errors import SimulError
-from mlx_simul.machine.terminal import say
+from mlx_simul.errors import RanksError
 
 if TYPE_CHECKING:
+    import mlx.core as mx
+
     from mlx_simul.checkpoints.sharding import Loader
     from mlx_simul.engine.ranks import Ranks
     from mlx_simul.machine.liveness import Liveness
@@ -26,17 +29,26 @@ DIVIDING = ("evaluate", "train")
 _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
 """What mlx.launch and MPI set in the environment of a rank."""
 
+Run: TypeAlias = Callable[[], int]
+CodeOf: TypeAlias = Callable[[Run], int]
+"""Runs something, and gives its exit code even if it fails, once it has said why."""
+
+_groups: list[mx.distributed.Group] = []
 _loaders: list[Loader] = []
 
 
-def run_as_rank(argv: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
-    """Run a command, or follow the rank that runs it; return the exit code.
+def run_as_rank(argv: Sequence[str], run: Callable[[Sequence[str]], int], code_of: CodeOf) -> int:
+    """Run a command, or take this rank's part in it; return the exit code.
 
     Args:
         argv: of the command.
         run: runs it in this process.
+        code_of: for what has to be said before other ranks end.
+
+    Raises:
+        RanksError: if the other ranks cannot be reached.
     """
-    if not any(name in os.environ for name in _LAUNCHED) or any(n in argv[:1] for n in DIVIDING):
+    if not _is_one_of_several():
         return run(argv)
     import mlx.core as mx
 
@@ -45,36 +57,15 @@ def run_as_rank(argv: Sequence[str], run: Callable[[Sequence[str]], int]) -> int
     try:
         watch = join(lambda: mx.distributed.init(strict=True))
     except (RuntimeError, ValueError) as error:
-        say(f"the other ranks cannot be reached: {error}")
-        return 1
+        raise RanksError(f"the other ranks cannot be reached: {error}") from error
     if watch.group.size() == 1:
         return run(argv)
-    try:
-        with watch:
-            return _run_together(watch, argv, run)
-    except SimulError as error:
-        rank = watch.group.rank()
-        say(f"rank {rank}: {error}" if rank else str(error))
-        return 1
-
-
-def _run_together(watch: Liveness, argv: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
-    from mlx_simul.checkpoints.sharding import Loader
-    from mlx_simul.engine.ranks import ranks_of
-
-    ranks = ranks_of(watch.group)
-    ranks.guard = watch.guard
-    loader = Loader(ranks)
-    if ranks.rank:
-        return _follow(ranks)
-    _loaders.append(loader)
-    try:
-        with ranks.leading():
-            code = run(argv)
-            ranks.stop_all(code)
-            return code
-    finally:
-        _loaders.clear()
+    _groups[:] = [watch.group]
+    if any(name in argv[:1] for name in DIVIDING):
+        return _divide(watch, lambda: run(argv), code_of)
+    if watch.group.rank():
+        return _follow(watch)
+    return _lead(watch, lambda: run(argv), code_of)
 
 
 def load(
@@ -97,9 +88,78 @@ def are_several() -> bool:
     return bool(_loaders)
 
 
-def _follow(ranks: Ranks) -> int:
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def group() -> mx.distributed.Group | None:
+    """All ranks that run this command, if there are several."""
+    return _groups[0] if _groups else None
+
+
+def _is_one_of_several() -> bool:
+    if not any(name in os.environ for name in _LAUNCHED):
+        return False
+    hosts = os.environ.get("MLX_HOSTFILE")
+    # The one that mlx.launch gives a single rank is empty, which MLX cannot read.
+    return hosts is None or Path(hosts).read_text("utf-8").strip() != ""
+
+
+def _divide(watch: Liveness, run: Run, code_of: CodeOf) -> int:
+    """Run this rank's share; if it fails, the others end and say why."""
+
+    def share() -> int:
+        with watch:
+            return run()
+
+    if watch.group.rank() == 0:
+        return share()
+    with _silence():
+        return code_of(share)
+
+
+def _lead(watch: Liveness, run: Run, code_of: CodeOf) -> int:
+    with watch:
+        ranks, loader = _met(watch)
+        _loaders.append(loader)
+        try:
+            with ranks.leading():
+                code = _code(lambda: code_of(run))
+                if not ranks.stop_all(code):
+                    sys.exit(code)  # not in order: the watch ends the others
+                return code
+        finally:
+            _loaders.clear()
+
+
+def _follow(watch: Liveness) -> int:
+    with watch, _silence():
+        ranks, _ = _met(watch)
         # It has failed if rank 0 has. Any other code would have mlx.launch stop rank 0 at once.
         return int(ranks.follow() == 1)
+
+
+def _met(watch: Liveness) -> tuple[Ranks, Loader]:
+    from mlx_simul.checkpoints.sharding import Loader
+    from mlx_simul.engine.ranks import ranks_of
+
+    ranks = ranks_of(watch.group)
+    ranks.guard = watch.guard
+    return ranks, Loader(ranks)
+
+
+def _code(run: Run) -> int:
+    """The exit code, also of what ends by itself: ``--help``, wrong usage, SIGTERM."""
+    from mlx_simul.engine.ranks import exit_code
+
+    try:
+        return run()
+    except SystemExit as ended:
+        return exit_code(ended)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let nothing be heard of what any library prints, warns, or draws."""
+    with (
+        open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mlx_simul.console import ranks
 from mlx_simul.console.fields import add_option
 from mlx_simul.machine.fields import read_toml, set_option, type_of
 from mlx_simul.machine.files import expanded
@@ -57,17 +58,12 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 0.
     """
-    import mlx.core as mx
-
     from mlx_simul.training.run import Run
 
     options = options_from(args)
-    group = mx.distributed.init()
     with StepBar(options.optimiser.steps, Console(stderr=True)) as report:
-        training = Run(options, report, group)
+        training = Run(options, report, ranks.group())
         is_done = training.go()
-    if group.rank():
-        return 0  # rank 0 speaks for all
     progress = training.trainer.progress
     emit(f"{training.latest}: step {progress.step} of {options.optimiser.steps}\n")
     if not is_done:

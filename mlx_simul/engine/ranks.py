@@ -67,6 +67,7 @@ class Ranks(Thing):
         self._n_common = 0
         self._released: deque[int] = deque()
         self._shield = Shield()
+        self._leads = threading.Lock()
         self._done = 0
         self._is_broken = False
         self._exit_code: int | None = None
@@ -167,21 +168,33 @@ class Ranks(Thing):
         """
         if self._is_broken:
             raise RanksError("the ranks no longer do the same; start all of them again.")
+        if self._exit_code is not None:
+            raise RanksError("the other ranks have been told to end; start all of them again.")
         if self.rank:
             raise RanksError(
                 f"rank {self.rank} cannot give orders: on every rank but 0, call follow(group) "
                 "once the model is loaded."
             )
-        with self._shield.up():
-            if self._released:
-                numbers = [self._released.popleft() for _ in range(len(self._released))]
-                self._lead(self, "drop", (tuple(numbers),))
-            return self._lead(thing, name, args)
+        if not self._leads.acquire(blocking=False):
+            raise RanksError("another order is under way; rank 0 gives them one after another.")
+        try:
+            with self._shield.up():
+                if self._released:
+                    numbers = [self._released.popleft() for _ in range(len(self._released))]
+                    self._lead(self, "drop", (tuple(numbers),))
+                return self._lead(thing, name, args)
+        finally:
+            self._leads.release()
 
     def _lead(self, thing: Thing, name: str, args: tuple[Any, ...]) -> Any:
         numbers = encoded(thing, name, args)
-        self._broadcast(numbers)
-        return self._carry_out(numbers, lambda: (thing, name, args))
+        try:
+            self._broadcast(numbers)
+            return self._carry_out(numbers, lambda: (thing, name, args))
+        except (KeyboardInterrupt, SystemExit):
+            # A second Ctrl-C does not wait. The others are left in the middle of the order.
+            self._is_broken = True
+            raise
 
     @contextmanager
     def leading(self) -> Iterator[Ranks]:
@@ -192,7 +205,7 @@ class Ranks(Thing):
             yield self
             code = 0
         except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            code = exit_code(ended)
             raise
         finally:
             try:
@@ -200,10 +213,13 @@ class Ranks(Thing):
             finally:
                 self._shield.uninstall()
 
-    def stop_all(self, code: int) -> None:
-        """Let the others end, if they have not been told so; a broken group ends by itself."""
+    def stop_all(self, code: int) -> bool:
+        """Let the others end, if they have not been told so; False if they no longer listen."""
+        if self._leads.locked():  # another thread is in the middle of an order
+            self._is_broken = True
         if self._exit_code is None and not self._is_broken:
             self.stop(code)
+        return not self._is_broken
 
     # The others
 
@@ -219,6 +235,8 @@ class Ranks(Thing):
         if threading.current_thread() is threading.main_thread():
             # Ctrl-C goes to all processes of a terminal; rank 0 decides what follows from it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # A handler of Python's would not be called while this rank waits for an order.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         while self._exit_code is None:
             numbers = self._hear()
             try:
@@ -268,9 +286,6 @@ class Ranks(Thing):
         except Exception as error:
             self._note(numbers)
             failure = error
-        except BaseException:
-            self._is_broken = True
-            raise
         self.agree(failure)
         if failure is not None:
             raise failure
@@ -344,6 +359,11 @@ class Share:
 
     def __repr__(self) -> str:
         return "keys and values of which each of several ranks has a part"
+
+
+def exit_code(ended: SystemExit) -> int:
+    """The exit code that Python gives a process for this."""
+    return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
 
 
 HELD_BY_RANKS = "a state that several ranks hold does not fit a model that one process runs."

@@ -15,6 +15,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Shield:
     """While it is up, a signal waits; what it would have done happens when it is down again.
 
+    A second one does not wait: whoever sends it knows better than to wait any longer.
+
     Python raises KeyboardInterrupt between any two steps of the main thread. Between two messages
     to other processes that would leave them waiting for the second.
     """
@@ -49,9 +51,10 @@ class Shield:
                 signal.raise_signal(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._depth:
+        if self._depth and self._waiting is None:
             self._waiting = number
             return
+        self._waiting = None
         before = self._before[number]
         if callable(before):
             before(number, frame)

@@ -49,7 +49,8 @@ class Liveness:
         limits: how long ranks wait for one another; the same in all ranks.
 
     Raises:
-        RanksError: on entering it, if the address of rank 0 is unknown or cannot be reached.
+        RanksError: on entering it, if the address of rank 0 is unknown or cannot be reached, or
+            another rank ends at the start.
     """
 
     def __init__(self, group: mx.distributed.Group, limits: Limits | None = None) -> None:
@@ -137,9 +138,15 @@ class Liveness:
         if self.group.rank() == 0:
             hub = Hub(host, self.group.size(), self._limits, self._end)
             said = [hub.port, *hub.token]
-        with _ending_after(self._limits.start_s):
-            total = mx.distributed.all_sum(mx.array(said, mx.int32), group=self.group)
-            numbers: Any = total.tolist()
+        try:
+            with _ending_after(self._limits.start_s):
+                total = mx.distributed.all_sum(mx.array(said, mx.int32), group=self.group)
+                numbers: Any = total.tolist()
+        except RuntimeError as error:
+            raise RanksError(
+                f"rank {self.group.rank()} has lost another rank at the start, whose own message "
+                f"may say why ({error}). Start all ranks again."
+            ) from error
         port, token = numbers[0], bytes(numbers[1:])
         return hub or Spoke(self.group.rank(), (host, port), token, self._limits, self._end)
 
@@ -161,7 +168,9 @@ class Liveness:
         """Whether the exception that this rank leaves with may come of what another has done."""
         if isinstance(self._error, SystemExit | KeyboardInterrupt):
             return verdict.is_loss  # mlx.launch stops all when one was lost
-        return isinstance(self._error, RuntimeError) and not isinstance(self._error, SimulError)
+        # What MLX raises, or what was made of it.
+        first = self._error and (self._error.__cause__ or self._error)
+        return isinstance(first, RuntimeError) and not isinstance(first, SimulError)
 
 
 def join(start: Callable[[], mx.distributed.Group], limits: Limits | None = None) -> Liveness:

@@ -16,7 +16,7 @@ import numpy as np
 from mlx.nn.utils import average_gradients
 from mlx.utils import tree_flatten
 
-from mlx_simul.errors import InvalidOptionError, SimulError
+from mlx_simul.errors import InvalidOptionError, RanksError
 
 _Item = TypeVar("_Item")
 
@@ -56,7 +56,7 @@ class Peers:
             value: what :mod:`json` can write; it arrives as JSON has it.
 
         Raises:
-            SimulError: if another rank has ended.
+            RanksError: if another rank has ended.
         """
         if self.size == 1:
             return [value]
@@ -78,7 +78,7 @@ class Peers:
             gradients: a tree of arrays, of one structure on all ranks.
 
         Raises:
-            SimulError: if another rank has ended.
+            RanksError: if another rank has ended.
         """
         if self.size == 1:
             return gradients
@@ -95,7 +95,7 @@ class Peers:
 
         Raises:
             InvalidOptionError: on all ranks, for the first name under which a rank has another.
-            SimulError: if another rank has ended.
+            RanksError: if another rank has ended.
         """
         first, *others = self.gather(facts)
         for rank, held in enumerate(others, 1):
@@ -119,7 +119,7 @@ class Peers:
         try:
             yield
         except RuntimeError as error:
-            raise SimulError(
+            raise RanksError(
                 f"rank {self.rank} has lost another rank, whose own message may say why ({error}). "
                 "Start all ranks again to resume."
             ) from error

@@ -58,7 +58,7 @@ def train(
         InvalidOptionError: for an option outside its range, or a folder with another run.
         DataError: if the data cannot be used.
         ModelLoadError: if the checkpoint or the snapshot cannot be loaded.
-        SimulError: if another process of the group has ended.
+        RanksError: if another process of the group has ended.
     """
     made = options if isinstance(options, TrainOptions) else make_options(options)
     run = Run(made, group=group)
@@ -83,7 +83,7 @@ class Run:
         ModelLoadError: if the checkpoint or the snapshot cannot be loaded.
         InvalidOptionError: if the folder holds a run with other options, or a rank began with
             another model, other data or another snapshot than rank 0.
-        SimulError: if another process of the group has ended.
+        RanksError: if another process of the group has ended.
     """
 
     def __init__(

@@ -35,6 +35,18 @@ def test_without_the_shield_it_comes_at_once(shield):
     assert not done
 
 
+def test_a_second_ctrl_c_does_not_wait(shield):
+    done = []
+    with pytest.raises(KeyboardInterrupt), shield.up():
+        signal.raise_signal(signal.SIGINT)
+        done.append("behind the first")
+        signal.raise_signal(signal.SIGINT)
+        done.append("behind the second")
+    assert done == ["behind the first"]
+    with shield.up():
+        pass  # nothing of them is left
+
+
 def test_another_thread_may_put_it_up(shield):
     up, down = threading.Event(), threading.Event()
 
