@@ -12,6 +12,22 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@contextmanager
+def signals_end_at_once() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process themselves, while code holds Python's lock.
+
+    A handler of Python's would only be called behind that. Only the main thread can.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Shield:
     """While it is up, a signal waits; what it would have done happens when it is down again.
 

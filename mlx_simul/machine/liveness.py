@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mlx_simul.errors import RanksError, SimulError
 from mlx_simul.machine.health import BEAT_S, Beat, Limits, State, Verdict
+from mlx_simul.machine.interrupts import signals_end_at_once
 from mlx_simul.machine.side_channel import TOKEN_BYTES, Hub, SideChannel, Spoke
 from mlx_simul.machine.terminal import escaped
 
@@ -183,7 +184,7 @@ def join(start: Callable[[], mx.distributed.Group], limits: Limits | None = None
         limits: how long ranks wait for one another; the same in all ranks.
     """
     limits = Limits() if limits is None else limits
-    with _ending_after(limits.start_s):
+    with _ending_after(limits.start_s), signals_end_at_once():
         group = start()
     return Liveness(group, limits)
 

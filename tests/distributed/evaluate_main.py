@@ -3,6 +3,9 @@
 So records and figures hold times, and hold the same ones in every run.
 """
 
+import mlx_simul  # noqa: F401  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import json
 import sys
 from dataclasses import replace

@@ -45,7 +45,7 @@ def started(n_ranks, *argv, argv_of=None):
             command = [sys.executable, *((argv_of or {}).get(rank, argv))]
             process = subprocess.Popen(
                 [str(part) for part in command],
-                env={**env, "MLX_RANK": str(rank)},
+                env={**env, "MLX_RANK": str(rank)} if n_ranks > 1 else env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -3,6 +3,9 @@
 It says on standard output where it is, so that a test can disturb it there.
 """
 
+import mlx_simul  # noqa: F401  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import argparse
 import ctypes
 import os

@@ -1,5 +1,8 @@
 """What ranks say to each other, in all ways; prints what this rank heard."""
 
+import mlx_simul  # noqa: F401  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import json
 import math
 import sys

@@ -6,6 +6,9 @@ the ranks gave what the same model gives whole, and what differs.
 
 from __future__ import annotations
 
+import mlx_simul  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import gc
 import json
 import sys
@@ -22,7 +25,6 @@ from tiny_configs.base import TINY
 from tiny_models import fresh_model
 from transformers import PreTrainedTokenizerFast
 
-import mlx_simul
 from mlx_simul import SimulSession
 from mlx_simul.cache.positions import FollowStart
 from mlx_simul.checkpoints.sharding import load_shard

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mlx_simul  # noqa: F401  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import json
 import sys
 from dataclasses import replace

@@ -6,6 +6,9 @@ refused. Each rank says the same; rank 0 writes.
 
 from __future__ import annotations
 
+import mlx_simul  # noqa: F401  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import json
 import sys
 from pathlib import Path

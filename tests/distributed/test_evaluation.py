@@ -1,10 +1,13 @@
 """An evaluation that ranks share leaves what one process leaves, byte for byte."""
 
 import json
+import time
 
 import pytest
-from launching import HERE, by_mlx_launch, launched
+from launching import HERE, by_mlx_launch, ended, launched, started
 from tiny_chat import write_chat_folder
+
+from mlx_simul.machine.liveness import EXIT_LOST
 
 pytestmark = pytest.mark.distributed
 
@@ -93,7 +96,7 @@ def test_an_evaluation_is_resumed_with_another_number_of_ranks(common, alone, tm
     first, second = run(2, case(common, folder, until=2))
     assert "Stopped" in first.err
     # The other rank did its share, and then missed the one that had stopped.
-    assert "SimulError: rank 1 has lost another rank" in second.err
+    assert "RanksError: rank 1 has lost another rank" in second.err
     n_held = len(records_in(folder))
     assert n_held == 2 + len(range(1, N_TASKS, 2))
     assert list(folder.glob("*/records.1.jsonl"))
@@ -122,8 +125,60 @@ def test_the_command_prints_once(common, tmp_path):
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert "5 sources" in first.out
     assert "5 translations did not end by themselves" in first.err.replace("5 of 5", "5")
-    assert second.out == ""
-    assert "warning" not in second.err
+    assert (second.out, second.err) == ("", "")
+
+
+def test_the_command_is_used_wrongly_once(common, tmp_path):
+    first, second = launched(2, *command(case(common, tmp_path)["options"]), "--nonsense")
+    assert (first.code, second.code) == (2, 2)
+    assert first.err.count("unrecognized arguments: --nonsense") == 1
+    assert (second.out, second.err) == ("", "")
+
+
+def test_a_rank_that_fails_alone_ends_the_others_with_what_it_says(common, tmp_path):
+    ours = case(common, tmp_path / "results")["options"]
+    theirs = {1: command({**ours, "corpus": str(tmp_path / "missing.tsv")})}
+    first, second = launched(2, *command(ours), argv_of=theirs)
+    assert first.code == EXIT_LOST
+    assert "rank 0 ends. RanksError: rank 1 fails: InvalidOptionError: there is no file " in first.err
+    assert "missing.tsv" in first.err
+    assert (second.code, second.out, second.err) == (2, "", "")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_ends_the_others_by_name(victim, common, tmp_path):
+    """The other one is at work, or waits; no sum may tell it."""
+    ours = command(case(common, tmp_path / "results")["options"])
+    with started(2, "-c", SLOWLY, *ours[2:]) as ranks:
+        while not list((tmp_path / "results").glob("*/records*.jsonl")):
+            assert all(rank.poll() is None for rank in ranks)
+            time.sleep(0.05)
+        ranks[victim].kill()
+        results = ended(ranks)
+    other = results[1 - victim]
+    assert other.code == EXIT_LOST
+    said = f"rank {1 - victim} ends. RanksError: rank {victim} has closed its connection"
+    assert other.err.count(said) == 1
+
+
+SLOWLY = """
+import sys, time
+from mlx_simul.evaluation import translate
+quick = translate.Translator.__call__
+def slow(self, *given):
+    record = quick(self, *given)
+    time.sleep(1.5)
+    return record
+translate.Translator.__call__ = slow
+from mlx_simul.console.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_mlx_launch_may_start_one_rank():
+    result = by_mlx_launch(1, "-m", "mlx_simul", "--version")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("mlx-simul ")
 
 
 def test_mlx_launch_starts_the_command(common, tmp_path):
@@ -138,7 +193,8 @@ def test_a_rank_with_another_test_set_is_refused(common, tmp_path):
     other = tmp_path / "other.tsv"
     other.write_text("one two\tone two there\n", "utf-8")
     theirs = {1: command({**ours, "corpus": str(other)})}
-    for result in launched(2, *command(ours), argv_of=theirs):
-        assert result.code == 2
-        assert "rank 1 has another test set than rank 0" in result.err
+    first, second = launched(2, *command(ours), argv_of=theirs)
+    assert (first.code, second.code) == (2, 2)
+    assert "rank 1 has another test set than rank 0" in first.err
+    assert (second.out, second.err) == ("", "")
     assert not (tmp_path / "results").exists()

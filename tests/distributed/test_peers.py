@@ -45,7 +45,7 @@ def test_a_rank_that_ends_is_missed(call):
     first, second = launched(2, "-c", LOSES.format(call))
     assert second.code == 3
     assert first.code == 1
-    assert "SimulError: rank 0 has lost another rank" in first.err
+    assert "RanksError: rank 0 has lost another rank" in first.err
 
 
 def test_a_checksum_sees_every_bit():

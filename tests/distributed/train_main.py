@@ -1,5 +1,8 @@
 """Training runs of this rank, one after another; prints what each did, by name."""
 
+import mlx_simul  # noqa: F401  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import json
 import os
 import signal

@@ -1,11 +1,13 @@
 """A signal waits while something must not be left half done."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from mlx_simul.machine.interrupts import Shield
+from mlx_simul.machine.interrupts import Shield, signals_end_at_once
 
 
 @pytest.fixture
@@ -63,6 +65,30 @@ def test_another_thread_may_put_it_up(shield):
         down.set()
         thread.join()
         threading.Event().wait(60)  # it comes as soon as this thread runs on
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_process_that_holds_pythons_lock(number):
+    with subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE) as process:
+        process.stdout.read(1)
+        process.send_signal(number)
+        assert process.wait(60) == -number  # it would sleep for longer
+
+
+HOLDS = """
+import ctypes, os
+from mlx_simul.machine.interrupts import signals_end_at_once
+with signals_end_at_once():
+    os.write(1, b".")
+    ctypes.PyDLL(None).sleep(600)
+"""
+
+
+def test_handlers_are_put_back_behind_it():
+    before = signal.getsignal(signal.SIGINT)
+    with signals_end_at_once():
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_handlers_are_put_back():
