@@ -140,7 +140,9 @@ def test_a_rank_that_fails_alone_ends_the_others_with_what_it_says(common, tmp_p
     theirs = {1: command({**ours, "corpus": str(tmp_path / "missing.tsv")})}
     first, second = launched(2, *command(ours), argv_of=theirs)
     assert first.code == EXIT_LOST
-    assert "rank 0 ends. RanksError: rank 1 fails: InvalidOptionError: there is no file " in first.err
+    assert (
+        "rank 0 ends. RanksError: rank 1 fails: InvalidOptionError: there is no file " in first.err
+    )
     assert "missing.tsv" in first.err
     assert (second.code, second.out, second.err) == (2, "", "")
 

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from contextlib import contextmanager
 from functools import cache
 
 import httpx
@@ -18,6 +19,7 @@ from repository import ROOT
 from tiny_chat import write_chat_folder
 
 from mlx_simul.console import cli
+from mlx_simul.machine.liveness import EXIT_LOST
 
 pytestmark = pytest.mark.distributed
 
@@ -202,35 +204,112 @@ def test_a_command_that_fails_says_why_once_and_ends_all(
     assert all(each.code == (1 if code == 1 else 0) for each in others)
 
 
-def test_a_server_over_ranks_serves_and_ends_all(folder, tmp_path):
-    """It waits for clients in a collective, and streams that are open share passes."""
-    options = ["--model", str(folder), "--port", "0"]
+@pytest.mark.parametrize("asked", ["--help", "--version", "--nonsense"])
+def test_what_ends_by_itself_is_said_once_though_others_end_late(asked, tmp_path):
+    first, second = launch(2, ["-c", LATE, "translate" * (asked != "--version"), asked], tmp_path)
+    assert first.code == (2 if asked == "--nonsense" else 0)
+    assert first.out or first.err
+    assert (second.code, second.out, second.err) == (0, "", "")
+
+
+LATE = """
+import sys, time
+from mlx_simul.engine.ranks import Ranks
+follow = Ranks.follow
+def late(self):
+    code = follow(self)
+    time.sleep(2)
+    return code
+Ranks.follow = late
+from mlx_simul.console.cli import main
+sys.exit(main([each for each in sys.argv[1:] if each]))
+"""
+
+
+@contextmanager
+def serving(folder, tmp_path, *more):
+    """A server over two ranks, and a client of it."""
+    options = ["--model", str(folder), "--port", "0", *more]
     with started(2, ["-m", "mlx_simul", "serve", *options], tmp_path) as ranks:
         while not ranks[0].out.endswith("\n"):
             assert ranks[0].process.poll() is None, ranks
             time.sleep(0.2)
         url = f"http://127.0.0.1:{int(ranks[0].out.rpartition(':')[2])}"
         with httpx.Client(base_url=url, timeout=LIMIT_S) as client:
-            opened = [client.post("/v1/streams", json={}).raise_for_status().json() for _ in "12"]
-            texts = []
-            for stream in opened:
-                stream["headers"] = {"Authorization": f"Bearer {stream['secret']}"}
-                text = {"text": "One. Two. "}
-                address = f"/v1/streams/{stream['id']}"
-                client.post(f"{address}/text", json=text, headers=stream["headers"])
-                client.delete(address, headers=stream["headers"]).raise_for_status()
-            for stream in opened:
-                said = client.get(stream["events"], headers=stream["headers"])
-                texts.append(said.raise_for_status().text)
-        assert all("closed" in text for text in texts), texts
+            yield ranks, client
+
+
+class Stream:
+    """A stream of a server, that is spoken to by requests."""
+
+    def __init__(self, client):
+        self.answer = client.post("/v1/streams", json={}).raise_for_status().json()
+        self.address = f"/v1/streams/{self.answer['id']}"
+        self.headers = {"Authorization": f"Bearer {self.answer['secret']}"}
+
+    def push(self, client, text):
+        place = f"{self.address}/text"
+        client.post(place, json={"text": text}, headers=self.headers).raise_for_status()
+
+    def close(self, client):
+        client.delete(self.address, headers=self.headers).raise_for_status()
+
+    def messages(self, client):
+        """All that was said, once it has ended."""
+        said = client.get(self.answer["events"], headers=self.headers).raise_for_status().text
+        lines = [line for line in said.splitlines() if line.startswith("data: ")]
+        return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def text_of(messages):
+    kind = "session.output_transcript.delta"
+    return "".join(each["delta"] for each in messages if each["type"] == kind)
+
+
+def test_a_server_over_ranks_serves_and_ends_all(folder, tmp_path):
+    """It waits for clients in a collective, and streams that are open share passes."""
+    with serving(folder, tmp_path) as (ranks, client):
+        streams = [Stream(client) for _ in range(2)]
+        for stream in streams:
+            stream.push(client, "One. Two. ")
+            stream.close(client)
+        for stream in streams:
+            assert stream.messages(client)[-1]["type"] == "session.closed"
         ranks[0].process.send_signal(signal.SIGINT)
         ended = wait_for(ranks)
-    assert ended[1].code == 0
+    assert [each.code for each in ended] == [0, 0], ended
     assert (ended[1].out, ended[1].err) == ("", "")
 
 
-def test_ctrl_c_ends_all(folder, tmp_path):
-    """A terminal sends it to all ranks; rank 0 decides what follows."""
+@pytest.mark.parametrize("victim", [0, 1])
+def test_streams_of_a_server_that_lost_a_rank_go_on_when_all_are_started_again(
+    victim, folder, tmp_path
+):
+    journal = ("--journal", str(tmp_path / "journal"))
+    with serving(folder, tmp_path, *journal) as (ranks, client):
+        stream = Stream(client)
+        stream.push(client, "One. Two. Three")
+        ranks[victim].process.kill()
+        other = wait_for(ranks)[1 - victim]
+        assert other.code == EXIT_LOST, other
+        assert f"RanksError: rank {victim} has closed its connection" in other.err
+    with serving(folder, tmp_path, *journal) as (ranks, client):
+        held = client.get(stream.address, headers=stream.headers).raise_for_status().json()
+        assert held["source_chars"] == len("One. Two. Three")
+        undisturbed = Stream(client)
+        undisturbed.push(client, "One. Two. Three")
+        for each in (stream, undisturbed):
+            each.push(client, " and four.")
+            each.close(client)
+        messages = stream.messages(client)
+        numbers = [each["seq"] for each in messages if "seq" in each]
+        assert numbers == list(range(1, len(numbers) + 1)) != []
+        assert text_of(messages) == text_of(undisturbed.messages(client)) != ""
+
+
+@contextmanager
+def listening(folder, tmp_path):
+    """A translation over two ranks that waits for more of its source, in a collective."""
     source = tmp_path / "source"
     os.mkfifo(source)
     arguments = ["-m", "mlx_simul", "translate", "--file", str(source), "--model", str(folder)]
@@ -240,7 +319,26 @@ def test_ctrl_c_ends_all(folder, tmp_path):
         while not ranks[0].out:
             assert ranks[0].process.poll() is None, ranks
             time.sleep(0.2)
+        yield ranks
+
+
+def test_ctrl_c_ends_all(folder, tmp_path):
+    """A terminal sends it to all ranks; rank 0 decides what follows."""
+    with listening(folder, tmp_path) as ranks:
         for rank in reversed(ranks):
             rank.process.send_signal(signal.SIGINT)
         ended = wait_for(ranks)
     assert [each.code for each in ended] == [130, 0], ended
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)]
+)
+def test_a_rank_of_a_command_that_is_ended_ends_the_other_by_name(victim, number, folder, tmp_path):
+    with listening(folder, tmp_path) as ranks:
+        ranks[victim].process.send_signal(number)
+        ended = wait_for(ranks)
+    assert ended[victim].code == -number
+    assert ended[1 - victim].code == EXIT_LOST
+    said = f"rank {1 - victim} ends. RanksError: rank {victim} has closed its connection"
+    assert ended[1 - victim].err.count(said) == 1
