@@ -135,6 +135,12 @@ class Trainer:
 
     def _gradients(self, batches: Sequence[Sequence[Sample]]) -> tuple[float, Any]:
         """Loss and gradients over all scored tokens of the batches, whoever feeds them."""
+        smoothing = self._options.label_smoothing
+        if len(batches) == self._peers.size == 1:
+            # There is nothing to add up, so no second copy of all gradients takes memory.
+            one, gradients = self._loss_and_grad(self.model, collate(batches[0]), smoothing)
+            mx.eval(one, gradients)
+            return one.item(), gradients  # pyright: ignore[reportReturnType]
         total = sum(sample.n_scored for samples in batches for sample in samples)
         weights = self.model.trainable_parameters()
         loss, gradients = 0.0, tree_map(mx.zeros_like, weights)
@@ -142,9 +148,7 @@ class Trainer:
             # A batch may have fewer samples than there are processes.
             if not (mine := self._peers.share(samples)):
                 continue
-            one, grads = self._loss_and_grad(
-                self.model, collate(mine), self._options.label_smoothing
-            )
+            one, grads = self._loss_and_grad(self.model, collate(mine), smoothing)
             # Mean losses over unequal numbers of tokens: each weighs as much as it has of them.
             part = sum(sample.n_scored for sample in mine) / total
             scale = mx.array(part * self._peers.size)

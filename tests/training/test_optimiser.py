@@ -41,6 +41,25 @@ def weights_after(n_steps, *groups, **options):
     return dict(tree_flatten(model.trainable_parameters())), reports
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_of_a_single_batch_are_not_copied(accumulate):
+    model, made = new_model(MODEL), []
+    trainer = Trainer(model, Given(SAMPLES), OptimiserOptions(steps=1, accumulate=accumulate))
+    loss_and_grad = trainer._loss_and_grad
+
+    def noting(*given):
+        loss, gradients = loss_and_grad(*given)
+        made.append(dict(tree_flatten(gradients)))
+        return loss, gradients
+
+    trainer._loss_and_grad = noting
+    _, gradients = trainer._gradients([SAMPLES] * accumulate)
+    applied = dict(tree_flatten(gradients))
+    assert all(applied[name] is made[0][name] for name in applied) == (accumulate == 1)
+    for name, gradient in applied.items():  # twice the same has the mean of one
+        assert mx.allclose(gradient, made[0][name], rtol=1e-5, atol=1e-7)
+
+
 @given(
     seed=st.integers(0, 99),
     smoothing=st.sampled_from([0.0, 0.1, 0.5]),
