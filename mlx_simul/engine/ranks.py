@@ -231,6 +231,7 @@ class Ranks(Thing):
 
         Raises:
             RanksError: if this rank can no longer follow.
+            RuntimeError: from MLX, if it could not compute what it was told.
         """
         if threading.current_thread() is threading.main_thread():
             # Ctrl-C goes to all processes of a terminal; rank 0 decides what follows from it.
@@ -241,10 +242,9 @@ class Ranks(Thing):
             numbers = self._hear()
             try:
                 self._carry_out(numbers, lambda numbers=numbers: decoded(numbers, self._find))
-            except RanksError:
+            except Exception as error:
                 if self._is_broken:
                     raise
-            except Exception as error:
                 _logger.debug("every rank refused an order: %s", error)
         return self._exit_code
 

@@ -6,7 +6,7 @@ import threading
 import mlx.core as mx
 import pytest
 
-from mlx_simul.engine.orders import Thing, order
+from mlx_simul.engine.orders import Thing, encoded, order
 from mlx_simul.engine.ranks import Ranks
 from mlx_simul.errors import RanksError
 
@@ -63,6 +63,28 @@ def test_no_thread_gives_an_order_in_the_middle_of_anothers(ranks, counter):
     assert counter.count == 1
     assert len(refused) == 1 and "another order is under way" in refused[0]
     assert ended == [False]  # their place in the order is not known
+
+
+def test_a_rank_that_could_not_compute_its_part_does_not_wait_for_the_next_order(
+    ranks, counter, monkeypatch
+):
+    orders = iter([encoded(counter, "add", (1,))])
+    ranks.rank, ranks._hear = 1, lambda: next(orders)
+    compute = mx.eval
+
+    def short_of_memory(*trees):
+        if counter.count:
+            raise RuntimeError("no memory is left")
+        compute(*trees)
+
+    monkeypatch.setattr(mx, "eval", short_of_memory)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(RuntimeError, match="no memory is left"):
+            ranks.follow()
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_ctrl_c_waits_for_the_end_of_an_order(ranks, counter):
