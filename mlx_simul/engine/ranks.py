@@ -33,6 +33,7 @@ import numpy as np
 from mlx_simul.engine.orders import MAX_NUMBERS, Thing, carry_out, decoded, encoded, order
 from mlx_simul.errors import InvalidOptionError, RanksError
 from mlx_simul.machine.interrupts import Shield
+from mlx_simul.machine.peers import Peers
 
 _logger = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ PROTOCOL = 0x51A0_0001
 
 INLINE_NUMBERS = 510
 """So many numbers of an order travel with their count; few passes of one stream take more."""
-
-_MESSAGE_BYTES = 1024
 
 
 class Ranks(Thing):
@@ -103,7 +102,7 @@ class Ranks(Thing):
             return
         self._is_broken = True
         rank = int(np.argmax(failed))
-        message = self._texts("" if failure is None else str(failure))[rank]
+        message = self._messages(failure)[rank]
         raise RanksError(
             f"rank {rank} failed where others did not, so all ranks end: {message}"
         ) from failure
@@ -126,7 +125,7 @@ class Ranks(Thing):
         if not failed.any():
             return result
         rank = int(np.argmax(failed))
-        message = self._texts("" if failure is None else str(failure))[rank]
+        message = self._messages(failure)[rank]
         if failure is not None:
             raise failure
         raise RanksError(f"rank {rank} said: {message}")
@@ -331,10 +330,10 @@ class Ranks(Thing):
         self._wait_for(rows, is_idle=is_idle)
         return np.array(rows)
 
-    def _texts(self, own: str) -> list[str]:
-        data = own.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
-        rows = self._everyone(mx.array([list(data)], mx.int32))
-        return [bytes(row.tolist()).rstrip(b"\0").decode(errors="ignore") for row in rows]
+    def _messages(self, failure: BaseException | None) -> list[str]:
+        """What each rank says of its failure."""
+        with self.guard(False):
+            return Peers(self.group).gather("" if failure is None else str(failure))
 
     def _wait_for(self, *trees: Any, is_idle: bool = False) -> None:
         """The only place where this process waits for others."""

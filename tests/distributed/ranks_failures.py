@@ -21,7 +21,7 @@ from mlx_simul.engine import orders
 from mlx_simul.engine import ranks as engine_ranks
 from mlx_simul.engine.ranks import Ranks, ranks_of
 from mlx_simul.engine.shard import Shard
-from mlx_simul.errors import SimulError
+from mlx_simul.errors import ModelLoadError, SimulError
 from mlx_simul.machine.terminal import say
 
 LLAMA = {"model_type": "llama"}
@@ -30,9 +30,14 @@ LLAMA = {"model_type": "llama"}
 def refusals(ranks: Ranks) -> dict[str, str]:
     """What each rank says of models that cannot be loaded; it goes on after each."""
 
-    def said(options: dict[str, Any], **more: Any) -> str:
+    def said(options: dict[str, Any], message: str = "", **more: Any) -> str:
+        def load_whole() -> Any:
+            if message:
+                raise ModelLoadError(message)
+            return made(options), None
+
         try:
-            load_shard(lambda: (made(options), None), ranks.group, **more)
+            load_shard(load_whole, ranks.group, **more)
         except SimulError as error:
             return f"{type(error).__name__}: {error}"
         return "loaded"
@@ -43,6 +48,7 @@ def refusals(ranks: Ranks) -> dict[str, str]:
         "layers": said({"model_type": "qwen2", "num_hidden_layers": 1}, pipeline=True),
         "no pipeline": said(LLAMA, pipeline=True),
     }
+    told["long"] = said(LLAMA, "long " * 600 * ranks.rank)
     before = sharding.memory_bytes
     if ranks.rank == 1:
         sharding.memory_bytes = lambda: 1000
