@@ -50,14 +50,9 @@ def run_as_rank(argv: Sequence[str], run: Callable[[Sequence[str]], int], code_o
     """
     if not _is_one_of_several():
         return run(argv)
-    import mlx.core as mx
-
     from mlx_simul.machine.liveness import join
 
-    try:
-        watch = join(lambda: mx.distributed.init(strict=True))
-    except (RuntimeError, ValueError) as error:
-        raise RanksError(f"the other ranks cannot be reached: {error}") from error
+    watch = join(_begun)
     if watch.group.size() == 1:
         return run(argv)
     _groups[:] = [watch.group]
@@ -99,6 +94,15 @@ def _is_one_of_several() -> bool:
     hosts = os.environ.get("MLX_HOSTFILE")
     # The one that mlx.launch gives a single rank is empty, which MLX cannot read.
     return hosts is None or Path(hosts).read_text("utf-8").strip() != ""
+
+
+def _begun() -> mx.distributed.Group:
+    import mlx.core as mx
+
+    try:
+        return mx.distributed.init(strict=True)
+    except (RuntimeError, ValueError) as error:
+        raise RanksError(f"the other ranks cannot be reached: {error}") from error
 
 
 def _divide(watch: Liveness, run: Run, code_of: CodeOf) -> int:

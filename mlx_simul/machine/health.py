@@ -16,6 +16,9 @@ from mlx_simul.errors import InvalidOptionError
 BEAT_S = 0.5
 """Between two heartbeats of a rank."""
 
+STALLED_VAR = "MLX_SIMUL_STALLED_S"
+"""Names seconds for rank 0, in place of :attr:`Limits.stalled_s`."""
+
 SETTLE_S = 0.5
 """How long an exception of one rank waits for the death of another, which may have caused it."""
 
@@ -181,7 +184,7 @@ class Health:
             last,
             f"no rank has made progress for {limit_s:g} s, though some are busy: {seen}. Others "
             f"may wait for rank {last} in a collective; look at it and at its network. If one step "
-            f"takes so long, set a longer limit. {_AGAIN}",
+            f"takes so long, set {STALLED_VAR} to more seconds, as in mlx.launch --env. {_AGAIN}",
         )
 
 

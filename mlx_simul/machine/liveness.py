@@ -18,8 +18,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mlx_simul.errors import RanksError, SimulError
-from mlx_simul.machine.health import BEAT_S, Beat, Limits, State, Verdict
+from mlx_simul.errors import InvalidOptionError, RanksError, SimulError
+from mlx_simul.machine.health import BEAT_S, STALLED_VAR, Beat, Limits, State, Verdict
 from mlx_simul.machine.interrupts import signals_end_at_once
 from mlx_simul.machine.side_channel import TOKEN_BYTES, Hub, SideChannel, Spoke
 from mlx_simul.machine.terminal import escaped
@@ -47,16 +47,17 @@ class Liveness:
 
     Args:
         group: of ``mx.distributed``; one of a single rank is not watched.
-        limits: how long ranks wait for one another; the same in all ranks.
+        limits: how long ranks wait for one another; by default as the environment says.
 
     Raises:
+        InvalidOptionError: if the environment says nonsense.
         RanksError: on entering it, if the address of rank 0 is unknown or cannot be reached, or
             another rank ends at the start.
     """
 
     def __init__(self, group: mx.distributed.Group, limits: Limits | None = None) -> None:
         self.group = group
-        self._limits = Limits() if limits is None else limits
+        self._limits = limits_in(os.environ) if limits is None else limits
         self._channel: SideChannel | None = None
         self._progress = 0
         self._doing: list[str] = []
@@ -181,12 +182,34 @@ def join(start: Callable[[], mx.distributed.Group], limits: Limits | None = None
 
     Args:
         start: calls ``mx.distributed.init``.
-        limits: how long ranks wait for one another; the same in all ranks.
+        limits: how long ranks wait for one another; by default as the environment says.
+
+    Raises:
+        InvalidOptionError: if the environment says nonsense.
     """
-    limits = Limits() if limits is None else limits
+    limits = limits_in(os.environ) if limits is None else limits
     with _ending_after(limits.start_s), signals_end_at_once():
         group = start()
     return Liveness(group, limits)
+
+
+def limits_in(environment: Mapping[str, str]) -> Limits:
+    """How long ranks wait for one another, as :data:`~mlx_simul.machine.health.STALLED_VAR` says.
+
+    Args:
+        environment: of the process.
+
+    Raises:
+        InvalidOptionError: if that is not a number of seconds, or too short.
+    """
+    if not (text := environment.get(STALLED_VAR)):
+        return Limits()
+    try:
+        return Limits(stalled_s=float(text))
+    except ValueError as error:
+        raise InvalidOptionError(
+            f"{STALLED_VAR} is a number of seconds, at least {4 * BEAT_S:g}; got {text!r}."
+        ) from error
 
 
 def rank_0_host(environment: Mapping[str, str]) -> str:

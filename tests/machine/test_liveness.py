@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from mlx_simul.errors import RanksError
-from mlx_simul.machine.liveness import ADDRESS_VAR, Liveness, rank_0_host
+from mlx_simul.errors import InvalidOptionError, RanksError
+from mlx_simul.machine.health import STALLED_VAR, Limits
+from mlx_simul.machine.liveness import ADDRESS_VAR, Liveness, limits_in, rank_0_host
 
 
 def test_rank_0_is_where_mlx_launch_says(tmp_path):
@@ -26,6 +27,17 @@ def test_a_hostfile_without_rank_0_is_refused(tmp_path, text):
     for environment in ({"MLX_HOSTFILE": str(hosts)}, {"MLX_HOSTFILE": str(tmp_path)}, {}):
         with pytest.raises(RanksError, match=f"set {ADDRESS_VAR} to an address of rank 0"):
             rank_0_host(environment)
+
+
+def test_how_long_a_pass_may_take_may_come_from_the_environment():
+    assert limits_in({}) == limits_in({STALLED_VAR: ""}) == Limits()
+    assert limits_in({STALLED_VAR: "300"}) == Limits(stalled_s=300)
+
+
+@pytest.mark.parametrize("text", ["1", "-5", "nan", "long"])
+def test_other_limits_are_refused(text):
+    with pytest.raises(InvalidOptionError, match=f"{STALLED_VAR} is a number .* got '{text}'"):
+        limits_in({STALLED_VAR: text})
 
 
 class Alone:
