@@ -24,6 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mlx_simul  # noqa: F401  # before MLX, which then gets a fast BLAS
+
+# isort: split
 import mlx.core as mx
 
 from mlx_simul.training.scratch import new_model
