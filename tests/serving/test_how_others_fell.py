@@ -154,15 +154,19 @@ def test_memory_grew_with_each_session(own_server):
             with server.speak() as talk:
                 talk.say(SENTENCES[0])
         until(lambda: server.streams.n_connections == 0)
+
+    def held():
         gc.collect()
         kinds = (Stream, SimulSession)
         counts = [sum(isinstance(each, kind) for each in gc.get_objects()) for kind in kinds]
         return [*counts, mx.get_active_memory() // 100_000]
 
     with server.limited(max_sessions=4):
-        run(8)
-        before = run(1)
-        assert all(now <= then for now, then in zip(run(16), before, strict=True))
+        run(9)
+        before = held()
+        run(16)
+        # The last stream may still be on its way out; what leaks never goes.
+        until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
 
 
 def test_first_words_after_silence_were_lost(server, talk_alone):
