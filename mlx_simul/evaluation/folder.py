@@ -72,7 +72,7 @@ class ResultFolder(Generic[AnyRecord]):
         kind: type[AnyRecord],
         date: str | None = None,
     ) -> None:
-        self.path, self._kind = path, kind
+        self.path, self.setting, self._kind = path, setting, kind
         if path.exists() and not path.is_dir():
             raise InvalidOptionError(f"{path} is a file; name a folder for the results.")
         told = json.loads(json.dumps(setting))

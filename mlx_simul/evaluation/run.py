@@ -10,7 +10,6 @@ from mlx_simul.evaluation.conditions import (
     checked,
     described,
     made_with,
-    model_digest,
     model_name,
     opened,
     shown,
@@ -69,7 +68,7 @@ def evaluate(
     options, folder = opened(options, references, corpus_digest(items), Record)
     translate_missing(options, [item.source for item in items], folder, report)
     records = {spec: folder.in_order(spec, len(items)) for spec in options.policies}
-    results = summary(options, items, records)
+    results = summary(options, folder.setting["model"], items, records)
     for spec in options.policies:
         write_logs(folder.of_policy(spec), items, records[spec], options.word_ms)
     write_whole(folder.path / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -79,12 +78,16 @@ def evaluate(
 
 
 def summary(
-    options: EvaluationOptions, items: Sequence[Item], records: Mapping[str, Sequence[Record]]
+    options: EvaluationOptions,
+    model_sha256: str,
+    items: Sequence[Item],
+    records: Mapping[str, Sequence[Record]],
 ) -> dict[str, Any]:
     """The figures of all policies, from their records.
 
     Args:
         options: of the evaluation.
+        model_sha256: of the model's files; another model of the same name has another.
         items: the test set.
         records: for each policy, of all sources in their order.
     """
@@ -92,7 +95,7 @@ def summary(
     quality, signatures = quality_figures(options, texts, [item.references for item in items])
     return {
         "model": model_name(options),
-        "model_sha256": model_digest(options),
+        "model_sha256": model_sha256,
         "corpus": {
             "name": shown(options.corpus),
             "n_sources": len(items),
