@@ -70,7 +70,7 @@ class Ear:
             return heard
 
     def stop(self) -> None:
-        """Listen no longer; what was said until now is still heard."""
+        """Stop listening; speech up to now is still recognised."""
         self.is_stopped = True
         self._hearing.stop()
 

@@ -29,7 +29,6 @@ from mlx_simul.options import NOT_OPTIONS, SAMPLING, SessionOptions
 from mlx_simul.policies import WHOLE, as_policy
 
 if TYPE_CHECKING:
-    from mlx_simul.engine import Engine
     from mlx_simul.session import SimulSession
 
 RULE = "=" * 10
@@ -237,26 +236,28 @@ def _session(args: argparse.Namespace, options: SessionOptions) -> SimulSession:
             raise InvalidOptionError(f"--extra-eos-token: {error}.") from error
     from mlx_simul.session import SimulSession
 
-    if as_policy(options.policy) == as_policy(WHOLE) and options.placement.target_start == "auto":
-        return SimulSession(loaded, tokenizer, options, make_engine=_engine_behind_the_whole)
-    return SimulSession(loaded, tokenizer, options)
+    return SimulSession(loaded, tokenizer, _placed_as_in_mlx_lm(options, loaded))
 
 
-def _engine_behind_the_whole(model: Any, *, target_start: Any, **settings: Any) -> Engine:
-    """The engine of a session whose target begins once the whole source is read.
+def _placed_as_in_mlx_lm(options: SessionOptions, model: Any) -> SessionOptions:
+    """Options that place the target where mlx-lm places it, if it begins behind the whole source.
 
-    Nothing is read behind that, so the target needs no margin to move in, and stands where it
-    stands in mlx-lm, unless the checkpoint was trained with another place.
+    Nothing is read behind the whole source, so the target needs no margin to move in. A checkpoint
+    that was trained with another place keeps that.
     """
     from mlx_simul.archs import streaming_config
     from mlx_simul.cache.positions import StayStart
-    from mlx_simul.engine import StreamingEngine, make_engine
+    from mlx_simul.engine import mode_of
 
-    engine = make_engine(model, target_start=target_start, **settings)
-    trained = streaming_config(model).target_start
-    if not isinstance(engine, StreamingEngine) or trained not in (None, "auto"):
-        return engine
-    return make_engine(model, target_start=StayStart(0), **settings)
+    placement = options.placement
+    reads_first = as_policy(options.policy) == as_policy(WHOLE)
+    is_free = all(
+        start in (None, "auto")
+        for start in (placement.target_start, streaming_config(model).target_start)
+    )
+    if reads_first and is_free and mode_of(model, placement.mode) == "group":
+        return SessionOptions.of(options, target_start=StayStart(0))
+    return options
 
 
 def _source(prompt: str) -> TextSource:

@@ -28,7 +28,23 @@ __all__ = [
     "Sampler",
     "StreamingEngine",
     "make_engine",
+    "mode_of",
 ]
+
+
+def mode_of(model: Any, mode: Mode | str = "auto") -> Mode | str:
+    """The mode in which a model streams: the one that is asked for.
+
+    ``"auto"`` is the one that the checkpoint was trained in, else the first that its architecture
+    has.
+
+    Args:
+        model: prepared.
+        mode: as an option of a session.
+    """
+    if mode == "auto":
+        mode = archs.streaming_config(model).mode or "auto"
+    return archs.of(model).modes[0] if mode == "auto" else mode
 
 
 def make_engine(
@@ -63,14 +79,10 @@ def make_engine(
     check_arithmetic()
     model = prepared(model)
     architecture = archs.of(model)
-    trained = archs.streaming_config(model)
-    if mode == "auto":
-        mode = trained.mode or "auto"
-    if mode == "auto":
-        mode = architecture.modes[0]
+    mode = mode_of(model, mode)
     architecture.require(mode)
     if mode == "group":
-        start = make_target_start(target_start, trained.target_start)
+        start = make_target_start(target_start, archs.streaming_config(model).target_start)
         kv = None if kv_bits is None else KVBits(kv_bits, kv_group_size)
         caches = architecture.make_cache(model, kv)
         if kv is not None:

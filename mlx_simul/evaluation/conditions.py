@@ -129,11 +129,6 @@ def model_name(options: EvaluationOptions) -> str:
     return shown(options.model or str(DEFAULT_MODEL))
 
 
-def model_digest(options: EvaluationOptions) -> str:
-    """SHA-256 of the model's files; another model of the same name has another."""
-    return files_digest(find_folder(options.model or DEFAULT_MODEL))
-
-
 def shown(path_or_id: str) -> str:
     """A file by its name alone: others have it elsewhere. An id of the hub is all of it."""
     path = expanded(path_or_id)
@@ -156,7 +151,7 @@ def _setting(options: EvaluationOptions, digest: str) -> dict[str, Any]:
     """All that decides what a translation is, its policy excepted."""
     adapter = options.adapter and files_digest(expanded(options.adapter))
     return {
-        "model": model_digest(options),
+        "model": files_digest(find_folder(options.model or DEFAULT_MODEL)),
         "adapter": adapter,
         "test set": digest,
         "unit": options.known_unit,

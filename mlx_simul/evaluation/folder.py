@@ -74,7 +74,7 @@ class ResultFolder(Generic[AnyRecord]):
         date: str | None = None,
         rank: int = 0,
     ) -> None:
-        self.path, self._kind, self._rank = path, kind, rank
+        self.path, self.setting, self._kind, self._rank = path, setting, kind, rank
         if path.exists() and not path.is_dir():
             raise InvalidOptionError(f"{path} is a file; name a folder for the results.")
         told = json.loads(json.dumps(setting))

@@ -114,7 +114,7 @@ def average_lagging(
 def length_adaptive_average_lagging(
     delays: Sequence[float], source_length: float, target_length: int | None = None
 ) -> float:
-    """LAAL: AL whose |Y| is the longer of what was written and its reference.
+    """LAAL: AL in which |Y| is the length of the target or of its reference, the longer of the two.
 
     Polák et al. 2022, Papi et al. 2022: so that writing too much is not rewarded.
 

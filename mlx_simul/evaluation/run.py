@@ -10,7 +10,6 @@ from mlx_simul.evaluation.conditions import (
     checked,
     described,
     made_with,
-    model_digest,
     model_name,
     opened,
     shown,
@@ -86,7 +85,7 @@ def _evaluate_sources(
     if not peers.is_first:
         return None
     records = {spec: folder.in_order(spec, len(items)) for spec in options.policies}
-    results = summary(options, items, records)
+    results = summary(options, folder.setting["model"], items, records)
     for spec in options.policies:
         write_logs(folder.of_policy(spec), items, records[spec], options.word_ms)
     write_whole(folder.path / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -96,12 +95,16 @@ def _evaluate_sources(
 
 
 def summary(
-    options: EvaluationOptions, items: Sequence[Item], records: Mapping[str, Sequence[Record]]
+    options: EvaluationOptions,
+    model_sha256: str,
+    items: Sequence[Item],
+    records: Mapping[str, Sequence[Record]],
 ) -> dict[str, Any]:
     """The figures of all policies, from their records.
 
     Args:
         options: of the evaluation.
+        model_sha256: of the model's files; another model of the same name has another.
         items: the test set.
         records: for each policy, of all sources in their order.
     """
@@ -109,7 +112,7 @@ def summary(
     quality, signatures = quality_figures(options, texts, [item.references for item in items])
     return {
         "model": model_name(options),
-        "model_sha256": model_digest(options),
+        "model_sha256": model_sha256,
         "corpus": {
             "name": shown(options.corpus),
             "n_sources": len(items),

@@ -11,7 +11,6 @@ from typing import Any
 from mlx_simul.evaluation.conditions import (
     described,
     made_with,
-    model_digest,
     model_name,
     opened,
     shown,
@@ -76,7 +75,7 @@ def evaluate_talks(
         spec: [realigned_talk(record, options.known_unit) for record in held]
         for spec, held in records.items()
     }
-    results = talk_summary(options, realigned)
+    results = talk_summary(options, folder.setting["model"], realigned)
     text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     write_whole(folder.path / TALK_RESULTS, text)
     if options.plot:
@@ -89,12 +88,13 @@ def evaluate_talks(
 
 
 def talk_summary(
-    options: EvaluationOptions, talks: Mapping[str, Sequence[RealignedTalk]]
+    options: EvaluationOptions, model_sha256: str, talks: Mapping[str, Sequence[RealignedTalk]]
 ) -> dict[str, Any]:
     """The figures of all policies, from their realigned talks.
 
     Args:
         options: of the evaluation.
+        model_sha256: of the model's files.
         talks: for each policy, all talks in their order.
     """
     texts: dict[str, list[str]] = {}
@@ -107,7 +107,7 @@ def talk_summary(
     spoken = [talk.record.talk for talk in next(iter(talks.values()))]
     return {
         "model": model_name(options),
-        "model_sha256": model_digest(options),
+        "model_sha256": model_sha256,
         "corpus": {
             "name": shown(options.corpus),
             "n_talks": len(spoken),

@@ -1,4 +1,4 @@
-"""A translated talk as sentences: what was written for each, how late, and where it lagged."""
+"""A translated talk as sentences: the translation of each, its delays, and its lagging."""
 
 from __future__ import annotations
 

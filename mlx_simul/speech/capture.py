@@ -96,7 +96,7 @@ class AtOnce:
         self._stopped.set()
 
     def remarks(self) -> list[str]:
-        """None: nobody speaks."""
+        """Always empty: audio that is there already is never late."""
         return []
 
 
