@@ -1,0 +1,79 @@
+"""The helper that makes more training pairs: first words, and a model's own translations."""
+
+import importlib.util
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from repository import ROOT
+
+from mlx_simul.evaluation.pairs import Pair
+
+SENTENCES = [
+    Pair("We went home early.", "Nous sommes rentrés tôt."),
+    Pair("I am not tired.", "Je ne suis pas fatigué."),
+    Pair("He is at home.", "Il est à la maison."),
+    Pair("Where is the station?", "Où est la gare ?"),
+    Pair("Does he know?", "Le sait-il ?"),
+    Pair("Paris is large.", "Paris est grand."),
+]
+UNSUITED = SENTENCES[4:]
+"""Nothing says whether their first words begin with a capital elsewhere."""
+
+
+@pytest.fixture(scope="module")
+def tool():
+    path = ROOT / "tools" / "more_pairs.py"
+    spec = importlib.util.spec_from_file_location("more_pairs", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def behind(text, endings):
+    """Which sentence a text ends with, but for the capital it began with."""
+    return {ending for ending in endings if text.lower().endswith(ending.lower())}
+
+
+@given(seed=st.integers(0, 2**32))
+def test_a_pair_with_first_words_is_a_pair_behind_words_that_are_known(tool, seed):
+    made = list(tool.with_first_words(SENTENCES, 30, seed))
+    assert made
+    for pair in made:
+        (kept,) = [each for each in SENTENCES if behind(pair.source, [each.source])]
+        assert behind(pair.target, [kept.target])
+        assert kept not in UNSUITED
+        first = pair.source[: -len(kept.source)].strip()
+        target_first = pair.target[: -len(kept.target)].strip()
+        known = tool.FIRST_WORDS[first]
+        assert {target_first, target_first.rstrip(","), target_first.rstrip("'") + "e"} & {*known}
+        assert ("'" in target_first[-1]) == (" que" in known[0] and kept.target.startswith("Il"))
+        assert not kept.source.endswith("?") or first in tool.BEFORE_QUESTIONS
+
+
+def test_sentences_whose_first_words_are_not_known_stay_as_they_are(tool):
+    assert list(tool.with_first_words(UNSUITED, 30)) == []
+
+
+def test_translations_are_kept_that_are_near_a_reference_and_not_equal_to_it(tool):
+    source = "I am very tired."
+    references = {source: ["Je suis très fatigué.", "Je suis crevé."]}
+    said = ["Je suis très fatiguée.", "Je suis très fatigué.", "Il pleut.", ""]
+    kept = tool.near_references((Pair(source, each) for each in said), references)
+    assert [pair.target for pair in kept] == said[:1]
+
+
+def test_translating_goes_on_with_what_is_there(tool, tmp_path):
+    model = str(ROOT / "mlx_simul" / "models" / "en-fr")
+    sources = ["Thank you.", "I am tired.", "Where is the station?", "He went home.", "It rains."]
+    once, again = tmp_path / "once.tsv", tmp_path / "again.tsv"
+    tool.translate_all(model, sources, once, n_shared=2)
+    lines = once.read_text("utf-8").splitlines(keepends=True)
+    assert [line.split("\t")[0] for line in lines] == sources
+    assert all(line.split("\t")[1].strip() for line in lines)
+    # What is there is taken as it is, though the model would not say it.
+    again.write_text("Thank you.\tBonjour.\n" + "".join(lines[1:3]) + lines[3][:8], "utf-8")
+    tool.translate_all(model, sources, again, n_shared=2)
+    assert again.read_text("utf-8").splitlines()[0] == "Thank you.\tBonjour."
+    assert again.read_text("utf-8").splitlines(keepends=True)[1:] == lines[1:]
