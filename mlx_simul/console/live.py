@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 READ_BYTES = 4096
 
+LOOK_UP_S = 1.0
+"""A signal that comes just before a wait begins does not end it, so none lasts longer."""
+
 MAX_AHEAD_CHARS = 16_384
 """Source text taken in before it is asked for; beyond it, a fast producer has to wait."""
 
@@ -123,7 +126,7 @@ class LiveText:
         while not self._ended:
             try:
                 # A descriptor that another program left non-blocking is waited for all the same.
-                is_ready = select.select([self._fd], [], [], None if wait else 0)[0]
+                is_ready = select.select([self._fd], [], [], LOOK_UP_S if wait else 0)[0]
                 data = os.read(self._fd, READ_BYTES) if is_ready else b""
             except OSError as error:
                 raise SimulError(f"the source cannot be read: {error.strerror}.") from error

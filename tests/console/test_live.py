@@ -3,6 +3,11 @@
 import codecs
 import json
 import os
+import select
+import signal
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_turns import turn
 
+from mlx_simul.console import live
 from mlx_simul.console.live import (
     MAX_AHEAD_CHARS,
     READ_BYTES,
@@ -101,6 +107,44 @@ def test_a_descriptor_that_does_not_block_is_waited_for():
     os.close(writer)
     assert source.read() is None
     os.close(reader)
+
+
+@contextmanager
+def raising(number):
+    """A signal raises, and does not end the wait that it comes before: another thread takes it."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, stop)
+    may_end = threading.Event()
+    other = threading.Thread(target=may_end.wait, daemon=True)
+    other.start()
+    timer = threading.Timer(0.1, signal.pthread_kill, [other.ident, number])
+    timer.start()
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+        timer.cancel()
+        may_end.set()
+        other.join()
+
+
+def test_a_signal_that_comes_before_the_wait_ends_it(monkeypatch):
+    monkeypatch.setattr(live, "LOOK_UP_S", 0.2)
+    reader, writer = os.pipe()
+    with raising(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+        LiveText(reader).read()
+    # Negative control: one long wait goes on to its end.
+    with raising(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+        since_s = time.monotonic()
+        try:
+            select.select([reader], [], [], 0.6)
+        finally:
+            assert time.monotonic() - since_s > 0.5
+    os.close(reader)
+    os.close(writer)
 
 
 def test_what_cannot_be_read_is_said(tmp_path):

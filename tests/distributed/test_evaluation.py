@@ -153,9 +153,9 @@ def test_a_rank_that_is_killed_ends_the_others_by_name(victim, common, tmp_path)
     ours = command(case(common, tmp_path / "results")["options"])
     with started(2, "-c", SLOWLY, *ours[2:]) as ranks:
         while not list((tmp_path / "results").glob("*/records*.jsonl")):
-            assert all(rank.poll() is None for rank in ranks)
+            assert all(rank.process.poll() is None for rank in ranks)
             time.sleep(0.05)
-        ranks[victim].kill()
+        ranks[victim].process.kill()
         results = ended(ranks)
     other = results[1 - victim]
     assert other.code == EXIT_LOST

@@ -13,17 +13,14 @@ from functools import cache
 
 import httpx
 import pytest
+from launching import HERE, LIMIT_S, ended, launched, started
 from ranks_cases import CASES
-from ranks_launch import LIMIT_S, launch, started, wait_for
-from repository import ROOT
 from tiny_chat import write_chat_folder
 
 from mlx_simul.console import cli
 from mlx_simul.machine.liveness import EXIT_LOST
 
 pytestmark = pytest.mark.distributed
-
-HERE = ROOT / "tests" / "distributed"
 
 ON_FOUR = ("beams_in_turns", "evidence", "batch")
 """What is run on four ranks too, which on two cores is slow."""
@@ -35,15 +32,13 @@ def results(tmp_path_factory):
 
     @cache
     def run(n_ranks):
-        folder = tmp_path_factory.mktemp(f"ranks{n_ranks}")
+        path = tmp_path_factory.mktemp(f"ranks{n_ranks}") / "results"
         names = () if n_ranks == 2 else ON_FOUR
-        ended = launch(
-            n_ranks, [str(HERE / "ranks_cases.py"), str(folder / "results"), *names], folder
-        )
-        assert [each.code for each in ended] == [0] * n_ranks, ended
+        ranks = launched(n_ranks, HERE / "ranks_cases.py", path, *names)
+        assert [each.code for each in ranks] == [0] * n_ranks, ranks
         # Only rank 0 says anything.
-        assert not any(each.out for each in ended), ended
-        return json.loads((folder / "results").read_text("utf-8"))
+        assert not any(each.out for each in ranks), ranks
+        return json.loads(path.read_text("utf-8"))
 
     return run
 
@@ -66,10 +61,10 @@ def test_what_rank_0_no_longer_holds_no_rank_keeps(results, n_ranks):
 @pytest.fixture(scope="session")
 def families(tmp_path_factory):
     """By model type, the largest relative difference of the logits, or why it is refused."""
-    folder = tmp_path_factory.mktemp("families")
-    ended = launch(2, [str(HERE / "ranks_families.py"), str(folder / "results")], folder)
-    assert [each.code for each in ended] == [0, 0], ended
-    return json.loads((folder / "results").read_text("utf-8"))
+    path = tmp_path_factory.mktemp("families") / "results"
+    ranks = launched(2, HERE / "ranks_families.py", path)
+    assert [each.code for each in ranks] == [0, 0], ranks
+    return json.loads(path.read_text("utf-8"))
 
 
 NOT_SPREAD = {
@@ -94,10 +89,9 @@ def test_every_family_that_mlx_lm_can_spread_gives_the_same_logits(families):
 def failures(tmp_path_factory):
     def run(which):
         folder = tmp_path_factory.mktemp(which)
-        program = [str(HERE / "ranks_failures.py"), which, str(folder / "results")]
-        ended = launch(2, program, folder)
+        ranks = launched(2, HERE / "ranks_failures.py", which, folder / "results")
         said = [folder / f"results.{rank}" for rank in range(2)]
-        return ended, [json.loads(path.read_text()) if path.exists() else {} for path in said]
+        return ranks, [json.loads(path.read_text()) if path.exists() else {} for path in said]
 
     return cache(run)
 
@@ -125,8 +119,8 @@ def test_a_model_that_cannot_be_spread_is_refused_on_every_rank(failures, what, 
 
 def test_a_rank_that_does_not_do_what_it_is_told_gives_another_text(failures):
     """Negative control of the laws above: its moved keys stay where they were."""
-    ended, told = failures("refusals")
-    assert [each.code for each in ended] == [0, 0], ended
+    ranks, told = failures("refusals")
+    assert [each.code for each in ranks] == [0, 0], ranks
     assert told[0]["fixed_start"]  # no key is moved
     assert not told[0]["follows_closely"]
 
@@ -140,8 +134,8 @@ def test_a_rank_that_does_not_do_what_it_is_told_gives_another_text(failures):
     ],
 )
 def test_ranks_that_no_longer_do_the_same_all_end(failures, which, said):
-    ended, _ = failures(which)
-    for each in ended:
+    ranks, _ = failures(which)
+    for each in ranks:
         assert each.code == 1
         assert re.search(f"RanksError: {said}", each.err, re.DOTALL)
 
@@ -171,20 +165,20 @@ def command(folder, *more):
     ]
 
 
-def test_the_command_translates_on_rank_0_and_prints_once(folder, tmp_path, capsys):
-    ended = launch(2, command(folder), tmp_path)
+def test_the_command_translates_on_rank_0_and_prints_once(folder, capsys):
+    first, second = launched(2, *command(folder))
     code = cli.main(command(folder)[2:])
-    assert ended[0].code == code
-    assert ended[0].out == capsys.readouterr().out != ""
-    assert (ended[1].code, ended[1].out, ended[1].err) == (0, "", "")
+    assert first.code == code
+    assert first.out == capsys.readouterr().out != ""
+    assert (second.code, second.out, second.err) == (0, "", "")
 
 
 def test_bench_measures_a_model_over_ranks(folder, tmp_path):
     figures = tmp_path / "figures.json"
     short = ["--tokens", "6", "--repeats", "1", "--wait-k", "2", "--json", str(figures)]
-    ended = launch(2, ["-m", "mlx_simul", "bench", str(folder), *short], tmp_path)
-    assert [each.code for each in ended] == [0, 0], ended
-    assert "2" in ended[0].out and not ended[1].out
+    first, second = launched(2, "-m", "mlx_simul", "bench", folder, *short)
+    assert (first.code, second.code) == (0, 0), (first, second)
+    assert "2" in first.out and not second.out
     (row,) = json.loads(figures.read_text("utf-8"))["ranks"]
     assert row["same_tokens_as_plain"] and row["passes_per_token"] > 0
 
@@ -196,19 +190,17 @@ def test_bench_measures_a_model_over_ranks(folder, tmp_path):
         (2, ["--policy", "wait-k:none"], 2, "wait-k"),
     ],
 )
-def test_a_command_that_fails_says_why_once_and_ends_all(
-    folder, tmp_path, n_ranks, more, code, said
-):
-    first, *others = launch(n_ranks, command(folder, *more), tmp_path)
+def test_a_command_that_fails_says_why_once_and_ends_all(folder, n_ranks, more, code, said):
+    first, *others = launched(n_ranks, *command(folder, *more))
     assert first.code == code
     assert said in first.err
     assert all((each.out, each.err) == ("", "") for each in others), others
     assert all(each.code == (1 if code == 1 else 0) for each in others)
 
 
-@pytest.mark.parametrize("asked", ["--help", "--version", "--nonsense"])
-def test_what_ends_by_itself_is_said_once_though_others_end_late(asked, tmp_path):
-    first, second = launch(2, ["-c", LATE, "translate" * (asked != "--version"), asked], tmp_path)
+@pytest.mark.parametrize("asked", ["--version", "--nonsense"])
+def test_what_ends_by_itself_is_said_once_though_others_end_late(asked):
+    first, second = launched(2, "-c", LATE, "translate" * (asked != "--version"), asked)
     assert first.code == (2 if asked == "--nonsense" else 0)
     assert first.out or first.err
     assert (second.code, second.out, second.err) == (0, "", "")
@@ -229,10 +221,9 @@ sys.exit(main([each for each in sys.argv[1:] if each]))
 
 
 @contextmanager
-def serving(folder, tmp_path, *more):
+def serving(folder, *more):
     """A server over two ranks, and a client of it."""
-    options = ["--model", str(folder), "--port", "0", *more]
-    with started(2, ["-m", "mlx_simul", "serve", *options], tmp_path) as ranks:
+    with started(2, "-m", "mlx_simul", "serve", "--model", folder, "--port", "0", *more) as ranks:
         while not ranks[0].out.endswith("\n"):
             assert ranks[0].process.poll() is None, ranks
             time.sleep(0.2)
@@ -268,9 +259,9 @@ def text_of(messages):
     return "".join(each["delta"] for each in messages if each["type"] == kind)
 
 
-def test_a_server_over_ranks_serves_and_ends_all(folder, tmp_path):
+def test_a_server_over_ranks_serves_and_ends_all(folder):
     """It waits for clients in a collective, and streams that are open share passes."""
-    with serving(folder, tmp_path) as (ranks, client):
+    with serving(folder) as (ranks, client):
         streams = [Stream(client) for _ in range(2)]
         for stream in streams:
             stream.push(client, "One. Two. ")
@@ -278,24 +269,24 @@ def test_a_server_over_ranks_serves_and_ends_all(folder, tmp_path):
         for stream in streams:
             assert stream.messages(client)[-1]["type"] == "session.closed"
         ranks[0].process.send_signal(signal.SIGINT)
-        ended = wait_for(ranks)
-    assert [each.code for each in ended] == [0, 0], ended
-    assert (ended[1].out, ended[1].err) == ("", "")
+        first, second = ended(ranks)
+    assert (first.code, second.code) == (0, 0), (first, second)
+    assert (second.out, second.err) == ("", "")
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_streams_of_a_server_that_lost_a_rank_go_on_when_all_are_started_again(
     victim, folder, tmp_path
 ):
-    journal = ("--journal", str(tmp_path / "journal"))
-    with serving(folder, tmp_path, *journal) as (ranks, client):
+    journal = ("--journal", tmp_path / "journal")
+    with serving(folder, *journal) as (ranks, client):
         stream = Stream(client)
         stream.push(client, "One. Two. Three")
         ranks[victim].process.kill()
-        other = wait_for(ranks)[1 - victim]
+        other = ended(ranks)[1 - victim]
         assert other.code == EXIT_LOST, other
         assert f"RanksError: rank {victim} has closed its connection" in other.err
-    with serving(folder, tmp_path, *journal) as (ranks, client):
+    with serving(folder, *journal) as (ranks, client):
         held = client.get(stream.address, headers=stream.headers).raise_for_status().json()
         assert held["source_chars"] == len("One. Two. Three")
         undisturbed = Stream(client)
@@ -314,8 +305,8 @@ def listening(folder, tmp_path):
     """A translation over two ranks that waits for more of its source, in a collective."""
     source = tmp_path / "source"
     os.mkfifo(source)
-    arguments = ["-m", "mlx_simul", "translate", "--file", str(source), "--model", str(folder)]
-    with started(2, arguments, tmp_path) as ranks, source.open("w") as pipe:
+    command = ("-m", "mlx_simul", "translate", "--file", source, "--model", folder)
+    with started(2, *command) as ranks, source.open("w") as pipe:
         pipe.write("Good morning, how are you today? I would like ")
         pipe.flush()
         while not ranks[0].out:
@@ -329,8 +320,8 @@ def test_ctrl_c_ends_all(folder, tmp_path):
     with listening(folder, tmp_path) as ranks:
         for rank in reversed(ranks):
             rank.process.send_signal(signal.SIGINT)
-        ended = wait_for(ranks)
-    assert [each.code for each in ended] == [130, 0], ended
+        first, second = ended(ranks)
+    assert (first.code, second.code) == (130, 0), (first, second)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +330,8 @@ def test_ctrl_c_ends_all(folder, tmp_path):
 def test_a_rank_of_a_command_that_is_ended_ends_the_other_by_name(victim, number, folder, tmp_path):
     with listening(folder, tmp_path) as ranks:
         ranks[victim].process.send_signal(number)
-        ended = wait_for(ranks)
-    assert ended[victim].code == -number
-    assert ended[1 - victim].code == EXIT_LOST
+        results = ended(ranks)
+    lost, other = results[victim], results[1 - victim]
+    assert (lost.code, other.code) == (-number, EXIT_LOST)
     said = f"rank {1 - victim} ends. RanksError: rank {victim} has closed its connection"
-    assert ended[1 - victim].err.count(said) == 1
+    assert other.err.count(said) == 1
