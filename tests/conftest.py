@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,9 @@ from mlx_lm.utils import load_model
 from transformers import PreTrainedTokenizerFast
 
 from mlx_simul import archs
+
+# A shell has its background jobs ignore Ctrl-C, and what they start does, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("patient", deadline=None)

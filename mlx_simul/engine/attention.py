@@ -155,12 +155,13 @@ def recording(views: Iterable[View], rank: int = 0, n_ranks: int = 1) -> Iterato
     """Record attention in the passes that run meanwhile; the last one stands.
 
     Args:
-        views: which heads to record; without any, nothing is computed.
+        views: which heads to record. Without any, nothing is recorded here, and whoever records
+            around this goes on.
         rank: as for :class:`Recording`.
         n_ranks: likewise.
     """
     recorder = Recording(views, rank, n_ranks)
-    token = _current.set(recorder if recorder.views else None)
+    token = _current.set(recorder if recorder.views else _current.get())
     try:
         yield recorder
     finally:

@@ -151,7 +151,7 @@ def test_validate_and_bench_take_it(default, monkeypatch):
         raise SimulError("seen")
 
     monkeypatch.setattr("mlx_simul.console.validate.validate", note)
-    monkeypatch.setattr("mlx_simul.console.bench.load", note)
+    monkeypatch.setattr("mlx_simul.console.ranks.load", note)
     for command in ("validate", "bench"):
         assert cli.main([command]) == cli.EXIT_FAILED
     assert asked == [default, None]
