@@ -7,9 +7,25 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import mlx_simul
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+
+
+@cache
+def french(source: str) -> str:
+    """What a session of the packaged model writes."""
+    model, tokenizer = _loaded()
+    return "".join(event.text for event in mlx_simul.stream_generate(model, tokenizer, source))
+
+
+@cache
+def _loaded() -> tuple[Any, Any]:
+    return mlx_simul.load()
 
 
 class Server:

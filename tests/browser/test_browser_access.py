@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser_server import PHONE, WIDE
+from browser_server import PHONE, WIDE, french
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -65,7 +65,7 @@ def test_all_is_done_by_keyboard(open_page, server):
     assert page.evaluate("document.activeElement.id") == "text"
     page.keyboard.type("Do you want coffee?")
     page.keyboard.press("Enter")
-    expect(page.locator("#turns .target")).to_have_text(["Voulez-vous du café ?"])
+    expect(page.locator("#turns .target")).to_have_text([french("Do you want coffee?")])
 
     reached = []
     for _ in range(60):

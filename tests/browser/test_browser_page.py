@@ -6,16 +6,15 @@ import json
 import re
 
 import pytest
-from browser_server import PHONE
+from browser_server import PHONE, french
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
-FIRST = (
-    "My train leaves at seven o'clock tomorrow morning.",
-    "Mon train part à sept heures demain matin.",
+FIRST, SECOND = (
+    (source, french(source))
+    for source in ("My train leaves at seven o'clock tomorrow morning.", "Do you want coffee?")
 )
-SECOND = ("Do you want coffee?", "Voulez-vous du café ?")
 THIRD = "She bought a new car last week."
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -76,7 +75,7 @@ def test_what_is_typed_is_translated_beside_it(open_page, server):
 def test_the_translation_begins_before_the_sentence_ends(open_page, server):
     page = open_page(server)
     page.locator("#text").press_sequentially("My train leaves at seven o'cl")
-    expect(page.locator("#live-target")).to_have_text("Mon train part")
+    expect(page.locator("#live-target")).to_have_text(" ".join(FIRST[1].split()[:3]))
     expect(page.locator("#live .source")).to_have_text("My train leaves at seven")
     assert page.locator("#text").input_value() == "o'cl"
     assert page.locator("#seen-words").inner_text() == "5 of 5"
@@ -296,7 +295,7 @@ def test_any_number_may_listen(context, new_context, open_page, server):
     early.goto(href)
     expect(early.locator("#lines .target")).to_have_text([FIRST[1]])
     page.locator("#text").press_sequentially("Do you want ")
-    expect(early.locator("#live-target")).to_have_text(re.compile("^Voulez"))
+    expect(early.locator("#live-target")).to_contain_text(SECOND[1].split()[0])
     late = context.new_page()
     late.goto(href)
     page.bring_to_front()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tone_recogniser
-from browser_server import PHONE, WIDE, Server
+from browser_server import PHONE, WIDE, Server, french
 from chromium import find
 from conftest import FLAGS, contexts_of
 from playwright.sync_api import expect
@@ -20,7 +20,7 @@ FAINT_TEXTS = Path(__file__).with_name("faint_texts.js").read_text("utf-8")
 
 FIRST = ("Do", "you", "want", "coffee?")
 SECOND = ("My", "train", "leaves", "at", "seven", "o'clock", "tomorrow", "morning.")
-FRENCH = ["Voulez-vous du café ?", "Mon train part à sept heures demain matin."]
+FRENCH = [french(" ".join(words)) for words in (FIRST, SECOND)]
 RATE_HZ = 44_100
 TALLEST = """() => Math.max(...[...document.querySelectorAll("#voice-level rect")]
   .map((bar) => Number(bar.getAttribute("height"))))"""
