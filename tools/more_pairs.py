@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make more training pairs out of English-to-French ones: what a model says, and first words.
+"""Make more training pairs out of English-to-French ones: own translations, first words, phrases.
 
 python tools/more_pairs.py train.tsv.xz more.tsv --model en-fr/latest
 
@@ -9,7 +9,9 @@ The output holds all pairs that were given and, in one shuffled order,
   references: it is often simpler to say word by word than they are (sequence-level distillation,
   Kim and Rush, 2016, https://aclanthology.org/D16-1139);
 * pairs that begin with what a talk begins its sentences with ("Then", "So", "In fact,"), made of
-  pairs that do not: collected sentences stand alone, and hardly ever begin so.
+  pairs that do not: collected sentences stand alone, and hardly ever begin so;
+* the pairs of tools/phrases.tsv, several times each: greetings, times, meetings, what is said in talks
+  and in restaurants. A word in capitals stands for an hour, a day, a number or a name.
 
 Translations are kept beside the output, so the same command resumes; without --model there are
 none.
@@ -111,6 +113,41 @@ BEFORE_QUESTIONS = {
     *("Right,", "Okay,", "Okay, so"),
 }
 
+_NUMBERS = (
+    *("two deux", "three trois", "four quatre", "five cinq", "six six", "seven sept", "eight huit"),
+    *("nine neuf", "ten dix", "eleven onze", "twelve douze", "fifteen quinze", "twenty vingt"),
+    *("thirty trente", "forty quarante", "fifty cinquante"),
+)
+_DAYS = (
+    *("Monday lundi", "Tuesday mardi", "Wednesday mercredi", "Thursday jeudi", "Friday vendredi"),
+    *("Saturday samedi", "Sunday dimanche"),
+)
+_MONTHS = (
+    *("January janvier", "February février", "March mars", "April avril", "May mai", "June juin"),
+    *("July juillet", "August août", "September septembre", "October octobre"),
+    *("November novembre", "December décembre"),
+)
+# None begins with a vowel, before which "de" would be "d'".
+_NAMES = "Anna Peter David Claire Lisa John Maria Paul Sarah Thomas Julia Martin Sophie Nicolas Tom"
+_CITIES = "Paris Lyon Berlin Madrid Boston Tokyo Dublin Chicago Toronto Marseille Bordeaux Zurich"
+
+
+def _both(rows: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((source, target) for source, _, target in (row.partition(" ") for row in rows))
+
+
+SLOTS = {
+    "HOUR": (("one", "une heure"), *((a, f"{b} heures") for a, b in _both(_NUMBERS[:10]))),
+    "NUMBER": (*_both(_NUMBERS), *((str(n), str(n)) for n in (2, 3, 6, 9, 11, 14, 24, 35, 60, 90))),
+    "DAY": _both(_DAYS),
+    "MONTH": _both(_MONTHS),
+    "NAME": tuple((name, name) for name in _NAMES.split()),
+    "CITY": tuple((city, city) for city in _CITIES.split()),
+}
+"""What words in capitals stand for in phrases, in both languages."""
+
+PHRASES = Path(__file__).with_name("phrases.tsv")
+
 # What begins sentences in lower case elsewhere, or keeps its capital in both languages.
 _BEGINNINGS = {
     r"I|I'm|I've|I'd|I'll": r"Je|J'|Il|Ça|C'|Mon|Ma|Mes",
@@ -173,6 +210,25 @@ def with_first_words(pairs: Sequence[Pair], n_pairs: int, seed: int = 0) -> Iter
         space = "" if target_first.endswith("'") else " "
         source = f"{first} {_uncapitalised(pair.source)}"
         yield Pair(source, f"{target_first}{space}{target}")
+
+
+def with_slots(phrases: Sequence[Pair], n_copies: int, seed: int = 0) -> Iterator[Pair]:
+    """Each phrase so many times, each time with other words in its slots.
+
+    Args:
+        phrases: that may have one of :data:`SLOTS`, in both languages.
+        n_copies: of each.
+        seed: of the choice.
+    """
+    rng = random.Random(seed)
+    for phrase in phrases:
+        slot = next((slot for slot in SLOTS if re.search(rf"\b{slot}\b", phrase.source)), None)
+        for _ in range(n_copies):
+            if slot is None:
+                yield phrase
+            else:
+                source, target = rng.choice(SLOTS[slot])
+                yield Pair(phrase.source.replace(slot, source), phrase.target.replace(slot, target))
 
 
 def near_references(
@@ -241,6 +297,7 @@ def main() -> int:
     parser.add_argument("output", type=Path, help="a TSV file, not there yet")
     parser.add_argument("--model", help="its translations are added")
     parser.add_argument("--first-words", type=int, default=9000, help="draw so many (%(default)s)")
+    parser.add_argument("--phrases", type=int, default=10, help="each so often (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.output.exists():
@@ -251,6 +308,7 @@ def main() -> int:
         references[pair.source].append(pair.target)
     more = list(with_first_words(pairs, args.first_words, args.seed))
     print(f"{len(pairs)} pairs, {len(more)} with other first words", file=sys.stderr)
+    more += with_slots(list(read_pairs(PHRASES)), args.phrases, args.seed)
     if args.model:
         # Sources of one length share passes best.
         sources = sorted(references, key=lambda source: (len(source.split()), source))

@@ -1,13 +1,14 @@
 """The helper that makes more training pairs: first words, and a model's own translations."""
 
 import importlib.util
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from repository import ROOT
 
-from mlx_simul.evaluation.pairs import Pair
+from mlx_simul.evaluation.pairs import Pair, read_pairs
 
 SENTENCES = [
     Pair("We went home early.", "Nous sommes rentrés tôt."),
@@ -54,6 +55,28 @@ def test_a_pair_with_first_words_is_a_pair_behind_words_that_are_known(tool, see
 
 def test_sentences_whose_first_words_are_not_known_stay_as_they_are(tool):
     assert list(tool.with_first_words(UNSUITED, 30)) == []
+
+
+def test_a_slot_holds_the_same_in_both_languages(tool):
+    phrases = list(read_pairs(tool.PHRASES))
+    filled = list(tool.with_slots(phrases, 40))
+    assert len(filled) == 40 * len(phrases)
+    for i, pair in enumerate(filled):
+        phrase = phrases[i // 40]
+        slots = [slot for slot in tool.SLOTS if slot in phrase.source]
+        assert [slot for slot in tool.SLOTS if slot in phrase.target] == slots
+        assert len(slots) <= 1
+        if not slots:
+            assert pair == phrase
+            continue
+        (slot,) = slots
+        source, target = [
+            re.fullmatch(re.escape(before).replace(slot, "(.+)"), after)[1]
+            for before, after in ((phrase.source, pair.source), (phrase.target, pair.target))
+        ]
+        assert (source, target) in tool.SLOTS[slot]
+    # Negative control: what is drawn differs from one copy to the next.
+    assert len({pair for pair in filled if "half past" in pair.source}) > 20
 
 
 def test_translations_are_kept_that_are_near_a_reference_and_not_equal_to_it(tool):
