@@ -10,8 +10,8 @@ The output holds all pairs that were given and, in one shuffled order,
   Kim and Rush, 2016, https://aclanthology.org/D16-1139);
 * pairs that begin with what a talk begins its sentences with ("Then", "So", "In fact,"), made of
   pairs that do not: collected sentences stand alone, and hardly ever begin so;
-* the pairs of tools/phrases.tsv, several times each: greetings, times, meetings, what is said in talks
-  and in restaurants. A word in capitals stands for an hour, a day, a number or a name.
+* the pairs of tools/phrases.tsv, several times each: greetings, times, meetings, what is said in
+  talks and in restaurants. A word in capitals stands for an hour, a day, a number or a name.
 
 Translations are kept beside the output, so the same command resumes; without --model there are
 none.
