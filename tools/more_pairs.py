@@ -13,8 +13,8 @@ The output holds all pairs that were given and, in one shuffled order,
 * the pairs of tools/phrases.tsv, several times each: greetings, times, meetings, what is said in
   talks and in restaurants. A word in capitals stands for an hour, a day, a number or a name.
 
-Translations are kept beside the output, so the same command resumes; without --model there are
-none.
+Translations are kept beside the output, so the same command resumes; for another model, name
+another output. Without --model there are none.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from rich.progress import track
 from sacrebleu.metrics.chrf import CHRF
 
 from mlx_simul.checkpoints.loading import load
+from mlx_simul.errors import DataError
 from mlx_simul.evaluation.pairs import Pair, read_pairs
 from mlx_simul.events import Finished
 from mlx_simul.machine.files import replacing_file
@@ -188,7 +189,7 @@ def with_first_words(pairs: Sequence[Pair], n_pairs: int, seed: int = 0) -> Iter
 
     Args:
         pairs: from which those are drawn whose first words are known in both languages.
-        n_pairs: so many at most; what does not suit a sentence is drawn again.
+        n_pairs: so many are drawn; first words that do not suit a sentence are left out.
         seed: of the choice.
     """
     rng = random.Random(seed)
@@ -256,11 +257,16 @@ def translate_all(
         path: a line for each, with its translation behind a tab; nothing stands there if the
             translation did not come to its end.
         n_shared: so many translations share a pass.
+
+    Raises:
+        DataError: if the file holds translations of other sources.
     """
     model, tokenizer = load(model_folder, dequantize=True)
     with path.open("a+", encoding="utf-8") as file:
         file.seek(0)
         whole = [line for line in file if line.endswith("\n")]
+        if [line.partition("\t")[0] for line in whole] != list(sources[: len(whole)]):
+            raise DataError(f"{path} has translations of other sources; remove it.")
         # What was stopped may have left a part of a line.
         file.truncate(len("".join(whole).encode()))
         for start in track(range(len(whole), len(sources), n_shared), "translating"):

@@ -1,13 +1,13 @@
 """The helper that makes more training pairs: first words, and a model's own translations."""
 
-import importlib.util
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from repository import ROOT
+from repository import ROOT, tool_module
 
+from mlx_simul.errors import DataError
 from mlx_simul.evaluation.pairs import Pair, read_pairs
 
 SENTENCES = [
@@ -24,12 +24,7 @@ UNSUITED = SENTENCES[4:]
 
 @pytest.fixture(scope="module")
 def tool():
-    path = ROOT / "tools" / "more_pairs.py"
-    spec = importlib.util.spec_from_file_location("more_pairs", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tool_module("more_pairs")
 
 
 def behind(text, endings):
@@ -100,3 +95,5 @@ def test_translating_goes_on_with_what_is_there(tool, tmp_path):
     tool.translate_all(model, sources, again, n_shared=2)
     assert again.read_text("utf-8").splitlines()[0] == "Thank you.\tBonjour."
     assert again.read_text("utf-8").splitlines(keepends=True)[1:] == lines[1:]
+    with pytest.raises(DataError, match="other sources"):
+        tool.translate_all(model, sources[::-1], again)

@@ -1,25 +1,19 @@
 """The helper that makes pairs of Tatoeba's exports: joined, once each, split by the source."""
 
 import bz2
-import importlib.util
 import sys
 
 import pytest
-from repository import ROOT
+from repository import tool_module
 
 from mlx_simul.evaluation.pairs import read_pairs
 
-TOOL = ROOT / "tools" / "tatoeba_pairs.py"
 N = 600
 
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("tatoeba_pairs", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tool_module("tatoeba_pairs")
 
 
 def write(path, rows):
