@@ -212,6 +212,7 @@ def test_one_window_speaks_at_a_time(context, open_page, server):
     other.add_init_script(f"Object.assign(sessionStorage, JSON.parse({json.dumps(saved)}))")
     other.goto(server.url)
     expect(page.locator("#notice-text")).to_contain_text("another window")
+    expect_turns(other, 1)
     assert targets(other) == [FIRST[1]]
     page.locator("#take-over").click()
     page.wait_for_selector("body[data-state=live]")
@@ -234,6 +235,7 @@ def test_a_server_with_keys_asks_for_one(context, start_server, tmp_path):
     expect_turns(page, 1)
     page.reload()
     page.wait_for_selector("body[data-state=live]")
+    expect_turns(page, 1)
     assert targets(page) == [SECOND[1]]
 
 
