@@ -43,6 +43,9 @@ HISTORY_PAIRS = (1, 3)
 PASSAGE_SENTENCES = (2, 4, 8)
 TALK_SENTENCES = 50
 TALK_POLICIES = ("wait-k:3", "confidence:0.5")
+BEAM_POLICIES = ("wait-k:1", "wait-k:3", "wait-k:5", WHOLE)
+N_BEAMS = 4
+BEAMS = f"{N_BEAMS} beams"
 N_TOGETHER = 128
 
 Pairs: TypeAlias = Sequence[tuple[str, str]]
@@ -103,6 +106,7 @@ def conditions(
     """All that is measured, by group and name; what says most comes first."""
     model, tokenizer = load(packed, dequantize=True)
     ours, before = Translator(model, tokenizer), Translator(*load(unpacked))
+    searching = Translator(model, tokenizer, N_BEAMS)
     seen = {look: [replace(i, source=f(i.source)) for i in items] for look, f in LOOKS.items()}
 
     def looks(names: Iterable[str], policies: Iterable[str]) -> Grid:
@@ -122,6 +126,8 @@ def conditions(
         yield from history("history shown", True)
 
     def more() -> Grid:
+        for policy in BEAM_POLICIES:
+            yield BEAMS, policy, partial(searching.scores, items, policy)
         for n in PASSAGE_SENTENCES:
             if n <= len(items):
                 yield "passages", str(n), partial(ours.scores, passages(items, n), MAIN_POLICY)
@@ -173,10 +179,16 @@ class Turn:
 
 
 class Translator:
-    """Translates a test set, many sources at a time, each in a session of its own."""
+    """Translates a test set, many sources at a time, each in a session of its own.
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._model, self._tokenizer = model, tokenizer
+    Args:
+        model: as it is loaded.
+        tokenizer: of the model.
+        num_beams: that sessions search with.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, num_beams: int = 1) -> None:
+        self._model, self._tokenizer, self._num_beams = model, tokenizer, num_beams
         self._prompt = StreamingDataPreparator(tokenizer)
         self._alone: dict[tuple[str, tuple[Item, ...]], list[Turn]] = {}
 
@@ -250,7 +262,13 @@ class Translator:
     def _together(
         self, items: Sequence[Item], policy: str, pairs: Sequence[Pairs], are_shown: bool
     ) -> list[Turn]:
-        batch = Sessions(self._model, self._tokenizer, policy=policy, turns=None)
+        batch = Sessions(
+            self._model,
+            self._tokenizer,
+            policy=policy,
+            turns=None,
+            num_beams=self._num_beams,
+        )
         sessions: list[SimulSession] = []
         for item, before in zip(items, pairs, strict=True):
             limit = 64 + 8 * len(item.source.split())

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measure_default import LOOKS, MAIN_POLICY, POLICIES, TALK_SENTENCES
+from measure_default import BEAMS, LOOKS, MAIN_POLICY, N_BEAMS, POLICIES, TALK_SENTENCES
 
 from mlx_simul.checkpoints.loading import DEFAULT_MODEL
 
@@ -70,10 +70,11 @@ recognisers write. *Disfluent* sentences have one or two fillers ("uh") or repea
   {history}
   *History shown* is what the model writes if it is shown them all the same.
 * **Passages**: sentences put together to one source, each with its first reference.
+* **{beams}**: the clean sentences, with `num_beams={n_beams}`; it takes more time.
 * **Plain mlx-lm**: the whole source in mlx-lm's own generation, where the target's positions follow
   the source's. The model was not trained for those.
 
-Greedy; a translation may have 64 tokens and 8 for each source word. {device}.
+Greedy, but for beams; a translation may have 64 tokens and 8 for each source word. {device}.
 {versions}.
 `{bleu_signature}`, `{chrf_signature}`.
 
@@ -139,6 +140,8 @@ def card(record: Mapping[str, Any]) -> str:
         ),
         others=_others(record["quality"]),
         main_policy=MAIN_POLICY,
+        beams=BEAMS,
+        n_beams=N_BEAMS,
         talk_sentences=TALK_SENTENCES,
         history=_history(config["mlx_simul"].get("history_pairs", 0)),
         versions=", ".join(f"{name} {number}" for name, number in measured["versions"].items()),

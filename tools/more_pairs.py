@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Make more training pairs out of English-to-French ones: own translations, first words, phrases.
 
-python tools/more_pairs.py train.tsv.xz more.tsv --model en-fr/latest
+python tools/more_pairs.py train.tsv.xz more.tsv --model en-fr/latest --beams 4
 
 The output holds all pairs that were given and, in one shuffled order,
 
@@ -13,8 +13,8 @@ The output holds all pairs that were given and, in one shuffled order,
 * the pairs of tools/phrases.tsv, several times each: greetings, times, meetings, what is said in
   talks and in restaurants. A word in capitals stands for an hour, a day, a number or a name.
 
-Translations are kept beside the output, so the same command resumes; for another model, name
-another output. Without --model there are none.
+Translations are kept beside the output, so the same command resumes; for another model or another
+number of beams, name another output. Without --model there are none.
 """
 
 from __future__ import annotations
@@ -247,7 +247,12 @@ def near_references(
 
 
 def translate_all(
-    model_folder: str, sources: Sequence[str], path: Path, n_shared: int = 128
+    model_folder: str,
+    sources: Sequence[str],
+    path: Path,
+    *,
+    num_beams: int = 1,
+    n_shared: int = 128,
 ) -> None:
     """Write a model's translations of whole sources into a file, behind those that are there.
 
@@ -256,6 +261,7 @@ def translate_all(
         sources: all of them, always in the same order.
         path: a line for each, with its translation behind a tab; nothing stands there if the
             translation did not come to its end.
+        num_beams: so many hypotheses are searched; they cost more passes.
         n_shared: so many translations share a pass.
 
     Raises:
@@ -270,7 +276,7 @@ def translate_all(
         # What was stopped may have left a part of a line.
         file.truncate(len("".join(whole).encode()))
         for start in track(range(len(whole), len(sources), n_shared), "translating"):
-            batch = Sessions(model, tokenizer, policy="whole", turns=None)
+            batch = Sessions(model, tokenizer, policy="whole", turns=None, num_beams=num_beams)
             here, texts = {}, {}
             for source in sources[start : start + n_shared]:
                 session = batch.add(max_tokens=64 + 8 * len(source.split()))
@@ -302,6 +308,7 @@ def main() -> int:
     parser.add_argument("pairs", type=Path, help="pairs to begin with")
     parser.add_argument("output", type=Path, help="a TSV file, not there yet")
     parser.add_argument("--model", help="its translations are added")
+    parser.add_argument("--beams", type=int, default=1, help="they are searched with (%(default)s)")
     parser.add_argument("--first-words", type=int, default=9000, help="draw so many (%(default)s)")
     parser.add_argument("--phrases", type=int, default=10, help="each so often (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -319,7 +326,7 @@ def main() -> int:
         # Sources of one length share passes best.
         sources = sorted(references, key=lambda source: (len(source.split()), source))
         path = args.output.with_suffix(".translations.tsv")
-        translate_all(args.model, sources, path)
+        translate_all(args.model, sources, path, num_beams=args.beams)
         lines = [line.split("\t") for line in path.read_text("utf-8").split("\n") if line]
         own = (Pair(source, target) for source, target in lines if target)
         kept = list(near_references(own, references))

@@ -139,7 +139,8 @@ def _refuse_quantised(model: nn.Module, path: str) -> None:
     if any("Quantized" in type(module).__name__ for module in model.modules()):
         raise InvalidOptionError(
             f"{path} is quantised, and quantised weights cannot be trained; give "
-            "model.fine_tune='lora' or 'dora', or a checkpoint in floating point."
+            "model.fine_tune='lora' or 'dora', or a checkpoint in floating point, as "
+            "mlx_lm.convert --dequantize makes."
         )
 
 
