@@ -82,17 +82,18 @@ def test_translations_are_kept_that_are_near_a_reference_and_not_equal_to_it(too
     assert [pair.target for pair in kept] == said[:1]
 
 
-def test_translating_goes_on_with_what_is_there(tool, tmp_path):
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_translating_goes_on_with_what_is_there(tool, tmp_path, num_beams):
     model = str(ROOT / "mlx_simul" / "models" / "en-fr")
     sources = ["Thank you.", "I am tired.", "Where is the station?", "He went home.", "It rains."]
     once, again = tmp_path / "once.tsv", tmp_path / "again.tsv"
-    tool.translate_all(model, sources, once, n_shared=2)
+    tool.translate_all(model, sources, once, num_beams=num_beams, n_shared=2)
     lines = once.read_text("utf-8").splitlines(keepends=True)
     assert [line.split("\t")[0] for line in lines] == sources
     assert all(line.split("\t")[1].strip() for line in lines)
     # What is there is taken as it is, though the model would not say it.
     again.write_text("Thank you.\tBonjour.\n" + "".join(lines[1:3]) + lines[3][:8], "utf-8")
-    tool.translate_all(model, sources, again, n_shared=2)
+    tool.translate_all(model, sources, again, num_beams=num_beams, n_shared=2)
     assert again.read_text("utf-8").splitlines()[0] == "Thank you.\tBonjour."
     assert again.read_text("utf-8").splitlines(keepends=True)[1:] == lines[1:]
     with pytest.raises(DataError, match="other sources"):
