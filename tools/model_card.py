@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from measure_default import BEAMS, LOOKS, MAIN_POLICY, N_BEAMS, POLICIES, TALK_SENTENCES
 
@@ -94,10 +94,7 @@ the package's own licence, with this attribution (`NOTICE`).
 _RUN = """\
 {begin}{steps:,} steps over {tokens:,} tokens ({epochs} of {n_pairs:,} pairs),
 {hours:.1f} hours on {hardware}. SHA-256 of the corpus, as `mlx_simul.evaluation.pairs` has it:
-`{corpus}`.
-
-```toml
-{options}```
+`{corpus}`. {options}
 """
 
 _COLUMNS = {
@@ -108,6 +105,8 @@ _COLUMNS = {
     "within_twice_the_source": "within twice the source",
     "length_ratio": "length ratio",
 }
+Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
+
 _SHARES = ("ended", "within_twice_the_source")
 
 
@@ -202,7 +201,7 @@ def _runs(training: Mapping[str, Any]) -> str:
         hours=training["seconds"] / 3600,
         hardware=training["hardware"],
         corpus=training["corpus"],
-        options=_toml(training["options"]),
+        options=_options(training["options"], before["options"] if before else {}),
     )
     if (share := training.get("share")) is not None:
         text += (
@@ -210,6 +209,19 @@ def _runs(training: Mapping[str, Any]) -> str:
             f"the earlier packed model, whose SHA-256 was\n`{_packed_before(training)}`.\n"
         )
     return f"{_runs(before)}\n{text}" if before else text
+
+
+def _options(options: Tables, before: Tables) -> str:
+    """A run's options, those that the run before did not have."""
+    changed = {
+        table: {k: v for k, v in entries.items() if before.get(table, {}).get(k) != v}
+        for table, entries in options.items()
+    }
+    changed = {table: entries for table, entries in changed.items() if entries}
+    if not changed:
+        return "The options are the same."
+    said = "The options that changed:" if before else "The options:"
+    return f"{said}\n\n```toml\n{_toml(changed)}```"
 
 
 def _cell(column: str, value: float | None) -> str:
@@ -220,7 +232,7 @@ def _cell(column: str, value: float | None) -> str:
     return f"{value:.2f}" if column in ("laal", "length_ratio") else f"{value:.1f}"
 
 
-def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+def _toml(tables: Tables) -> str:
     return "\n".join(
         f"[{table}]\n" + "".join(_entry(key, value) for key, value in options.items())
         for table, options in tables.items()
