@@ -217,7 +217,8 @@ class AudioInput:
 
     def shows(self, answer: Recognised) -> bool:
         """Whether an answer is to be shown: something became known, or much was listened to."""
-        if not answer.hypotheses and self.heard_ms < self._shown_ms + SHOWN_MS:
+        says_something = answer.ended or bool(answer.hypotheses)
+        if not says_something and self.heard_ms < self._shown_ms + SHOWN_MS:
             return False
         self._shown_ms = self.heard_ms
         return True

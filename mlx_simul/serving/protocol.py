@@ -300,7 +300,9 @@ class Protocol:
         else:
             for spoken in audio.hear(answer):
                 heard += self._spoken(spoken, messages)
-            if answer.hypotheses:
+            if answer.ended:
+                self.tail = ""  # what has become no word by now was none
+            elif answer.hypotheses:
                 self.tail = answer.hypotheses[-1].tail
             if audio.shows(answer):
                 heard.append(Tail(self.tail))

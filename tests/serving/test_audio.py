@@ -199,6 +199,16 @@ def test_an_end_is_answered_once_all_before_it_is_recognised():
     assert said["words"][0]["start_ms"] == 1000  # the recogniser began anew there
 
 
+@pytest.mark.parametrize("found", [heard(n_samples=0, ended=True), heard(tail="m", ended=True)])
+def test_an_end_leaves_no_tail(found):
+    protocol = hearing()
+    protocol.receive(sound(SECOND))
+    protocol.receive(END)
+    assert protocol.hear(heard("Good", tail="mor"))[1][-1] == Tail("mor")
+    assert protocol.hear(found)[1] == [Push("\n\n"), Tail("")]
+    assert protocol.tail == ""
+
+
 def test_the_source_ends_behind_what_was_said():
     protocol = hearing()
     protocol.receive(sound(SECOND))
