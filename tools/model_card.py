@@ -193,7 +193,7 @@ def _runs(training: Mapping[str, Any]) -> str:
     """One run after the other, the earliest first."""
     before = training.get("after")
     text = _RUN.format(
-        begin=_begin(training),
+        begin="From there `mlx-simul train` once more, " if before else "`mlx-simul train`, ",
         steps=training["step"],
         tokens=training["tokens"],
         epochs="1 epoch" if training["epochs"] == 1 else f"{training['epochs']} epochs",
@@ -209,14 +209,6 @@ def _runs(training: Mapping[str, Any]) -> str:
             f"the earlier packed model, whose SHA-256 was\n`{_packed_before(training)}`.\n"
         )
     return f"{_runs(before)}\n{text}" if before else text
-
-
-def _begin(training: Mapping[str, Any]) -> str:
-    if began_with := training.get("began_with"):
-        return f"`mlx-simul train` again from the packed model of\n`{began_with}`:\n"
-    return (
-        "From there `mlx-simul train` once more, " if "after" in training else "`mlx-simul train`, "
-    )
 
 
 def _options(options: Tables, before: Tables) -> str:

@@ -5,8 +5,7 @@ python tools/pack_default.py RUN/latest --hardware "one CPU core" --after mlx_si
 
 With --after the run went on from an earlier packed model, whose record says how that was trained.
 With --earlier RUN1/latest it went on from that run's, and only that one from the packed model.
-With --share 0.7 the weights are mixed: 0.7 of the checkpoint's and 0.3 of the packed model's. If
-the run began with an even earlier packed model, give a copy of that with --began.
+With --share 0.7 the weights are mixed: 0.7 of the checkpoint's and 0.3 of the packed model's.
 
 RUN is the folder of an `mlx-simul train` run; the model is measured on the run's validation pairs,
 or on those given. It is packed and measured in a folder of its own, and the same command resumes
@@ -60,7 +59,6 @@ def main() -> int:
     parser.add_argument("--sources", type=int, help="measure on the first so many of them only")
     parser.add_argument("--earlier", type=Path, help="checkpoint that the run went on from")
     parser.add_argument("--after", type=Path, help="packed model that the first run went on from")
-    parser.add_argument("--began", type=Path, help="packed model that the first run began with")
     parser.add_argument("--share", type=float, help="of the checkpoint's weights, with --after")
     parser.add_argument("--history-pairs", type=int, default=0, help="that a session may show it")
     parser.add_argument("--hardware", required=True, help="that it was trained on")
@@ -70,8 +68,6 @@ def main() -> int:
     args = parser.parse_args()
     if args.share is not None and not args.after:
         parser.error("--share needs --after, the model that the rest of the weights is from")
-    if args.began and args.share is None:
-        parser.error("--began is for a run that is mixed with another model, by --share")
     work: Path = args.work or args.checkpoint.resolve().parent / "packed"
     options = options_of(args.checkpoint)
     items = read_corpus(args.dev or options["data"]["valid"], n_sources=args.sources)
@@ -129,10 +125,6 @@ def history_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.after:
         record = json.loads((args.after / RECORD).read_text("utf-8"))
         before["after"] = record["training"] | {"weights_sha256": record["weights_sha256"]}
-    if args.began:
-        before["began_with"] = json.loads((args.began / RECORD).read_text("utf-8"))[
-            "weights_sha256"
-        ]
     return training
 
 
