@@ -95,6 +95,7 @@ def test_the_level_moves_with_the_voice(hearing_context, open_page, hearing):
     while page.evaluate(TALLEST) < 12:  # at the latest when the test's time is up
         page.wait_for_timeout(20)
     page.locator("#mute").click()
+    expect(page.locator("#voice-state")).to_have_text("Muted")  # drawn a frame later
     assert page.evaluate(TALLEST) == 2
 
 
