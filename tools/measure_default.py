@@ -43,9 +43,8 @@ HISTORY_PAIRS = (1, 3)
 PASSAGE_SENTENCES = (2, 4, 8)
 TALK_SENTENCES = 50
 TALK_POLICIES = ("wait-k:3", "confidence:0.5")
-BEAM_POLICIES = ("wait-k:1", "wait-k:3", "wait-k:5", WHOLE)
 N_BEAMS = 4
-BEAMS = f"{N_BEAMS} beams"
+BEAMS = f"clean, {N_BEAMS} beams"
 N_TOGETHER = 128
 
 Pairs: TypeAlias = Sequence[tuple[str, str]]
@@ -126,7 +125,7 @@ def conditions(
         yield from history("history shown", True)
 
     def more() -> Grid:
-        for policy in BEAM_POLICIES:
+        for policy in POLICIES:
             yield BEAMS, policy, partial(searching.scores, items, policy)
         for n in PASSAGE_SENTENCES:
             if n <= len(items):

@@ -16,6 +16,8 @@ from measure_default import BEAMS, LOOKS, MAIN_POLICY, N_BEAMS, POLICIES, TALK_S
 
 from mlx_simul.checkpoints.loading import DEFAULT_MODEL
 
+Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
+
 RECORD = "record.json"
 CARD = "README.md"
 
@@ -59,7 +61,8 @@ them in the training data. BLEU and chrF are sacrebleu's, against all references
 is in source words, by the first reference. A dash: not measured.
 
 The sentences come in six spellings. *Captions* are in lower case and have no punctuation, as many
-recognisers write. *Disfluent* sentences have one or two fillers ("uh") or repeated words.
+recognisers write. *Disfluent* sentences have one or two fillers ("uh") or repeated words. A row is
+for `num_beams={n_beams}`, which takes more time; all else is greedy.
 
 {looks}
 {others}
@@ -70,11 +73,10 @@ recognisers write. *Disfluent* sentences have one or two fillers ("uh") or repea
   {history}
   *History shown* is what the model writes if it is shown them all the same.
 * **Passages**: sentences put together to one source, each with its first reference.
-* **{beams}**: the clean sentences, with `num_beams={n_beams}`; it takes more time.
 * **Plain mlx-lm**: the whole source in mlx-lm's own generation, where the target's positions follow
   the source's. The model was not trained for those.
 
-Greedy, but for beams; a translation may have 64 tokens and 8 for each source word. {device}.
+A translation may have 64 tokens and 8 for each source word. {device}.
 {versions}.
 `{bleu_signature}`, `{chrf_signature}`.
 
@@ -105,8 +107,7 @@ _COLUMNS = {
     "within_twice_the_source": "within twice the source",
     "length_ratio": "length ratio",
 }
-Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
-
+ROWS = ("clean", BEAMS, *(look for look in LOOKS if look != "clean"))
 _SHARES = ("ended", "within_twice_the_source")
 
 
@@ -139,7 +140,6 @@ def card(record: Mapping[str, Any]) -> str:
         ),
         others=_others(record["quality"]),
         main_policy=MAIN_POLICY,
-        beams=BEAMS,
         n_beams=N_BEAMS,
         talk_sentences=TALK_SENTENCES,
         history=_history(config["mlx_simul"].get("history_pairs", 0)),
@@ -155,7 +155,7 @@ def _by_policy(quality: Mapping[str, Any], metric: str) -> str:
     """One metric of each spelling under each policy."""
     rows = (
         [look, *(_cell(metric, quality.get(look, {}).get(p, {}).get(metric)) for p in POLICIES)]
-        for look in LOOKS
+        for look in ROWS
     )
     return _table([_COLUMNS[metric], *(f"`{policy}`" for policy in POLICIES)], rows)
 
@@ -165,7 +165,7 @@ def _others(quality: Mapping[str, Any]) -> str:
     rows = (
         [f"{group}: {name}", *(_cell(column, scores.get(column)) for column in _COLUMNS)]
         for group, named in quality.items()
-        if group not in LOOKS
+        if group not in ROWS
         for name, scores in named.items()
     )
     return _table(["", *_COLUMNS.values()], rows)

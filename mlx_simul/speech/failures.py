@@ -1,4 +1,4 @@
-"""What is said when a recogniser fails in the midst of a stream."""
+"""What is said when a recogniser fails in the middle of a stream."""
 
 from __future__ import annotations
 

@@ -125,6 +125,11 @@ def test_the_card_says_what_the_record_holds(record, monkeypatch):
     changed = json.loads(json.dumps(record))
     changed["quality"]["clean"]["wait-k:3"]["bleu"] += 1
     assert text != card(changed)
+    # Of the options of its runs, each is told where it changes: one never did, one did each time.
+    assert text.count("\nweight_decay = ") == 1
+    assert text.count("\nseed = ") == text.count("`mlx-simul train`") - 1 > 1
+    changed["training"]["options"]["optimiser"]["weight_decay"] = 0.5
+    assert card(changed).count("\nweight_decay = ") == 2
 
 
 def test_nothing_that_is_written_about_it_names_somebodys_folders():
