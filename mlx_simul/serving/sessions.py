@@ -53,6 +53,9 @@ class Sessions:
         options: for all sessions that do not say otherwise.
         **flat: likewise, by their names.
 
+    Attributes:
+        n_rows: sessions whose passes the last :meth:`step` ran, whether they wrote or not.
+
     Raises:
         InvalidOptionError: for an option outside its range, or a drafter that serves one session
             only.
@@ -78,6 +81,7 @@ class Sessions:
         self._engines: dict[SimulSession, Engine] = {}
         self._said: deque[tuple[SimulSession, Event]] = deque()
         self._failed: deque[tuple[SimulSession, Exception]] = deque()
+        self.n_rows = 0
 
     def __len__(self) -> int:
         """Sessions that are here: they have not finished, left, or broken off."""
@@ -169,6 +173,7 @@ class Sessions:
         """
         sessions = list(self._engines)
         asked = [(session, step) for session in sessions if (step := self._go_on(session))]
+        self.n_rows = len(asked)
         if not asked and not self._said and not self._failed:
             return None
         try:

@@ -74,7 +74,7 @@ class Figures:
     Attributes:
         steps: passes over a model, each for all of its sessions that needed one.
         step_s: seconds that they took.
-        rows: sessions that took part, summed over the steps.
+        rows: sessions that took part, summed over the steps, whether they wrote or not.
         memory_bytes: that MLX's arrays take.
     """
 
@@ -222,15 +222,20 @@ class Worker(Owner):
             # Of the whole pass: its sessions are broken, and the next steps say so one by one.
             log.exception("a pass failed")
             return True
+        finally:
+            self._count(sessions.n_rows, began_s)
         if said is None:
             return False
-        self.figures.steps += 1
-        self.figures.memory_bytes = mx.get_active_memory()
-        self.figures.rows += len({session for session, _ in said})
-        self.figures.step_s += time.perf_counter() - began_s
         for session, event in said:
             self._say(session, event)
         return True
+
+    def _count(self, n_rows: int, began_s: float) -> None:
+        if n_rows:
+            self.figures.steps += 1
+            self.figures.rows += n_rows
+            self.figures.step_s += time.perf_counter() - began_s
+            self.figures.memory_bytes = mx.get_active_memory()
 
     def _say(self, session: SimulSession, event: Event) -> None:
         live = self._of.get(session)
