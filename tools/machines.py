@@ -154,14 +154,15 @@ def tables() -> str:
     parts += ["### Sixteen tokens a pass, as in a batch or with drafts", *_passes(16)]
     parts += ["### How slow a step may be", *_break_even()]
     parts += [
-        "### The model beside a published figure",
+        "### The model compared with a published figure",
         "Apple showed four M3 Ultras in a JACCL mesh that generate with Qwen3.6-27B at [nearly "
         "three times the rate of one](https://developer.apple.com/videos/play/wwdc2026/233/). For "
-        "27 billion weights in bfloat16, which the talk does not state, and 64 layers the model "
-        f"says {published()}. It leaves out all work but reading weights, so it has to be above.",
+        "64 layers and 27 billion weights in bfloat16 (the talk does not state the type), our "
+        f"model predicts {published()}. Apart from sums, it counts only the reading of weights, so "
+        "it has to predict more.",
     ]
     if MEASURED.is_file():
-        parts += ["### The model beside what was measured", *_measured()]
+        parts += ["### The model compared with measurements", *_measured()]
     return "\n\n".join(parts) + "\n\n"
 
 
@@ -198,7 +199,7 @@ def _measured() -> Iterator[str]:
     (two,) = (run for run in runs if run["n_ranks"] == 2)
     link = fitted(two["sums"], 2)
     yield (
-        f"A step of {link.latency_s * 1e6:.0f} µs and {link.bytes_per_s / 1e9:.1f} GB/s suit the "
+        f"A step of {link.latency_s * 1e6:.0f} µs and {link.bytes_per_s / 1e9:.1f} GB/s fit the "
         f"shortest times of two ranks best (MLX {two['mlx']}, {two['n_cores']} cores). All "
         "predictions use these two numbers."
     )
