@@ -29,18 +29,18 @@ these two, the same computation was done in plain MLX (`tests/without_metal.py`)
 Each family is tested against the laws of each mode in which it streams (`mlx_simul.testing`): in
 two groups ({group} laws), by re-encoding ({reencode}), and in order of arrival ({interleaved}).
 The error is the largest deviation of any logit from the value that a law requires, relative to
-the largest logit; the tolerance is 2e-5. One law of each mode compares with an ordinary pass of
-mlx-lm's own model over its own caches. Laws about moving the target do not apply where the target
-cannot be moved, or where its logits depend on its place; the law about trees of tokens (beams) does
-not apply where a family takes no positions and masks token by token. If transformers has the
-family, a whole pass is also compared with transformers on PyTorch, with checkpoints that
-transformers wrote.
+the largest logit; the tolerance is 2e-5. One law of each mode compares the result with an ordinary
+pass of mlx-lm's own model over its own caches. Laws about moving the target do not apply where the
+target cannot be moved, or where its logits depend on its place. The law about trees of tokens
+(beams) does not apply to a family that does not accept positions and masks for each token. If
+transformers has the family, a whole pass is also compared with transformers on PyTorch, with
+checkpoints that transformers wrote.
 
 * **group**: source and target have separate positions and caches ([SPEC.md](SPEC.md), section 1).
-* **reencode**: the target is run again after the source at each read. This is for families that
-  cannot keep two groups apart; `mode="reencode"` selects it for any family.
-* **interleaved**: one row of tokens in order of arrival, for comparison; `mode="interleaved"`
-  selects it.
+* **reencode**: after each read, the whole target is run again after the source. This is for
+  families that cannot keep two groups apart; `mode="reencode"` selects it for any family.
+* **interleaved**: all tokens are in one row, in order of arrival. This mode is for comparison;
+  `mode="interleaved"` selects it.
 
 | model_type | streams by | laws | largest error | transformers |
 |---|---|---|---|---|

@@ -30,18 +30,18 @@ HEAD = """\
 
 `mlx-simul convert model.gguf folder` converts a GGUF file to an MLX folder with the config, the
 weights, the tokenizer and the chat template. If the file is split (`-00001-of-00003.gguf`), name
-any of its pieces. For a file on the Hugging Face Hub, name `owner/name/file.gguf`. A file that
-cannot be converted to the same computation is refused, and the error says why.
+any of its pieces. For a file on the Hugging Face Hub, name `owner/name/file.gguf`. If the
+converted model could not compute the same, the file is refused, and the error says why.
 
 `tools/gguf_page.py` writes this page; no figure is typed by hand.
 
 ## Families
 
-For each family, tiny random models were written to GGUF files in the way of llama.cpp's converter
-(`tests/llama_cpp.py`), converted, and compared with the transformers model they came from. If
-transformers can read the architecture from GGUF itself, the last column compares with its reading
-of the same file. The error is the largest difference of any logit, relative to the largest logit,
-in float32 on the CPU ({versions}). `tox -e real-weights` converts the published files of SmolLM2
+For each family, tiny random models were written to GGUF files as llama.cpp's converter does it
+(`tests/llama_cpp.py`), converted, and compared with the transformers models that they came from.
+If transformers itself can read the architecture from GGUF, the last column compares with what it
+reads from the same file. The error is the largest difference of any logit, relative to the largest
+logit, in float32 on the CPU ({versions}). `tox -e real-weights` converts the published files of SmolLM2
 and Gemma 3, validates them and translates with them.
 
 | architecture | becomes | rows reordered | scaled positions | files | error | in transformers |
@@ -53,7 +53,8 @@ BLOCKS = """
 Conversion reads every type that the gguf package can decode. The error is that of a round trip
 through the package, relative to the root mean square of normally distributed weights. A dash
 marks a type that the package can read but not write. With `--keep-quantized`, weights of the
-types {kept} keep their stored values in MLX's quantised layers; all others become `--dtype`.
+types {kept} keep their stored values in MLX's quantised layers; all others get the type of
+`--dtype`.
 
 | type | bits per weight | error | kept as it is |
 |---|--:|--:|---|
@@ -72,10 +73,10 @@ Pre-tokenizers: {names}.
 
 ## Metadata
 
-The table lists every key of the format. All families use a key that is *read*; only the named
-families use a key that is *read by* them. Other keys are *refused*, unless they have a value that
-changes nothing, or *ignored*, with the reason. Keys of the model or of the tokenizer that are not
-in this table are refused, and keys of other programs are ignored.
+The table lists every key of the format. A key that is *read* is used for all families; a key that
+is *read by* some families is used only for these. Other keys are either *refused*, unless their
+value changes nothing, or *ignored*, for the reason given. Keys of the model or of the tokenizer
+that are not in this table are refused, and keys of other programs are ignored.
 
 | key | treatment |
 |---|---|

@@ -19,16 +19,16 @@ HEAD = """\
 `tools/options.py` writes this page from the fields in `mlx_simul/options/`, where each option is
 defined.
 
-Arguments and flags of mlx-lm's: [coming from mlx-lm](mlx-lm.md).
+For the arguments and flags of mlx-lm, see [coming from mlx-lm](mlx-lm.md).
 
 An option has the same name and the same default everywhere:
 
 | where | how |
 |---|---|
-| in Python, flat | `generate(model, tokenizer, source, target_language="French", max_words=9)` |
-| in Python, whole | `SessionOptions(limits=LimitOptions(max_words=9))`, from `mlx_simul.options` |
+| in Python, as single options | `generate(model, tokenizer, source, target_language="French", max_words=9)` |
+| in Python, in groups | `SessionOptions(limits=LimitOptions(max_words=9))`, from `mlx_simul.options` |
 | on the command line | `mlx-simul translate --to French --max-words 9` |
-| in a TOML file, for `--config` | `max_words = 9`, alone or below `[limits]` |
+| in a TOML file, for `--config` | `max_words = 9`, at the top or below `[limits]` |
 
 Outside Python, `"none"` stands for `None`. An option without a flag is for Python programs only.
 """
