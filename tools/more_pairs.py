@@ -306,11 +306,15 @@ def main() -> int:
     """Write the pairs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("pairs", type=Path, help="pairs to begin with")
-    parser.add_argument("output", type=Path, help="a TSV file, not there yet")
-    parser.add_argument("--model", help="its translations are added")
-    parser.add_argument("--beams", type=int, default=1, help="they are searched with (%(default)s)")
-    parser.add_argument("--first-words", type=int, default=9000, help="draw so many (%(default)s)")
-    parser.add_argument("--phrases", type=int, default=10, help="each so often (%(default)s)")
+    parser.add_argument("output", type=Path, help="a TSV file to write")
+    parser.add_argument("--model", help="a model whose translations are added")
+    parser.add_argument("--beams", type=int, default=1, help="to search them with (%(default)s)")
+    parser.add_argument(
+        "--first-words", type=int, default=9000, help="how many to draw (%(default)s)"
+    )
+    parser.add_argument(
+        "--phrases", type=int, default=10, help="how often to use each (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.output.exists():

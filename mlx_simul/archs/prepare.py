@@ -187,7 +187,7 @@ def _described(
         if differing := _differing(model, architecture, config):
             name, is_, should_be = differing[0]
             raise InvalidOptionError(
-                f"config is of another model: it says {name}={should_be!r}, and this "
+                f"config belongs to another model: it says {name}={should_be!r}, and this "
                 f"{architecture.model_type!r} model has {is_!r}."
             )
         return architecture, _translated(config)

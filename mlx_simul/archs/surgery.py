@@ -240,9 +240,9 @@ def _combined(own: type, kind: type) -> type:
         return kind
     if not issubclass(own, changes):
         raise InvalidOptionError(
-            f"this model has a {own.__module__}.{own.__name__} where mlx-lm's has a "
-            f"{changes.__module__}.{changes.__name__}, which has to be put right before it "
-            "streams. Load it with `model, tokenizer = mlx_simul.load(...)`."
+            f"this model has a {own.__module__}.{own.__name__} in place of mlx-lm's "
+            f"{changes.__module__}.{changes.__name__}, which mlx_simul has to correct before the "
+            "model streams. Load it with `model, tokenizer = mlx_simul.load(...)`."
         )
     return type(own.__name__, (own, kind), {})
 

@@ -324,8 +324,8 @@ def stock_classes(config: dict[str, Any]) -> ModelClasses:
     except SystemExit as error:
         # That of olmo ends the process when a package is missing.
         raise ModelLoadError(
-            f"mlx-lm's module for model_type {config['model_type']!r} cannot be imported here; it "
-            "says why above."
+            f"mlx-lm's module for model_type {config['model_type']!r} cannot be imported here; the "
+            "error above says why."
         ) from error
 
 

@@ -143,7 +143,7 @@ def _read(folder: Path) -> tuple[Parts, Parts, Parts]:
             home = base if found and found["of_base"] else whole
         # B of lora_bias=True and what other methods have ends like a weight, but is none.
         if found is None or "lora_" in found["module"] or short.endswith("lora_B.bias"):
-            raise ModelLoadError(f"{name} in {path} is nothing that can be converted to mlx-lm.")
+            raise ModelLoadError(f"{name} in {path} cannot be converted for mlx-lm.")
         if not mx.issubdtype(weight.dtype, mx.floating):
             raise ModelLoadError(f"{name} in {path} holds {weight.dtype}, which is not a weight.")
         home.setdefault(found["module"], {})[found["part"]] = weight
@@ -280,7 +280,7 @@ def _replaced(name: str, module: nn.Module, parts: Mapping[str, mx.array]) -> nn
     if "weight" not in layer:
         raise ModelLoadError(
             f"the adapter has weights for {name!r}, which is a {type(layer).__name__} in mlx-lm "
-            "without any. Merge the adapter with PEFT's merge_and_unload(), and load that model."
+            "and has none. Merge the adapter with PEFT's merge_and_unload(), and load that model."
         )
     layer.weight = _fitting(name, weight, layer.weight.shape)
     return adapted

@@ -212,7 +212,7 @@ def lag(recorder: Recorder, speech: Speech) -> str:
         for time_s, delay in zip(recorder.times_s, recorder.delays, strict=True)
     ]
     return (
-        f"{said}; a word was there {median(waits_ms):.0f} ms after the last one it waited for "
+        f"{said}; a word appeared {median(waits_ms):.0f} ms after the last one it waited for "
         "(median)."
     )
 

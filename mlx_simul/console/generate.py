@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_is_true,
         default=True,
         metavar="True|False",
-        help="print rules around the answer and figures behind it (default: True)",
+        help="print lines around the answer and figures after it (default: True)",
     )
     refused = parser.add_argument_group(
         "refused", "flags of mlx_lm.generate that a stream cannot take, each with its reason"
@@ -148,13 +148,13 @@ def _add_decoding(group: argparse._ArgumentGroup) -> None:
     """Declare how tokens are chosen and stored, with mlx-lm's defaults."""
     for name, kind, default, help_text in (
         ("temp", float, 0.0, "the temperature; 0 takes the likeliest token (default: 0)"),
-        ("top_p", float, 1.0, "sample among the likeliest that have this share (default: all)"),
-        ("min_p", float, 0.0, "sample among those this likely beside the likeliest (default: all)"),
-        ("top_k", int, 0, "sample among so many of the likeliest (default: all)"),
+        ("top_p", float, 1.0, "sample among the likeliest that add up to this (default: all)"),
+        ("min_p", float, 0.0, "the least share of the likeliest's probability (default: 0)"),
+        ("top_k", int, 0, "sample among this many of the likeliest (default: all)"),
         ("xtc_probability", float, 0.0, "how often to leave the likeliest out (default: never)"),
-        ("xtc_threshold", float, 0.1, "how likely those are at least (default: 0.1)"),
-        ("min_tokens_to_keep", int, 1, "that --min-p leaves at least (default: 1)"),
-        ("seed", int, None, "of the random draws, of this session alone"),
+        ("xtc_threshold", float, 0.1, "the least probability of those (default: 0.1)"),
+        ("min_tokens_to_keep", int, 1, "the fewest tokens that --min-p keeps (default: 1)"),
+        ("seed", int, None, "seed of this session's random draws"),
         ("kv_bits", int, None, "bits in which each key and value is stored"),
         ("kv_group_size", int, 64, "with --kv-bits, how many numbers share a scale (default: 64)"),
         ("num_draft_tokens", int, 3, "the most guesses in one pass (default: 3)"),

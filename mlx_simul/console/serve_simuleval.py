@@ -219,7 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
         said = self.headers.get("Content-Length", "0")
         # int() takes much that is not a number in HTTP, and more digits than anyone needs.
         if not (said.isascii() and said.isdecimal() and len(said) <= 19):
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"a Content-Length of {said[:20]!r}.")
+            raise Refusal(
+                HTTPStatus.BAD_REQUEST, f"Content-Length must be a number, got {said[:20]!r}."
+            )
         length = int(said)
         if length > MAX_BODY_BYTES:
             self._drain(length)
@@ -229,7 +231,9 @@ class _Handler(BaseHTTPRequestHandler):
             )
         body = self.rfile.read(length)
         if len(body) < length:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"{len(body)} of {length} bytes have come.")
+            raise Refusal(
+                HTTPStatus.BAD_REQUEST, f"only {len(body)} of {length} bytes have arrived."
+            )
         return body
 
     def _drain(self, length: int) -> None:

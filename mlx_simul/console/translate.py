@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--journal",
         type=expanded,
         metavar="FILE",
-        help="note the progress in a file; given again, go on where it ends, outputs included",
+        help="record the progress in a file; with the same file, go on where it ends, outputs "
+        "included",
     )
     add_session_arguments(parser)
 

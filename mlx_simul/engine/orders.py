@@ -181,7 +181,7 @@ class _Reader:
 
     def end(self) -> None:
         if left := len(self._numbers) - self._at:
-            raise RanksError(f"an order goes on for {left} numbers behind its end.")
+            raise RanksError(f"an order goes on for {left} numbers past its end.")
 
     def value(self, kind: Any) -> Any:
         if kind is int:

@@ -166,7 +166,7 @@ class Ranks(Thing):
             Exception: what the order raises on all ranks.
         """
         if self._is_broken:
-            raise RanksError("the ranks no longer do the same; start all of them again.")
+            raise RanksError("the ranks are no longer in step; start all of them again.")
         if self._exit_code is not None:
             raise RanksError("the other ranks have been told to end; start all of them again.")
         if self.rank:

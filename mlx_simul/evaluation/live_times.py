@@ -64,7 +64,8 @@ def live_times_of_speech_ms(
         j = bisect_right(fed_ms, time) - 1
         if j < 0:
             raise InvalidOptionError(
-                f"a unit at {time} ms, before any source was fed; both must be on one clock."
+                f"a unit was shown at {time} ms, before any source was fed; both must be on one "
+                "clock."
             )
         live.append(starts[j] + (time - fed_ms[j]))
     return live

@@ -115,7 +115,7 @@ def _parser(path: Path, keys: PairKeys) -> Callable[[str], list[Pair]] | None:
             return _pair_of_columns
     if path.exists():
         raise DataError(
-            f"{path} is neither JSON lines (.jsonl) nor TSV (.tsv), with .gz, .xz or .bz2 behind "
+            f"{path} is neither JSON lines (.jsonl) nor TSV (.tsv), with .gz, .xz or .bz2 after "
             "that if it is compressed; name it so, or convert it."
         )
     return None
@@ -197,7 +197,7 @@ def json_record(line: str) -> Any:
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply.") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON: {error}. Give one record a line.") from error
+        raise ValueError(f"not JSON: {error}. Give one record a line.") from error
 
 
 def _pair_of_columns(line: str) -> list[Pair]:

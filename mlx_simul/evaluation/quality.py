@@ -195,7 +195,7 @@ def _metrics(tokenizer: str) -> dict[str, Any]:
         bleu = sacrebleu.BLEU(tokenize=tokenizer)
     except (ImportError, RuntimeError, OSError) as error:  # a package, or a download
         raise InvalidOptionError(
-            f"sacrebleu's tokenizer {tokenizer!r} cannot be had: {' '.join(str(error).split())}"
+            f"sacrebleu's tokenizer {tokenizer!r} is not available: {' '.join(str(error).split())}"
         ) from error
     return {"bleu": bleu, "chrf": sacrebleu.CHRF()}
 

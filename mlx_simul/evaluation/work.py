@@ -110,7 +110,7 @@ def _in_processes(options: EvaluationOptions, tasks: Iterable[Task]) -> Iterator
                 yield done.result()
         except BrokenProcessPool as error:
             raise SimulError(
-                "a process that shared the work was killed, for want of memory perhaps. What it "
+                "a process that shared the work was killed, perhaps for lack of memory. What it "
                 "translated is kept: give the same command again, with fewer --processes."
             ) from error
         finally:

@@ -184,7 +184,8 @@ class Health:
             last,
             f"no rank has made progress for {limit_s:g} s, though some are busy: {seen}. Others "
             f"may wait for rank {last} in a collective; look at it and at its network. If one step "
-            f"takes so long, set {STALLED_VAR} to more seconds, as in mlx.launch --env. {_AGAIN}",
+            f"can take that long, set {STALLED_VAR} to more seconds, as in mlx.launch --env. "
+            f"{_AGAIN}",
         )
 
 

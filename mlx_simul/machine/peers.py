@@ -102,7 +102,7 @@ class Peers:
             for name, fact in first.items():
                 if held[name] != fact:
                     raise InvalidOptionError(
-                        f"rank {rank} has another {name} than rank 0 ({held[name]!r}, not "
+                        f"rank {rank} has a different {name} from rank 0 ({held[name]!r}, not "
                         f"{fact!r}); give all ranks the same command, files and packages."
                     )
 

@@ -105,7 +105,7 @@ def _checked_tools(given: Any) -> tuple[Mapping[str, Any], ...]:
         json.dumps(tools)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidOptionError(
-            f"tools must be schemas that JSON can say, got {tools!r}: {error}."
+            f"tools must be schemas that JSON can represent, got {tools!r}: {error}."
         ) from error
     for tool in tools:
         function = tool.get("function") if isinstance(tool, Mapping) else None

@@ -185,7 +185,9 @@ class Http:
         stream = await self.streams.find(request.path_params["name"])
         after = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
         if not (after.isascii() and after.isdecimal() and len(after) < 16):
-            raise ProtocolError("invalid_value", f"after is a number, got {after[:40]!r}.", "after")
+            raise ProtocolError(
+                "invalid_value", f"after must be a number, got {after[:40]!r}.", "after"
+            )
         if stream.protocol.closed and int(after) == stream.outbox.seq:
             return Response(status_code=204)  # by which a browser knows not to come again
         connection = self.streams.connect(stream, int(after), speaks=False)
@@ -197,7 +199,9 @@ class Http:
         stream = await self.streams.find(request.path_params["name"])
         kind, side = request.path_params["kind"], request.query_params.get("side", "target")
         if side not in _SIDES:
-            raise ProtocolError("invalid_value", f"side is one of {', '.join(_SIDES)}.", "side")
+            raise ProtocolError(
+                "invalid_value", f"side must be one of {', '.join(_SIDES)}.", "side"
+            )
         named = {
             "Content-Disposition": f'attachment; filename="transcript.{kind}"',
             "X-Content-Type-Options": "nosniff",

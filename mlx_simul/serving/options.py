@@ -115,7 +115,7 @@ class ServingLimits:
         if self.keep_bytes < self.max_backlog_bytes:
             raise InvalidOptionError(
                 f"keep_bytes={self.keep_bytes} must be at least "
-                f"max_backlog_bytes={self.max_backlog_bytes}: a reader may be so far behind."
+                f"max_backlog_bytes={self.max_backlog_bytes}: a reader may be that far behind."
             )
 
 

@@ -121,6 +121,6 @@ def usable(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
     except (TypeError, ValueError, AttributeError) as error:
         raise RecogniserError(
             f"what the recogniser gave cannot be used: {error}. It has to give a list of "
-            "Hypothesis, with Unicode text and finite times; report this to those who wrote it."
+            "Hypothesis, with Unicode text and finite times; report this to its authors."
         ) from error
     return found

@@ -157,8 +157,8 @@ class Journal:
                 return size
             os.ftruncate(self._file.fileno(), whole)
         warnings.warn(
-            f"the last line of the journal {self.path} was cut off in writing; its {size - whole} "
-            "bytes are dropped, and the text in them has to be fed again.",
+            f"the last line of the journal {self.path} was cut off while it was written; its "
+            f"{size - whole} bytes are dropped, and the text in them has to be fed again.",
             SimulWarning,
             stacklevel=4,
         )

@@ -69,7 +69,8 @@ def result_text(result: Any) -> str:
         return json.dumps(result, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidOptionError(
-            f"the result of a tool must be text or what JSON can say, got {result!r}: {error}."
+            "the result of a tool must be text or a value that JSON can represent, got "
+            f"{result!r}: {error}."
         ) from error
 
 

@@ -379,7 +379,7 @@ def test_a_module_that_is_not_mlx_lm_s_is_refused_and_nothing_is_changed():
     given = stock("gemma", next(iter(CONFIGS["gemma"])))
     given.layers[1].mlp = Own()
     before = anatomy(given)
-    with pytest.raises(InvalidOptionError, match=rf"Own where mlx-lm's has a .*MLP.*{LOAD}"):
+    with pytest.raises(InvalidOptionError, match=rf"Own in place of mlx-lm's .*MLP.*{LOAD}"):
         mlx_simul.prepare(given)
     assert is_unchanged(given, before) and type(given.layers[0].mlp) is gemma.MLP
 

@@ -366,6 +366,6 @@ def test_a_result_needs_tools_and_is_text_or_json(model, tokenizer):
     with pytest.raises(PromptError, match="with turns has no tools"):
         SimulSession(model, tokenizer, target_language="French").tool_result(call, "42")
     session = SimulSession(model, tokenizer, tools=[FILE_ITEM])
-    with pytest.raises(InvalidOptionError, match="must be text or what JSON can say"):
+    with pytest.raises(InvalidOptionError, match="must be text or a value that JSON can represent"):
         session.tool_result(call, {1j})
     assert not SimulSession(model, tokenizer, tools=[FILE_ITEM], target_language="French").has_turns
