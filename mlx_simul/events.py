@@ -62,9 +62,9 @@ class Write:
         source_words_read: source words read when it was predicted, the delay of its word.
         target_words_generated: target words complete so far, this one included if it is.
         logprob: the natural logarithm of its probability in the model's own distribution, before
-            processors and samplers (with beams behind processors, by which a search goes); None
-            unless ``logprobs`` asked for it. It takes no part in equality, for its last digits
-            depend on what else a pass computed.
+            processors and samplers (with beams, after the processors, since a search goes by those
+            values); None unless ``logprobs`` asked for it. It takes no part in equality, for its
+            last digits depend on what else a pass computed.
         source: empty: a write reads nothing.
     """
 
@@ -125,7 +125,7 @@ class Tail:
 class TurnEnd:
     """A turn has ended: one source sentence and its translation (SPEC section 8).
 
-    Words are counted from the beginning of the stream. A span is ``(first, behind the last)``.
+    Words are counted from the beginning of the stream. A span is ``(first, one past the last)``.
 
     Attributes:
         turn: its number, from 0.

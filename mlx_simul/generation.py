@@ -1,4 +1,4 @@
-"""A source in, its translation or its events out; and an async twin."""
+"""A source in, its translation or its events out; and the same for async sources."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class _Origin:
 
 
 _copies: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
-"""By the id of a caller's model its copy, as long as a session holds that."""
+"""The copy of a caller's model, by that model's id, for as long as a session holds the copy."""
 
 
 def prepare(model: nn.Module, config: Mapping[str, Any] | None = None) -> None:

@@ -47,10 +47,10 @@ class LayerCache:
 
     @property
     def layout(self) -> Layout:
-        """Of the pass under way.
+        """The layout of the pass under way.
 
         Raises:
-            CacheStateError: before the first.
+            CacheStateError: before the first pass.
         """
         if self._layout is None:
             raise CacheStateError(
@@ -113,10 +113,10 @@ class LayerCache:
         return self.present(planes)
 
     def require(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
-        """Pass if :meth:`restore` will.
+        """Check that :meth:`restore` will succeed.
 
         Raises:
-            InvalidOptionError: if it does not hold so many tokens, or was stored in another way.
+            InvalidOptionError: if it does not hold that many tokens, or was stored in another way.
         """
         planes = (*_as_planes(saved[0]), *_as_planes(saved[1]))
         if planes and not all(map(self._is_own, halves_of(planes).values())):

@@ -68,7 +68,7 @@ READ = frozenset(
 )
 
 NEVER: tuple[Any, ...] = ()
-"""No value changes nothing: the key belongs to models that no family here is."""
+"""Every value would change something: the key belongs to models of none of the families here."""
 UNSET = (0, False)
 UNSET_OR_ONE = (0, 1, False)
 

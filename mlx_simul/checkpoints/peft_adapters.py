@@ -37,7 +37,7 @@ _WITHOUT_EFFECT = {
     *("qalora_group_size", "ensure_weight_tying"),
 }
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
-"""Ways to begin A and B that leave the model's own weights as they were."""
+"""Ways to initialise A and B that leave the model's own weights as they were."""
 
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|"
@@ -47,7 +47,7 @@ _WHOLE = re.compile(
     r"(?P<module>.+?)(?P<of_base>\.base_layer)?(\.modules_to_save(\.\w+)?)?\.(?P<part>weight|bias)"
 )
 Parts = dict[str, dict[str, mx.array]]
-"""Arrays by transformers' name of the module, and their own name in it."""
+"""Arrays by transformers' name for the module, and by their own name in it."""
 
 _LINEAR = (nn.Linear, nn.QuantizedLinear)
 _EMBEDDING = (nn.Embedding, nn.QuantizedEmbedding)

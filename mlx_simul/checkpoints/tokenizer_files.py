@@ -23,7 +23,7 @@ TOKENIZER_FILES = (
 )
 
 MAX_TEMPLATE_BYTES = 16_777_216
-"""The most that a JSON file with a chat template may have; a tokenizer's has a tenth of it."""
+"""The most bytes of a JSON file with a chat template; a tokenizer's has a tenth of that."""
 
 _TEKKEN = "tekken.json"
 _TURN = re.compile(r"im_start|INST|start_of_turn|start_header|user|assistant|turn\|>|<\|turn", re.I)

@@ -47,7 +47,7 @@ def utf8(text: str) -> str:
 
 
 def require_writable(path: Path) -> None:
-    """Pass if a file can be written there, as far as can be known before there is one.
+    """Check that a file can be written there, as far as can be known before there is one.
 
     Raises:
         InvalidOptionError: if not.

@@ -24,7 +24,7 @@ PASSAGE = (
 """Everyday sentences, as the packaged model knows them."""
 
 PACE = 150.0
-"""Words a minute of somebody who speaks without haste."""
+"""Words a minute of an unhurried speaker."""
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MIN_SOURCE_COLUMNS = 12
@@ -38,12 +38,12 @@ class Speech:
         words_per_minute: how fast, in words of speech, which are as long in any script; 0 for all
             at once, yet word by word.
         clock: seconds; any start.
-        sleep: waits for so many seconds.
+        sleep: waits for a number of seconds.
 
     Attributes:
         has_pace: words take their time.
         word_times_s: when each word that was taken had been said, by the clock.
-        said: how much of it is said with so many words, in words of speech; from 0 on.
+        said: how much is said with each number of words, from 0 on, in words of speech.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ _NEUTRAL = {
     "xtc_probability": 0.0,
     "xtc_threshold": 0.1,
 }
-"""Values with which mlx-lm's samplers do what they do without."""
+"""Values that change nothing in mlx-lm's samplers."""
 
 _OWN_NAMES = {"instruction", "draft", "policy"}
 """Options of a session that have another name, or another default, here."""
@@ -240,9 +240,9 @@ def _session(args: argparse.Namespace, options: SessionOptions) -> SimulSession:
 
 
 def _placed_as_in_mlx_lm(options: SessionOptions, model: Any) -> SessionOptions:
-    """Options that place the target where mlx-lm places it, if it begins behind the whole source.
+    """Options that place the target where mlx-lm places it, if it begins after the whole source.
 
-    Nothing is read behind the whole source, so the target needs no margin to move in. A checkpoint
+    Nothing is read after the whole source, so the target needs no margin to move in. A checkpoint
     that was trained with another place keeps that.
     """
     from mlx_simul.archs import streaming_config
@@ -272,7 +272,7 @@ class Answer:
     """Writes an answer as mlx_lm.generate does.
 
     Args:
-        verbose: with rules around it, and figures behind it.
+        verbose: with lines around it, and figures after it.
         is_live: the prompt may pause while it arrives, so that no rate says anything.
     """
 

@@ -143,7 +143,7 @@ def _audio(args: argparse.Namespace) -> Audio:
 
 
 def _require_fitting(args: argparse.Namespace) -> None:
-    """Pass if the arguments say one thing to listen to.
+    """Check that the arguments say one thing to listen to.
 
     Raises:
         InvalidOptionError: if they do not.

@@ -56,7 +56,7 @@ class OutputFile:
         self._put(self._form(end))
 
     def require_end(self) -> None:
-        """Pass if the file ends here.
+        """Check that the file ends here.
 
         Raises:
             InvalidOptionError: if it goes on.
@@ -106,7 +106,7 @@ def require_outputs(
     may_exist: bool,
     otherwise: str = "or give --overwrite",
 ) -> None:
-    """Pass if all can be written, as far as can be known before.
+    """Check that all can be written, as far as can be known before.
 
     Args:
         paths: what is to be written.

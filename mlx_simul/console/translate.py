@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _require_files(args: argparse.Namespace, options: SessionOptions) -> None:
-    """Pass if all files can be written, as far as can be known before a model is loaded."""
+    """Check that all files can be written, as far as can be known before a model is loaded."""
     require_turns(args, options, "output", "journal")
     inputs: list[Path] = [] if args.file is None else [expanded(args.file)]
     if args.journal is not None:
@@ -101,7 +101,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _resumed(args: argparse.Namespace, session: SimulSession, source: TextSource) -> TextSource:
-    """The source behind what a journal holds; says how much that is."""
+    """The source after what a journal holds; says how much that is."""
     resumed = session.resumed
     if resumed is None or not (resumed.source_chars or resumed.source_closed):
         return source

@@ -48,7 +48,7 @@ class ModelDrafter:
         self._sampler = sampler
         self._vocab_size = vocab_size
         self._header: tuple[int, ...] = ()
-        # Target tokens fed, of which so many are known to stay.
+        # Target tokens fed, and how many of them are known to stay.
         self._fed: list[int] = []
         self._n_sure = 0
         self._row: mx.array | None = None

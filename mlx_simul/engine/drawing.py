@@ -56,7 +56,7 @@ class Drawn:
     """What one stream gets.
 
     Attributes:
-        token_ids: the prediction after the target, and one behind each draft that agreed.
+        token_ids: the prediction after the target, and one after each draft that agreed.
         evidence: of each, if it was asked for.
         candidates: what may come next instead, if that was asked for.
     """

@@ -38,8 +38,8 @@ class Thing:
     """An object that all ranks have, each with its own arrays in it.
 
     Attributes:
-        ranks: they; None if there is only this one.
-        number: by which they know it.
+        ranks: all of them; None if there is only this one.
+        number: the number by which they know it.
     """
 
     ranks: Leader | None = None

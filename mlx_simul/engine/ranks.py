@@ -38,10 +38,10 @@ from mlx_simul.machine.peers import Peers
 _logger = logging.getLogger(__name__)
 
 PROTOCOL = 0x51A0_0001
-"""Stands in front of each message, so that ranks of other versions find each other out."""
+"""Stands in front of each message, so that ranks of different versions find that out."""
 
 INLINE_NUMBERS = 510
-"""So many numbers of an order travel with their count; few passes of one stream take more."""
+"""This many numbers of an order travel with their count; few passes of one stream take more."""
 
 
 class Ranks(Thing):
@@ -404,7 +404,7 @@ def follow(group: mx.distributed.Group) -> int:
 
 
 def leading(group: mx.distributed.Group) -> AbstractContextManager[Ranks]:
-    """Run rank 0: the others follow within, and end behind it, however it ends.
+    """Run rank 0: the others follow inside it, and end after it, however it ends.
 
     Args:
         group: from ``mx.distributed.init()``.

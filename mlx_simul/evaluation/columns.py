@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 Figures: TypeAlias = Mapping[str, Any]
-"""Those of one policy, as ``evaluation.json`` has them."""
+"""The figures of one policy, as ``evaluation.json`` has them."""
 Columns: TypeAlias = Mapping[str, Callable[[Figures], str]]
-"""A title, and what stands below it."""
+"""Each title, and what stands below it."""
 
 
 def main_columns(results: Figures) -> Columns:

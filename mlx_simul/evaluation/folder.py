@@ -171,7 +171,7 @@ class ResultFolder(Generic[AnyRecord]):
         return sorted(self.of_policy(spec).glob("records*.jsonl"))
 
     def require_distinct(self, specs: Iterable[str]) -> None:
-        """Pass if each policy has files of its own.
+        """Check that each policy has files of its own.
 
         Raises:
             InvalidOptionError: if not.

@@ -61,10 +61,10 @@ def read_pairs(
 
     Args:
         path_or_dataset: a file ``*.jsonl`` (one record a line) or ``*.tsv`` (source, tab, target),
-            with ``.gz``, ``.xz`` or ``.bz2`` behind it if compressed; otherwise the id of a Hugging
+            with ``.gz``, ``.xz`` or ``.bz2`` after it if compressed; otherwise the id of a Hugging
             Face dataset, which needs the package ``datasets``.
-        keys: where a record holds the texts; does not matter to TSV.
-        split: which part of a Hugging Face dataset.
+        keys: where a record holds the texts; ignored for TSV. split: which part of a Hugging Face
+            dataset.
 
     Raises:
         InvalidOptionError: if there is no such file.

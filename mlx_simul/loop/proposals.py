@@ -1,7 +1,7 @@
 """Words that are proposed to a policy, and how many of them stand.
 
 A proposal is predictions that are not taken. A policy that judges needs no second stream: the loop
-goes on predicting behind what stands, and what the policy does not let stand is outdated by the
+goes on predicting after what stands, and what the policy does not let stand is outdated by the
 next read like any other prediction, so that it goes along as drafts. Translating again after a read
 costs about one pass where the translation stays the same.
 """

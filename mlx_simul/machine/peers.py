@@ -88,7 +88,7 @@ class Peers:
         return averaged
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
-        """Pass if all ranks have the same facts.
+        """Check that all ranks have the same facts.
 
         Args:
             facts: by name, as JSON has them.

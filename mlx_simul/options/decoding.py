@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlx_simul.loop.drafters import Drafter
 
 MAX_BEAMS = 64
-"""A pass names candidates behind each, and each is fed again until it is decided."""
+"""A pass names candidates after each, and each is fed again until it is decided."""
 
 SAMPLING = (
     *("top_p", "min_p", "min_tokens_to_keep"),
@@ -41,7 +41,8 @@ class DecodingOptions:
             stream, and MLX's random state stays as it is; by default, draws come from that state.
         repetition_penalty: divides the logits of tokens written lately.
         repetition_context_size: how many tokens back the repetition penalty looks.
-        sampler: a sampler of mlx-lm's, as make_sampler gives, instead of temp and its refinements.
+        sampler: a sampler of mlx-lm's, as make_sampler makes it, instead of temp and its
+            refinements.
         logits_processors: logits processors of mlx-lm's; they see target tokens only.
         early_eos: what to do when the model ends its turn before the source has ended.
         gpe_compat: write token for token what EIT-NLP/StreamingLLM writes (SPEC section 4). It has

@@ -97,7 +97,7 @@ def _checked_tools(given: Any) -> tuple[Mapping[str, Any], ...]:
     """Tools, which are JSON schemas of functions.
 
     Raises:
-        InvalidOptionError: if one is not, or has no name, or cannot be said in JSON.
+        InvalidOptionError: if one is not, or has no name, or cannot be represented in JSON.
     """
     # An iterator would be used up by the first look.
     tools = tuple(given) if isinstance(given, Iterable) else (given,)

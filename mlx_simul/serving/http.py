@@ -28,7 +28,7 @@ from mlx_simul.stream.transcripts import transcript_form
 
 MAX_SECRET_S = 7200
 STALLED_S = 30.0
-"""A pass that takes so long makes no progress, as far as anybody can tell."""
+"""A pass that takes this long makes no progress, as far as anybody can tell."""
 
 _JSON = "application/json"
 _MEDIA_TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt", "txt": "text/plain"}

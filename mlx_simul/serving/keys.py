@@ -79,7 +79,7 @@ class Keys:
         return self._owners is not None
 
     def owner(self, key: str | None) -> str | None:
-        """Whose a key or a secret is; None if it is nobody's.
+        """The owner of a key or a secret; None if it is nobody's.
 
         Args:
             key: what the client gave; None if nothing.
@@ -91,7 +91,7 @@ class Keys:
         return owner if self._clock_s() < expires_s else None
 
     def owner_of_key(self, key: str | None) -> str | None:
-        """Whose a key is; a secret does not count as one."""
+        """The owner of a key; a secret does not count as one."""
         if self._owners is None:
             return LOCAL
         if key is None:

@@ -75,7 +75,7 @@ class ServingLimits:
         max_listeners: of one session.
         resume_s: how long a session waits for a speaker whose connection was lost, and stays when
             it has ended.
-        idle_s: a session without text or audio for so long is closed.
+        idle_s: a session without text or audio for this long is closed.
         max_session_s: a session as old as this is closed.
     """
 
@@ -124,7 +124,7 @@ class SpeechOptions:
     """Speech: what the server hears.
 
     Attributes:
-        recogniser: recognises speech, as in faster-whisper:tiny.en: a name, and a model behind a
+        recogniser: recognises speech, as in faster-whisper:tiny.en: a name, and a model after a
             colon. Without one the server takes text only.
     """
 

@@ -133,7 +133,7 @@ class Stream:
         speaker: the connection that sends its source.
         connections: all who hear it, the speaker among them.
         changes: requests of HTTP for other options, that wait for the answer.
-        waiting: requests of HTTP that wait until so many commands have been carried out.
+        waiting: requests of HTTP that wait until a number of commands have been carried out.
         heard_s: when its speaker last said something, by ``time.monotonic``.
         left_s: when its speaker's connection was lost; None while there is one, or never was.
         closed_s: when its last message was said.

@@ -1,7 +1,7 @@
 """NVIDIA's Parakeet on Apple silicon, by parakeet-mlx, which is installed by itself.
 
 Written against parakeet-mlx 0.7.0 and tested with a stand-in for it. It recognises while it hears:
-tokens that are finalized stay, and draft tokens behind them may change.
+tokens that are finalized stay, and draft tokens after them may change.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class ParakeetRecognition:
         ]
 
     def _is_pause(self, words: Sequence[Word], draft: str) -> bool:
-        """Whether the speaker has paused behind all words, in audio that is heard for good."""
+        """Whether the speaker has paused after all words, in audio that is heard for good."""
         if words:
             self._last_end_s = words[-1].end_s
         if self._words.open_text:

@@ -79,10 +79,10 @@ class SavedSession:
             self.date: str | None = values["date"]
 
     def require(self, identity: Mapping[str, Any]) -> None:
-        """Pass if the file is of this stream.
+        """Check that the file belongs to this stream.
 
         Raises:
-            SavedSessionError: if it is of another.
+            SavedSessionError: if it belongs to another.
         """
         if (found := difference(self._identity, identity)) is not None:
             name, held, wanted = found

@@ -1,6 +1,6 @@
 """Which attention heads follow the source, learned from pairs.
 
-Each target is run behind its whole source, and where each head looks while it predicts a word is
+Each target is run after its whole source, and where each head looks while it predicts a word is
 compared with a word alignment of the same pairs. The heads whose mean points best are stored in
 the checkpoint's config.json, where policies such as align-att find them.
 """

@@ -1,4 +1,4 @@
-"""What a training run is told. Judged at once, written into what it makes."""
+"""The options of a training run: checked at once, and written into what it makes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LayoutOptions:
 
     Attributes:
         mode: ``"group"`` (SPEC section 5), or ``"batch"``: the target follows the whole source, as
-            in an ordinary language model, which latencies and φ do not matter to; for comparison.
+            in an ordinary language model, to which latencies and φ do not matter; for comparison.
         target_start: φ; two numbers mean that each sample draws one from that range, ends included.
         wait_k: the latencies to train; each sample draws one. ``None`` is the whole source.
         instruction: stands in the prefix.
@@ -113,7 +113,7 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """How clean pairs are made like what live sources bring; all of it is off by default.
+    """How clean pairs are changed to look like live sources; all of it is off by default.
 
     A rate is a share of the samples, drawn from ``batches.seed``. A source has one of the three
     spellings at most; the other changes combine freely. They expect spaces between words.
@@ -262,7 +262,7 @@ class ModelOptions:
         path: a folder or a Hugging Face repository to fine-tune.
         config: the config.json of a new model; its vocabulary is trained on the corpus.
         fine_tune: ``"full"``, or adapters on a checkpoint: ``"lora"`` or ``"dora"``.
-        layers: the last so many get adapters; -1 for all.
+        layers: how many layers, from the last, get adapters; -1 for all.
         rank: of the adapters.
         scale: of the adapters.
         seed: of new weights.
@@ -301,7 +301,7 @@ class RunOptions:
 
     Attributes:
         folder: where it writes; a run that finds a snapshot there goes on from it.
-        log_steps: a line in the log for every so many steps.
+        log_steps: how many steps each line of the log stands for.
         snapshot_minutes: minutes between snapshots.
         validate_steps: steps between validations; there is one before the first, too.
         validate_wait_k: the latencies at which the validation loss is measured.
