@@ -286,7 +286,7 @@ def test_a_config_of_another_model_is_not_taken(folder: Path, tmp_path: Path):
     given, _ = mlx_lm.utils.load_model(folder)
     with pytest.raises(InvalidOptionError, match="use_sliding_window"):
         SimulSession(given, AutoTokenizer.from_pretrained(str(other)))
-    with pytest.raises(InvalidOptionError, match="of another model"):
+    with pytest.raises(InvalidOptionError, match="belongs to another model"):
         mlx_simul.prepare(given, json.loads((other / "config.json").read_text()))
     # It would not matter to a family that keeps all that counts.
     given, _ = mlx_lm.utils.load_model(other)

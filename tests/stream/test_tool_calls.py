@@ -346,7 +346,7 @@ def test_tools_may_be_any_iterable_that_json_can_say(model, tokenizer):
     once = SimulSession(model, tokenizer, tools=(tool for tool in [FILE_ITEM]))
     assert once.options.prompt.tools == (FILE_ITEM,)
     assert "file_item" in once._turns._prompt.prefix_text
-    with pytest.raises(InvalidOptionError, match="schemas that JSON can say"):
+    with pytest.raises(InvalidOptionError, match="schemas that JSON can represent"):
         SimulSession(model, tokenizer, tools=[FILE_ITEM | {"strict": 1j}])
     with pytest.raises(InvalidOptionError, match="holds calls too; leave one out"):
         policy = Shown(WaitK(2), heads=((0, 0),))
