@@ -108,7 +108,7 @@ class ToolCall:
 class Tail:
     """The part of a recogniser's hypothesis that may still change (SPEC section 9).
 
-    It is shown beside the source, and no session reads it or gives it.
+    It is shown beside the source, and no session reads it or emits it.
 
     Attributes:
         unstable: its text; empty if all of the hypothesis is stable.
@@ -173,7 +173,7 @@ class Finished:
     """The stream has ended; the last event of every session.
 
     A stream with turns keeps nothing that grows with it: there the ids, texts, delays and times are
-    in each :class:`TurnEnd`, and here are the counts only.
+    in each :class:`TurnEnd`, and only the counts are here.
 
     Attributes:
         reason: ``end_of_turn`` (the model was done), ``early_end_of_turn`` (it was done before the

@@ -340,7 +340,7 @@ class SimulSession:
         a kill it is the old one or the new one.
 
         What only Python can express is not in the file and has to be given again to
-        :meth:`restore`. An observer is to be told again by :meth:`observe`.
+        :meth:`restore`. An observer has to be given again to :meth:`observe`.
 
         Args:
             path: of the file.
@@ -389,7 +389,7 @@ class SimulSession:
         make_engine: Callable[..., Engine] = make_engine,
         **flat: Unpack[OptionKeywords],
     ) -> SimulSession:
-        """The session that :meth:`save` wrote to a file, where it was.
+        """The session that :meth:`save` wrote to a file, at the point where it was.
 
         The model does not run for it; a draft model reads the turn under way again. From there on
         the session gives the events that the other would have given; those that were given before
@@ -429,8 +429,8 @@ class SimulSession:
         """Go on to the next event, or to the next pass that has to be run.
 
         Returns:
-            A pass again and again until it is answered; None if there is nothing to do before more
-            source arrives, or at all.
+            The event or pass; a pass comes again until it is answered. None if there is nothing to
+            do before more source arrives, or at all.
         """
         if self.finished:
             return None

@@ -1,4 +1,4 @@
-"""A model that streams right: the caller's own, changed in place, or a copy over its arrays.
+"""A model that streams correctly: the caller's own, changed in place, or a copy over its arrays.
 
 :func:`mlx_simul.load` builds models of classes that are right from the start. A model from
 anywhere else, such as ``mlx_lm.load``, computes what mlx-lm computes, and in some families that is
@@ -50,7 +50,7 @@ _copies: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 
 
 def prepare(model: nn.Module, config: Mapping[str, Any] | None = None) -> None:
-    """Put a model that ``mlx_simul.load`` did not build right, in place.
+    """Correct, in place, a model that ``mlx_simul.load`` did not build.
 
     Sessions do this with a copy of their own. In place it is needed to train such a model, or to
     have a session see each later change of its weights.

@@ -26,7 +26,7 @@ def add_languages(parser: argparse._ActionsContainer) -> None:
             dest=f"{name}_language",
             type=utf8,
             metavar="LANGUAGE",
-            help=f"as in {example}",
+            help=f"such as {example}",
         )
 
 

@@ -35,8 +35,8 @@ class Speech:
 
     Args:
         text: what is said.
-        words_per_minute: how fast, in words of speech, which are as long in any script; 0 for all
-            at once, yet word by word.
+        words_per_minute: how fast, in words of speech, which are equally long in any script; 0 for
+            all at once, yet word by word.
         clock: seconds; any start.
         sleep: waits for a number of seconds.
 
@@ -234,7 +234,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=PACE,
         metavar="N",
-        help=f"words a minute (default: {PACE:.0f}; 0: as fast as it goes)",
+        help=f"words a minute (default: {PACE:.0f}; 0: as fast as possible)",
     )
     parser.add_argument(
         "--plain", action="store_true", help="a line for each word, on a terminal too"

@@ -162,7 +162,7 @@ class Ranks(Thing):
         """Have an order carried out by all ranks, this one included; return its result here.
 
         Raises:
-            RanksError: if ranks no longer do the same, now or before.
+            RanksError: if ranks are no longer in step, now or before.
             Exception: what the order raises on all ranks.
         """
         if self._is_broken:

@@ -39,7 +39,7 @@ class DecodingOptions:
         xtc_threshold: the probability from which xtc_probability counts a token; by default 0.1.
         seed: the seed of the random draws. Each draw depends only on the seed and its place in the
             stream, and MLX's random state stays as it is; by default, draws come from that state.
-        repetition_penalty: divides the logits of tokens written lately.
+        repetition_penalty: divides the logits of tokens written recently.
         repetition_context_size: how many tokens back the repetition penalty looks.
         sampler: a sampler of mlx-lm's, as make_sampler makes it, instead of temp and its
             refinements.

@@ -54,7 +54,7 @@ class Progress(Protocol):
 
     @property
     def source_speech(self) -> Fraction:
-        """How much speech was read, in words that are as long in any script."""
+        """How much speech was read, in words that are equally long in any script."""
         ...
 
     @property
