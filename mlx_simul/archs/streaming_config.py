@@ -160,7 +160,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "history_pairs": ("a number from 0 on", lambda value: _is_count(value)),
 }
-"""Of each entry what it must be, in words and as a test."""
+"""What each entry must be, in words and as a test."""
 
 
 def _frozen(value: Any) -> Any:

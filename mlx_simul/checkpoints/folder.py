@@ -181,7 +181,7 @@ def _index(folder: Path) -> dict[str, str]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise ValidationError(
-                f"{path} should map tensors to file names of this folder (weight_map), and has "
+                f"{path} should map tensors to file names of this folder (weight_map), but has "
                 f"{name!r}. Fetch it again."
             )
     return dict(listed or {})

@@ -66,7 +66,7 @@ def open_gguf(path: Path) -> GGUFFile:
     wanted = first.get("split.tensors.count", int, len(first.tensors))
     if wanted != len(first.tensors):
         raise ConversionError(
-            f"{first.path} and its other pieces hold {len(first.tensors)} tensors, and should hold "
+            f"{first.path} and its other pieces hold {len(first.tensors)} tensors, but should hold "
             f"{wanted}. The pieces are of different files: download them together."
         )
     return first

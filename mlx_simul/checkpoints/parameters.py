@@ -87,7 +87,7 @@ def check_shapes(parameters: Parameters) -> None:
     for name, shape in expected.items():
         if given[name] != shape:
             raise ValidationError(
-                f"{name} has the shape {given[name]}, and config.json makes it {shape}. Config and "
+                f"{name} has the shape {given[name]}, but config.json makes it {shape}. Config and "
                 "weights are of different models, or the config was edited: fetch both together."
             )
 

@@ -141,11 +141,13 @@ def _read(folder: Path) -> tuple[Parts, Parts, Parts]:
         if found is None:
             found = _WHOLE.fullmatch(short)
             home = base if found and found["of_base"] else whole
-        # B of lora_bias=True and what other methods have ends like a weight, but is none.
+        # B of lora_bias=True and what other methods have ends like a weight, but is not one.
         if found is None or "lora_" in found["module"] or short.endswith("lora_B.bias"):
             raise ModelLoadError(f"{name} in {path} cannot be converted for mlx-lm.")
         if not mx.issubdtype(weight.dtype, mx.floating):
-            raise ModelLoadError(f"{name} in {path} holds {weight.dtype}, which is not a weight.")
+            raise ModelLoadError(
+                f"{name} in {path} holds {weight.dtype}, which is not a type for weights."
+            )
         home.setdefault(found["module"], {})[found["part"]] = weight
     if not weights:
         raise ModelLoadError(f"{path} holds no adapters. Save them again, or fetch the file again.")
@@ -227,7 +229,7 @@ def _adapted(name: str, module: Any, parts: Mapping[str, mx.array], scale: float
 def _fitting(name: str, weight: mx.array, shape: tuple[int, ...]) -> mx.array:
     if weight.shape != shape:
         raise ModelLoadError(
-            f"the adapter for {name!r} has the shape {weight.shape}, and the model needs {shape}. "
+            f"the adapter for {name!r} has the shape {weight.shape}, but the model needs {shape}. "
             "The adapter belongs to another model."
         )
     return weight

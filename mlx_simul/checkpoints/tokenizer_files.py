@@ -66,7 +66,7 @@ def read_tokenizer(
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    # Of a type that it does not know transformers reads RoPE's settings, and fails over them.
+    # For a type that it does not know, transformers reads RoPE's settings, and fails on them.
     return {} if config.get("model_type") in CONFIG_MAPPING else {"config": PretrainedConfig()}
 
 

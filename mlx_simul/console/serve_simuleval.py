@@ -30,7 +30,8 @@ MAX_BODY_BYTES = 65_536
 """A segment is a word; this leaves room for sixteen times the longest one, escaped."""
 
 MAX_SOURCE_CHARS = 20_000
-"""Of one source, so that a client that never resets fills no memory and holds up no others."""
+"""The most of one source, so that a client that never resets fills no memory and holds up no
+others."""
 
 IDLE_S = 30.0
 """Seconds that a client may keep silent within one request."""

@@ -53,7 +53,7 @@ class ModelDrafter:
         self._n_sure = 0
         self._row: mx.array | None = None
         self._unfed: int | None = None
-        # Of the next guess: the seed and place where there is a seed, else MLX's random state.
+        # For the next guess: the seed and place where there is a seed, else MLX's random state.
         self._seed: int | None = None
         self._place = 0
         self._dice = 0

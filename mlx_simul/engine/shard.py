@@ -33,7 +33,7 @@ from mlx_simul.errors import InvalidOptionError, RanksError
 from mlx_simul.policies.base import Head
 
 Lost: TypeAlias = list[Planes]
-"""Of each layer, what rounding took from a target's keys when they were last moved."""
+"""For each layer, what rounding took from a target's keys when they were last moved."""
 
 
 @dataclass(frozen=True)

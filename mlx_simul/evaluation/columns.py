@@ -21,7 +21,7 @@ def main_columns(results: Figures) -> Columns:
 
 
 def talk_columns(results: Figures) -> Columns:
-    """Of talks: how late, in seconds, how good, and how many sentences were lost."""
+    """For talks: how late, in seconds, how good, and how many sentences were lost."""
     return {
         "LongYAAL": _seconds("latency", "yaal"),
         "LongYAAL with computing": _seconds("latency_ca", "yaal"),

@@ -30,7 +30,7 @@ class _Line(Protocol):
 
     @property
     def index(self) -> int:
-        """Of its source in the test set, from 0."""
+        """The index of its source in the test set, from 0."""
         ...
 
     def to_json(self) -> str:
@@ -44,7 +44,7 @@ class _Line(Protocol):
 
 
 AnyRecord = TypeVar("AnyRecord", bound=_Line)
-"""Of a translation, or of a talk."""
+"""A record of a translation, or of a talk."""
 
 
 class ResultFolder(Generic[AnyRecord]):

@@ -68,7 +68,7 @@ def realign(
         )
     sentences: dict[int, int | None] = {}
     for j, i in enumerate(_beside(reference, _Target(target, unit))):
-        # Of a unit only the first token counts.
+        # Only the first token of a unit counts.
         sentences.setdefault(target_unit_of[j], None if i is None else sentence_of[unit_of[i]])
     return _ranges(list(sentences.values()), len(references))
 

@@ -112,7 +112,7 @@ class Proposals:
         return n_words, self._lookahead_words is None or n_words < len(words)
 
     def _doubted(self, ends: Sequence[int]) -> Sequence[int]:
-        """Of the words that end sentences, those beyond what the source has ended."""
+        """The ends of sentences beyond those that the source has ended."""
         doubted = ends[self._n_open_ends :]
         if not doubted:
             self._doubted_at = None

@@ -96,7 +96,7 @@ class Target:
         self._clock_ms = clock_ms
         self._watch = watch
         self._held: deque[Write] = deque()
-        # Of the events that are out: their texts in order, and how long these are together; how
+        # For the events that are out: their texts in order, and how long these are together; how
         # many words they complete, and how many of their tokens these hold.
         self._texts: list[str] = []
         self._n_chars = self._n_words = self._n_in_words = 0

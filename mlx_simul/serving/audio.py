@@ -15,7 +15,7 @@ from mlx_simul.text.characters import is_spaceless
 from mlx_simul.text.segmenter import PARAGRAPH
 
 RATE_HZ = 24_000
-"""Of the audio that clients send: one channel of 16-bit integers, the lower byte first."""
+"""The rate of the audio that clients send, one channel of 16-bit integers, the lower byte first."""
 
 SAMPLE_BYTES = 2
 

@@ -14,7 +14,7 @@ from mlx_simul.errors import InvalidOptionError
 MIN_KEY_CHARS = 16
 MAX_KEY_FILE_BYTES = 1_048_576
 MAX_SECRETS = 10_000
-"""Of one owner at a time."""
+"""The most secrets of one owner at a time."""
 
 LOCAL = "local"
 """The owner of every session of a server without keys."""

@@ -19,7 +19,7 @@ from mlx_simul.serving.outbox import Outbox
 from mlx_simul.serving.protocol import Protocol
 
 BATCH_BYTES = 65_536
-"""Of messages that a connection takes at once, in whole messages."""
+"""The most bytes of messages that a connection takes at once, in whole messages."""
 
 MAX_PRIVATE_MESSAGES = 100
 """Errors that wait for one connection, about what it sent. A client that takes none while it sends

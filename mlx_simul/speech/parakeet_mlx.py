@@ -26,7 +26,7 @@ DEFAULT_MODEL = "mlx-community/parakeet-tdt-0.6b-v3"
 # Frames of 80 ms that are attended to on the left and on the right. A token is finalized when the
 # right ones have been heard, so these are most of its delay (1.3 s).
 _CONTEXT_FRAMES = (256, 16)
-# Of audio given to the model at once, at most.
+# The most audio that is given to the model at once.
 _MAX_CHUNK_S = 10
 # Its spectrogram needs a few frames.
 _MIN_CHUNK_SAMPLES = SAMPLE_RATE_HZ // 4
