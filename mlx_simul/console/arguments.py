@@ -56,7 +56,7 @@ def require_writable(path: Path) -> None:
         raise InvalidOptionError(f"{path} is a folder; name a file to write.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidOptionError(
-            f"{path} cannot be written; give a file in a folder that is there and may be written."
+            f"{path} cannot be written; give a file in a folder that exists and can be written."
         )
 
 

@@ -274,7 +274,7 @@ def _segment(body: bytes) -> tuple[list[Any], bool]:
     except (ValueError, RecursionError) as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, f"the segment is not JSON: {error}.") from error
     if not isinstance(segment, dict):
-        raise Refusal(HTTPStatus.BAD_REQUEST, "a segment is a JSON object.")
+        raise Refusal(HTTPStatus.BAD_REQUEST, "a segment must be a JSON object.")
     kind, finished = segment.get("data_type"), segment.get("finished", False)
     if kind not in (None, "text"):
         raise Refusal(
@@ -282,9 +282,9 @@ def _segment(body: bytes) -> tuple[list[Any], bool]:
         )
     words = [segment.get("content")] if kind == "text" else []
     if not all(isinstance(word, str) for word in words):
-        raise Refusal(HTTPStatus.BAD_REQUEST, "the content of a segment of text is a string.")
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the content of a segment of text must be a string.")
     if not isinstance(finished, bool):
-        raise Refusal(HTTPStatus.BAD_REQUEST, "finished is true or false.")
+        raise Refusal(HTTPStatus.BAD_REQUEST, "finished must be true or false.")
     return words, finished
 
 

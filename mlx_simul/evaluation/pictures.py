@@ -32,8 +32,8 @@ def require_matplotlib(extra: str, otherwise: str) -> None:
         import matplotlib.backends.backend_agg  # noqa: F401
     except OSError as error:
         raise InvalidOptionError(
-            f"matplotlib does not start: {error} Set MPLCONFIGDIR to a folder that may be "
-            f"written, or {otherwise}."
+            f"matplotlib does not start: {error} Set MPLCONFIGDIR to a folder that can be written, "
+            f"or {otherwise}."
         ) from error
 
 

@@ -49,8 +49,8 @@ def read_keys(path: Path) -> dict[str, str]:
             continue
         if len(words) != 2 or len(words[1]) < MIN_KEY_CHARS:
             raise InvalidOptionError(
-                f"{path}, line {number}: a line is a name and a key of at least {MIN_KEY_CHARS} "
-                "characters without spaces."
+                f"{path}, line {number}: a line must be a name and a key of at least "
+                f"{MIN_KEY_CHARS} characters without spaces."
             )
         owners[words[1]] = words[0]
     if not owners:

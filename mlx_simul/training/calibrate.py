@@ -117,7 +117,7 @@ def require_config(folder: Path) -> Path:
     path = folder / "config.json"
     if not (path.is_file() and os.access(folder, os.W_OK)):
         raise InvalidOptionError(
-            f"{folder} holds no config.json, or may not be written; calibrate a model in a folder "
+            f"{folder} holds no config.json, or cannot be written; calibrate a model in a folder "
             "of your own (mlx-simul convert makes one), or store nothing (--dry-run)."
         )
     return path
