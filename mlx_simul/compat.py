@@ -72,12 +72,12 @@ def stream_generate_streaming(
         source_token_ids: the whole source group, from
             :meth:`~mlx_simul.text.prompts.StreamingDataPreparator.prepare_source_text`.
         source_seg_len: the number of tokens in each of its segments: prefix, words, suffix.
-        wait_k: source words by which the target stays behind.
+        wait_k: how many source words the target stays behind.
         max_new_words: target words after which the stream ends; None for no limit.
         max_tokens_per_word: target tokens after which a word is cut.
         temp: the temperature; 0 takes the likeliest token.
-        top_p: sample among the likeliest tokens that have this probability together; without
-            effect at ``temp=0``.
+        top_p: sample among the likeliest tokens that together have this probability; no effect at
+            ``temp=0``.
         repetition_penalty: divides the logits of recent target tokens.
         repetition_context_size: how many target tokens are recent.
 
@@ -86,7 +86,7 @@ def stream_generate_streaming(
         became stable with it, so a word of several tokens has its text in several pieces.
 
     Raises:
-        InvalidOptionError: if the segments are not as long as the ids together, or an option is
+        InvalidOptionError: if the segments do not add up to the ids, or an option is
             outside its range.
         PromptError: if an id is not one, or the tokenizer's template cannot carry a source.
     """
@@ -147,8 +147,8 @@ def create_streaming_attention_mask(
         see; the last target row keeps its own. Padding rows and columns are False.
 
     Raises:
-        InvalidOptionError: if the segments do not fit into ``total_len``, or the list has not one
-            entry per target segment.
+        InvalidOptionError: if the segments do not fit into ``total_len``, or the list does not have
+            one entry per target segment.
     """
     n_source, n_target = sum(source_seg_len), sum(target_seg_len)
     if n_source + n_target > total_len:

@@ -15,7 +15,7 @@ The tree of classes::
     ├── RecogniserError             audio that cannot be read or recognised
     ├── SessionClosedError (RuntimeError)   fed after it was finished
     ├── SessionFailedError (RuntimeError)   one of many broke off
-    ├── RanksError (RuntimeError)   ranks that were lost, or no longer do the same
+    ├── RanksError (RuntimeError)   ranks that were lost, or are no longer in step
     └── CacheStateError (RuntimeError)      a cache used out of turn
 
     SimulWarning (UserWarning)      worth knowing once, never fatal
@@ -85,7 +85,7 @@ class SavedSessionError(SimulError):
 
 
 class RanksError(SimulError, RuntimeError):
-    """The ranks that share a model no longer do the same, or one of them failed or was lost."""
+    """The ranks that share a model are no longer in step, or one of them failed or was lost."""
 
 
 class CacheStateError(SimulError, RuntimeError):

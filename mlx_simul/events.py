@@ -62,9 +62,9 @@ class Write:
         source_words_read: source words read when it was predicted, the delay of its word.
         target_words_generated: target words complete so far, this one included if it is.
         logprob: the natural logarithm of its probability in the model's own distribution, before
-            processors and samplers (with beams behind processors, by which a search goes); None
-            unless ``logprobs`` asked for it. It takes no part in equality, for its last digits
-            depend on what else a pass computed.
+            processors and samplers (with beams, after the processors, since a search goes by those
+            values); None unless ``logprobs`` asked for it. It takes no part in equality, for its
+            last digits depend on what else a pass computed.
         source: empty: a write reads nothing.
     """
 
@@ -108,7 +108,7 @@ class ToolCall:
 class Tail:
     """The part of a recogniser's hypothesis that may still change (SPEC section 9).
 
-    It is shown beside the source, and no session reads it or gives it.
+    It is shown beside the source, and no session reads it or emits it.
 
     Attributes:
         unstable: its text; empty if all of the hypothesis is stable.
@@ -125,7 +125,7 @@ class Tail:
 class TurnEnd:
     """A turn has ended: one source sentence and its translation (SPEC section 8).
 
-    Words are counted from the beginning of the stream. A span is ``(first, behind the last)``.
+    Words are counted from the beginning of the stream. A span is ``(first, one past the last)``.
 
     Attributes:
         turn: its number, from 0.
@@ -173,7 +173,7 @@ class Finished:
     """The stream has ended; the last event of every session.
 
     A stream with turns keeps nothing that grows with it: there the ids, texts, delays and times are
-    in each :class:`TurnEnd`, and here are the counts only.
+    in each :class:`TurnEnd`, and only the counts are here.
 
     Attributes:
         reason: ``end_of_turn`` (the model was done), ``early_end_of_turn`` (it was done before the

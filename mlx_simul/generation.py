@@ -1,4 +1,4 @@
-"""A source in, its translation or its events out; and an async twin."""
+"""A source in, its translation or its events out; and the same for async sources."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def stream_generate(
     if isinstance(source, bytes | bytearray) or not isinstance(source, Iterable):
         raise InvalidOptionError(
             "source must be a str, an iterable of str or a TokenizedSource, not "
-            f"{type(source).__name__}; decode bytes, and give what is async to astream_generate."
+            f"{type(source).__name__}; decode bytes, and give an async iterable to "
+            "astream_generate."
         )
     chunks = iter([source] if isinstance(source, str) else source)
     return _run(SimulSession(model, tokenizer, options, prefix=prefix, **flat), chunks)

@@ -46,8 +46,8 @@ CHANGEABLE = frozenset(
 class SimulSession:
     """One live stream: feed source text in any pieces, get events back (SPEC sections 7 and 8).
 
-    The same text in any pieces gives the same events but for their times. A session belongs to the
-    thread that made it, as MLX's streams do.
+    The same text in any pieces gives the same events, apart from their times. A session belongs to
+    the thread that made it, as MLX's streams do.
 
     A stream with turns translates sentence by sentence, each in a fresh turn over one encoded
     prefix, and nothing that it holds grows: it may last for hours.
@@ -73,7 +73,7 @@ class SimulSession:
         InvalidOptionError: for an option outside its range.
         PromptError: if the tokenizer's template cannot carry the source.
         UnknownArchitectureError: if the model's type is not registered.
-        JournalError: if the journal is damaged, that of another stream, or cannot be written.
+        JournalError: if the journal is damaged, belongs to another stream, or cannot be written.
     """
 
     def __init__(
@@ -150,8 +150,8 @@ class SimulSession:
     def source_words_taken(self) -> int:
         """Source words that have arrived whole, from the beginning of the stream, read or not.
 
-        Right behind :meth:`end_turn` these are all; before, the last word may be half, and a mark
-        may wait for what comes after it.
+        Right after :meth:`end_turn` these are all; before that, the last word may be half, and a
+        mark may wait for what comes after it.
         """
         return self._feed.n_words
 
@@ -339,8 +339,8 @@ class SimulSession:
         on as if nothing had been saved. The file is in safetensors, and it is replaced whole: after
         a kill it is the old one or the new one.
 
-        What only Python can say is not in the file and has to be given again to :meth:`restore`.
-        An observer is to be told again by :meth:`observe`.
+        What only Python can express is not in the file and has to be given again to
+        :meth:`restore`. An observer has to be given again to :meth:`observe`.
 
         Args:
             path: of the file.
@@ -389,7 +389,7 @@ class SimulSession:
         make_engine: Callable[..., Engine] = make_engine,
         **flat: Unpack[OptionKeywords],
     ) -> SimulSession:
-        """The session that :meth:`save` wrote to a file, where it was.
+        """The session that :meth:`save` wrote to a file, at the point where it was.
 
         The model does not run for it; a draft model reads the turn under way again. From there on
         the session gives the events that the other would have given; those that were given before
@@ -429,8 +429,8 @@ class SimulSession:
         """Go on to the next event, or to the next pass that has to be run.
 
         Returns:
-            A pass again and again until it is answered; None if there is nothing to do before more
-            source arrives, or at all.
+            The event or pass; a pass comes again until it is answered. None if there is nothing to
+            do before more source arrives, or at all.
         """
         if self.finished:
             return None
@@ -584,7 +584,7 @@ class Resumed:
 
     Attributes:
         turns: how many had ended (:func:`mlx_simul.stream.journal.read_turns` gives them).
-        source_chars: characters of source that had arrived; feed what comes behind them.
+        source_chars: characters of source that had arrived; feed what comes after them.
         turn_ends: for each :meth:`SimulSession.end_turn`, the source words that had arrived.
         source_closed: the source had ended.
         source_words_done: in the turns that had ended.

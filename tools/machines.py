@@ -25,11 +25,11 @@ BEGIN, END = "<!-- tools/machines.py writes from here -->\n", "<!-- to here -->\
 
 @dataclass(frozen=True)
 class Model:
-    """What of a model a pass over it costs.
+    """What a pass over a model costs.
 
     Attributes:
         name: as shown.
-        n_layers: each has two sums over the ranks: behind its attention and behind its MLP.
+        n_layers: each has two sums over the ranks: after its attention and after its MLP.
         hidden_size: values of one token that a sum adds up.
         weight_bytes: read once a pass.
         bytes_per_value: of activations.

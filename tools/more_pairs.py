@@ -189,7 +189,7 @@ def with_first_words(pairs: Sequence[Pair], n_pairs: int, seed: int = 0) -> Iter
 
     Args:
         pairs: from which those are drawn whose first words are known in both languages.
-        n_pairs: so many are drawn; first words that do not suit a sentence are left out.
+        n_pairs: how many are drawn; first words that do not suit a sentence are left out.
         seed: of the choice.
     """
     rng = random.Random(seed)
@@ -214,7 +214,7 @@ def with_first_words(pairs: Sequence[Pair], n_pairs: int, seed: int = 0) -> Iter
 
 
 def with_slots(phrases: Sequence[Pair], n_copies: int, seed: int = 0) -> Iterator[Pair]:
-    """Each phrase so many times, each time with other words in its slots.
+    """Each phrase a number of times, each time with other words in its slots.
 
     Args:
         phrases: that may have one of :data:`SLOTS`, in both languages.
@@ -254,15 +254,15 @@ def translate_all(
     num_beams: int = 1,
     n_shared: int = 128,
 ) -> None:
-    """Write a model's translations of whole sources into a file, behind those that are there.
+    """Write a model's translations of whole sources into a file, after those that are there.
 
     Args:
         model_folder: of the model.
         sources: all of them, always in the same order.
-        path: a line for each, with its translation behind a tab; nothing stands there if the
+        path: a line for each, with its translation after a tab; nothing stands there if the
             translation did not come to its end.
-        num_beams: so many hypotheses are searched; they cost more passes.
-        n_shared: so many translations share a pass.
+        num_beams: how many hypotheses are searched; more of them cost more passes.
+        n_shared: how many translations share a pass.
 
     Raises:
         DataError: if the file holds translations of other sources.
@@ -306,11 +306,15 @@ def main() -> int:
     """Write the pairs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("pairs", type=Path, help="pairs to begin with")
-    parser.add_argument("output", type=Path, help="a TSV file, not there yet")
-    parser.add_argument("--model", help="its translations are added")
-    parser.add_argument("--beams", type=int, default=1, help="they are searched with (%(default)s)")
-    parser.add_argument("--first-words", type=int, default=9000, help="draw so many (%(default)s)")
-    parser.add_argument("--phrases", type=int, default=10, help="each so often (%(default)s)")
+    parser.add_argument("output", type=Path, help="a TSV file to write")
+    parser.add_argument("--model", help="a model whose translations are added")
+    parser.add_argument("--beams", type=int, default=1, help="to search them with (%(default)s)")
+    parser.add_argument(
+        "--first-words", type=int, default=9000, help="how many to draw (%(default)s)"
+    )
+    parser.add_argument(
+        "--phrases", type=int, default=10, help="how often to use each (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.output.exists():

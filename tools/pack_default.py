@@ -56,12 +56,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="best/ or latest/ of a run")
     parser.add_argument("--dev", help="pairs to measure on (default: the run's validation pairs)")
-    parser.add_argument("--sources", type=int, help="measure on the first so many of them only")
+    parser.add_argument("--sources", type=int, help="measure only on this many, from the first")
     parser.add_argument("--earlier", type=Path, help="checkpoint that the run went on from")
     parser.add_argument("--after", type=Path, help="packed model that the first run went on from")
-    parser.add_argument("--share", type=float, help="of the checkpoint's weights, with --after")
-    parser.add_argument("--history-pairs", type=int, default=0, help="that a session may show it")
-    parser.add_argument("--hardware", required=True, help="that it was trained on")
+    parser.add_argument(
+        "--share", type=float, help="share of the checkpoint's weights, with --after"
+    )
+    parser.add_argument(
+        "--history-pairs", type=int, default=0, help="pairs that a session may show it"
+    )
+    parser.add_argument("--hardware", required=True, help="what it was trained on")
     parser.add_argument("--work", type=Path, help="where to measure (default: RUN/packed)")
     parser.add_argument("--now", action="store_true", help="replace the model before measuring")
     parser.add_argument("--target", type=Path, default=DEFAULT_MODEL, help="(default: the package)")

@@ -4,7 +4,7 @@ python tools/renew_results.py --corpora FOLDER --work RUN/results
 python tools/renew_results.py --corpora FOLDER --work RUN/results en-fr en-fr-all-policies
 
 Each record says how it was made; that is done again, with the packaged model of today. FOLDER holds
-the test sets under the names that the records have. With names, these records only are renewed. The
+the test sets under the names that the records have. With names, only these records are renewed. The
 same command resumes what was stopped; give each model a folder of its own to work in. To begin a
 record, make it once with `mlx-simul evaluate` and `tools/results.py`.
 """

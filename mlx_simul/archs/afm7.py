@@ -14,7 +14,7 @@ from mlx_simul.archs.surgery import Repair, Surgery
 
 
 class ReusingAttention(afm7.KVReuseAttention):
-    """Is told the position of its queries; mlx-lm's counts the keys, of whatever group."""
+    """Is told the position of its queries; mlx-lm's counts the keys of either group."""
 
     position: int = 0
 

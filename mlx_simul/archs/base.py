@@ -81,7 +81,7 @@ class Architecture:
     Attributes:
         model_type: the config's ``model_type``.
         rewrite: ``(Model, ModelArgs)`` of a family whose classes are not mlx-lm's.
-        repair: what its model needs before it streams, beside what
+        repair: what its model needs before it streams, besides what
             :mod:`~mlx_simul.archs.rewrites` puts right in it.
         rope: the RoPE module of a layer; ``None`` for a layer without positions.
         rotates: what RoPE turns; latent attention caches the turned part of its keys as values.
@@ -195,7 +195,7 @@ class Architecture:
         return "reencode", "interleaved"
 
     def require(self, mode: str) -> None:
-        """Pass if the family streams in this mode.
+        """Check that the family streams in this mode.
 
         Raises:
             InvalidOptionError: if not, or if there is no such mode.
@@ -227,7 +227,7 @@ class Architecture:
         return [self.streaming_cache(stock, kv) for stock in make_prompt_cache(model)]
 
     def require_quantizable(self, model: Any, kv: KVBits) -> None:
-        """Pass if keys and values of ``model`` can be quantised so.
+        """Check that keys and values of ``model`` can be quantised in this way.
 
         Args:
             model: of this family.

@@ -1,4 +1,4 @@
-"""What a config.json says to transformers 5, in the words that mlx-lm reads."""
+"""What a config.json means to transformers 5, in the words that mlx-lm reads."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def overrides_for_mlx_lm(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Entries that the config leaves out get transformers' defaults, which are not always mlx-lm's: a
     checkpoint is written for the former. Without the translation, models would run with a wrong
-    base frequency, without scaling, with tied embeddings, or windowed in other layers, without a
-    word, or not load at all. A nested ``text_config`` is translated as well.
+    base frequency, without scaling, with tied embeddings, or with windows in other layers, and say
+    nothing of it, or not load at all. A nested ``text_config`` is translated as well.
 
     Args:
         config: The whole config.json; a type that transformers does not know gets no defaults.
@@ -105,7 +105,7 @@ def _left_out(config: Mapping[str, Any], meaning: PretrainedConfig | None) -> di
 
 
 def refuse_own_code(config: Mapping[str, Any]) -> None:
-    """Pass if mlx-lm builds the model from its own classes. Its release 0.31 runs others unasked.
+    """Check that mlx-lm builds the model from its own classes; release 0.31 would run other code.
 
     Raises:
         ModelLoadError: if the checkpoint names a file of its own code.

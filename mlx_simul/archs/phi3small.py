@@ -14,7 +14,7 @@ from mlx_simul.archs.surgery import Repair, Surgery
 
 
 class CausalAttention(phi3small.Attention):
-    """In sparse layers a head sees the blocks just before a token's, and every so many others."""
+    """In sparse layers a head sees the blocks just before a token's, and others at a stride."""
 
     def _block_sparse_attention(
         self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: Any

@@ -1,4 +1,4 @@
-"""A model that streams right: the caller's own, changed in place, or a copy over its arrays.
+"""A model that streams correctly: the caller's own, changed in place, or a copy over its arrays.
 
 :func:`mlx_simul.load` builds models of classes that are right from the start. A model from
 anywhere else, such as ``mlx_lm.load``, computes what mlx-lm computes, and in some families that is
@@ -46,11 +46,11 @@ class _Origin:
 
 
 _copies: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
-"""By the id of a caller's model its copy, as long as a session holds that."""
+"""The copy of a caller's model, by that model's id, for as long as a session holds the copy."""
 
 
 def prepare(model: nn.Module, config: Mapping[str, Any] | None = None) -> None:
-    """Put a model that ``mlx_simul.load`` did not build right, in place.
+    """Correct, in place, a model that ``mlx_simul.load`` did not build.
 
     Sessions do this with a copy of their own. In place it is needed to train such a model, or to
     have a session see each later change of its weights.
@@ -187,7 +187,7 @@ def _described(
         if differing := _differing(model, architecture, config):
             name, is_, should_be = differing[0]
             raise InvalidOptionError(
-                f"config is of another model: it says {name}={should_be!r}, and this "
+                f"config belongs to another model: it says {name}={should_be!r}, and this "
                 f"{architecture.model_type!r} model has {is_!r}."
             )
         return architecture, _translated(config)

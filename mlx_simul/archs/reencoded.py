@@ -6,12 +6,12 @@ from mlx_simul.archs import BUILT_IN
 from mlx_simul.archs.base import Architecture
 
 _RECURRENT = "its layers carry a recurrent state, in which source and target cannot be told apart"
-_INDEXED = "its sparse attention picks what it sees by the place in mlx-lm's own cache"
+_INDEXED = "its sparse attention picks what it sees by its place in mlx-lm's own cache"
 _REASONS = {
     "deepseek_v32": _INDEXED,
     "deepseek_v41": "it compresses what it has seen by absolute position",
     "glm_moe_dsa": _INDEXED,
-    "longcat_flash_ngram": "its embeddings depend on the tokens before, of whatever group",
+    "longcat_flash_ngram": "its embeddings depend on earlier tokens, whichever group they are in",
     "minimax_m3_vl": _INDEXED,
 }
 

@@ -163,7 +163,7 @@ def streaming_config(model: Any) -> StreamingConfig:
     """What the checkpoint's config says about how it was trained to stream.
 
     Raises:
-        InvalidOptionError: if somebody gave the model a mapping that does not say it right.
+        InvalidOptionError: if somebody gave the model a mapping that is not valid.
     """
     found = getattr(model, "streaming_config", None)
     return found if isinstance(found, StreamingConfig) else StreamingConfig.from_json(found)

@@ -1,7 +1,7 @@
 """Families whose RoPE is not a module for the whole key.
 
-Latent attention (MLA) in mlx-lm either caches whole keys with the turned part behind, or the
-latents as keys and the turned part as values.
+Latent attention (MLA) in mlx-lm either caches whole keys with the turned part last, or the latents
+as keys and the turned part as values.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from mlx_simul.cache.positions import Rope
 
 
 def rope_if_used(layer: Any) -> Rope | None:
-    """Of layers among which some have no positions, and no RoPE module either."""
+    """The RoPE of layers of which some have no positions, and no RoPE module either."""
     return layer.self_attn.rope if layer.self_attn.use_rope else None
 
 

@@ -106,7 +106,7 @@ class StreamingConfig:
         }
 
     def __or__(self, other: StreamingConfig) -> StreamingConfig:
-        """Both, as with dictionaries: what ``other`` says counts."""
+        """Both merged, as with dictionaries: where both say something, ``other`` counts."""
         said = {f.name: getattr(self, f.name) for f in fields(self)}
         more = {f.name: getattr(other, f.name) for f in fields(other)}
         said |= {name: value for name, value in more.items() if value is not None}
@@ -160,7 +160,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "history_pairs": ("a number from 0 on", lambda value: _is_count(value)),
 }
-"""Of each entry what it must be, in words and as a test."""
+"""What each entry must be, in words and as a test."""
 
 
 def _frozen(value: Any) -> Any:

@@ -1,9 +1,9 @@
 """Every exchange of a class inside a model: done here, kept in a record, undone in one call.
 
-mlx-lm's models know nothing of two groups of tokens, and some compute something else than their
-checkpoint was trained for. What is missing are a few lines in a few modules. So those modules get
-another class, which lies over their own, and here and there another setting. The weights are never
-touched.
+mlx-lm's models know nothing of two groups of tokens, and some compute something other than what
+their checkpoint was trained for. Only a few lines in a few modules are missing. So those modules
+get another class, which lies over their own, and here and there another setting. The weights are
+never touched.
 
 A model that :func:`mlx_simul.load` built is changed in place. Any other model belongs to the
 caller: a session runs a :func:`copy_of` it, which has modules of its own over the same arrays.
@@ -118,7 +118,7 @@ class Surgery:
 
 @dataclass(frozen=True)
 class Repair:
-    """What mlx-lm's model of a family computes otherwise than its checkpoints were trained for.
+    """What mlx-lm's model of a family computes wrongly, and how that is put right.
 
     Attributes:
         because: what mlx-lm does, in a sentence.
@@ -166,7 +166,7 @@ def undo(model: nn.Module) -> None:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """The modules of a model once more, over the same arrays.
+    """A second set of a model's modules, over the same arrays.
 
     Modules that occur twice do so in the copy, and methods that a module keeps are bound to its
     copy. Everything else is shared; the record of what was changed in the model is not copied.
@@ -183,7 +183,7 @@ def anatomy(model: nn.Module) -> list[Any]:
 
 
 def is_unchanged(model: nn.Module, known: list[Any]) -> bool:
-    """Whether a model still is what :func:`anatomy` saw."""
+    """Whether a model is still what :func:`anatomy` saw."""
     now = anatomy(model)
     return len(now) == len(known) and all(a is b for a, b in zip(now, known, strict=True))
 
@@ -240,9 +240,9 @@ def _combined(own: type, kind: type) -> type:
         return kind
     if not issubclass(own, changes):
         raise InvalidOptionError(
-            f"this model has a {own.__module__}.{own.__name__} where mlx-lm's has a "
-            f"{changes.__module__}.{changes.__name__}, which has to be put right before it "
-            "streams. Load it with `model, tokenizer = mlx_simul.load(...)`."
+            f"this model has a {own.__module__}.{own.__name__} in place of mlx-lm's "
+            f"{changes.__module__}.{changes.__name__}, which mlx_simul has to correct before the "
+            "model streams. Load it with `model, tokenizer = mlx_simul.load(...)`."
         )
     return type(own.__name__, (own, kind), {})
 

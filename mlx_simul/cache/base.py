@@ -44,7 +44,7 @@ class SourceTargetCache(Protocol):
         ...
 
     def require(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
-        """Pass if :meth:`restore` will."""
+        """Check that :meth:`restore` will succeed."""
         ...
 
     def restore(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:

@@ -117,7 +117,7 @@ class DualStreamingCache:
 
         Raises:
             CacheStateError: while merged.
-            InvalidOptionError: if there are not so many.
+            InvalidOptionError: if there are fewer.
         """
         self._refuse_if_merged("trim_target")
         if not 0 <= n_tokens <= self.target_tokens:

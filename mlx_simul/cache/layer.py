@@ -47,15 +47,15 @@ class LayerCache:
 
     @property
     def layout(self) -> Layout:
-        """Of the pass under way.
+        """The layout of the pass under way.
 
         Raises:
-            CacheStateError: before the first.
+            CacheStateError: before the first pass.
         """
         if self._layout is None:
             raise CacheStateError(
-                "this cache is not part of a pass: a session runs them, or a DualStreamingCache by "
-                "hand."
+                "this cache is not part of a pass: let a session run the passes, or run them by "
+                "hand with a DualStreamingCache."
             )
         return self._layout
 
@@ -113,23 +113,23 @@ class LayerCache:
         return self.present(planes)
 
     def require(self, row: int | None, saved: KeysValues, n_source: int, n_target: int) -> None:
-        """Pass if :meth:`restore` will.
+        """Check that :meth:`restore` will succeed.
 
         Raises:
-            InvalidOptionError: if it does not hold so many tokens, or was stored in another way.
+            InvalidOptionError: if it does not hold that many tokens, or was stored in another way.
         """
         planes = (*_as_planes(saved[0]), *_as_planes(saved[1]))
         if planes and not all(map(self._is_own, halves_of(planes).values())):
             raise InvalidOptionError(
-                f"a saved state of {len(planes)} arrays is not of a {type(self).__name__} like "
-                "this; it was saved with other kv_bits or kv_group_size."
+                f"a saved state of {len(planes)} arrays does not fit a {type(self).__name__} like "
+                "this one; it was saved with other kv_bits or kv_group_size."
             )
         lengths = {plane.shape[2] for plane in planes} or {0}
         if min(n_source, n_target) < 0 or lengths != {n_source + n_target}:
             raise InvalidOptionError(
                 f"a saved state of {n_source} source and {n_target} target tokens must hold as "
-                f"many keys and values, got {sorted(lengths)}; it may be cut short or of another "
-                "model."
+                f"many keys and values, got {sorted(lengths)}; it may be cut short, or come from "
+                "another model."
             )
         if row is not None and planes:
             self.storage.fit(planes, n_rows=1)

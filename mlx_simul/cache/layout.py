@@ -91,7 +91,7 @@ class Layout:
         n_visible = self.plan.lanes[i].n_visible
         return range(self.left - 1, self.left - 1 - n_visible, -1)
 
-    # Of each token, (B, L)
+    # What holds for each token, (B, L)
 
     @cached_property
     def _rows(self) -> mx.array:
@@ -111,7 +111,7 @@ class Layout:
 
     @cached_property
     def _number(self) -> mx.array:
-        """Of each token in its group."""
+        """The number of each token in its group."""
         in_source = self._each(lane.n_source for lane in self.plan.lanes) + self._token
         in_target = self._each(lane.n_target - lane.n_new_source for lane in self.plan.lanes)
         return mx.where(self._is_source, in_source, in_target + self._token)

@@ -96,7 +96,7 @@ def visible_source_tokens(
         One count per target token: what the token *after* it may see; the last keeps its own.
 
     Raises:
-        InvalidOptionError: if the list has not one entry per target segment.
+        InvalidOptionError: if the list does not have one entry per target segment.
     """
     if len(wait_tokens_list) != len(target_seg_len):
         raise InvalidOptionError(

@@ -42,7 +42,7 @@ class Lane:
 
     @cached_property
     def paths(self) -> Sequence[frozenset[int]]:
-        """Of each token of the tree, the numbers of those that lead to it, itself included."""
+        """For each token of the tree, the numbers of those that lead to it, itself included."""
         paths: list[frozenset[int]] = []
         for i, parent in enumerate(self.parents):
             paths.append((paths[parent] if parent >= 0 else frozenset()) | {i})

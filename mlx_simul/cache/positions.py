@@ -97,7 +97,8 @@ class FollowStart:
     """φ stays just behind the source: when a read overtakes it, it moves on (SPEC section 1).
 
     Args:
-        margin_tokens: how far behind the source it lands, so that it moves once in so many.
+        margin_tokens: how far behind the source it lands, so that it moves only once in that many
+            tokens.
     """
 
     margin_tokens: int = DEFAULT_MARGIN_TOKENS

@@ -1,4 +1,4 @@
-"""The same in fewer bits, as mlx-lm's own quantised cache stores them."""
+"""The same cache in fewer bits, stored as mlx-lm's own quantised cache stores them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlx_simul.cache.storage import Planes
 from mlx_simul.errors import InvalidOptionError
 
 LOST_BITS = 8
-"""For what quantising took from a moved key; in 4 bits it would add up again."""
+"""The bits for what quantising took from a moved key; in 4 bits the loss would add up again."""
 
 
 class QuantizedLayerCache(LayerCache):

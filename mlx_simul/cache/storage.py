@@ -56,7 +56,7 @@ class Storage:
         return self._n_rows is not None
 
     def holds(self, row: int | None, left: int, right: int) -> bool:
-        """Whether there is such a row, with room for so many tokens on each side of the middle."""
+        """Whether there is such a row, with room for this many tokens on each side."""
         has_row = row is None if self._n_rows is None else row is not None and row < self._n_rows
         if not self.planes:
             return has_row and not left and not right
@@ -99,7 +99,7 @@ class Storage:
         return tuple(plane[rows, :, start:end] for plane in self.planes)
 
     def gather(self, rows: Sequence[int], start: int, end: int) -> Planes:
-        """As :meth:`between`, of any rows; copies.
+        """As :meth:`between`, but of any rows; the result is a copy.
 
         Raises:
             CacheStateError: if nothing is stored.
@@ -115,7 +115,7 @@ class Storage:
         return tuple(gathered)
 
     def make_room(self, left: int, right: int) -> None:
-        """Have room for so many tokens on each side of the middle.
+        """Make room for this many tokens on each side of the middle.
 
         It grows in blocks, an eighth of a side at least, so that copying stays amortised.
         """
@@ -162,13 +162,13 @@ class Storage:
             plane[row : row + 1] = mx.zeros((), plane.dtype)  # pyright: ignore
 
     def add_rows(self, n_rows: int) -> None:
-        """Have so many rows more."""
+        """Add this many rows."""
         self._n_rows = (self._n_rows or 0) + n_rows
         room = [(0, n_rows), (0, 0), (0, 0), (0, 0)]
         self.planes = tuple(mx.pad(plane, room) for plane in self.planes)
 
     def keep(self, n_rows: int, left: int, right: int) -> None:
-        """Give back all but the first rows, and all but so many tokens on each side."""
+        """Give back all but the first rows, and all but this many tokens on each side."""
         if not self.planes:
             self._n_rows = n_rows
             return

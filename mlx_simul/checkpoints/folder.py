@@ -49,8 +49,8 @@ def refuse_pickle(path: Path) -> None:
     """
     if path.suffix in PICKLES:
         raise ValidationError(
-            f"{path} is a pickle, which can run code when it is opened and is never read. Use the "
-            "model's safetensors; or, where you trust the file, transformers' "
+            f"{path} is a pickle, which can run code when it is opened, so it is never read. Use "
+            "the model's safetensors; or, if you trust the file, transformers' "
             "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes them."
         )
 
@@ -106,7 +106,7 @@ def read_headers(folder: Path, files: Iterable[Path]) -> dict[str, StoredTensor]
     for name, file in _index(folder).items():
         if name not in stored or stored[name].file.name != file:
             raise ValidationError(
-                f"{_INDEX} says that {name} is in {file}, and it is not. The shards are of "
+                f"{_INDEX} says that {name} is in {file}, but it is not. The shards are of "
                 "different versions, or one was renamed: fetch them together."
             )
     return stored
@@ -167,7 +167,7 @@ def check_tokenizer_files(folder: Path) -> None:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValidationError(
             f"{folder} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}), so text cannot "
-            "become tokens. Copy the tokenizer files of the model it was made from into it."
+            "become tokens. Copy the tokenizer files of the original model into it."
         )
 
 
@@ -181,7 +181,7 @@ def _index(folder: Path) -> dict[str, str]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise ValidationError(
-                f"{path} should map tensors to file names of this folder (weight_map), and has "
+                f"{path} should map tensors to file names of this folder (weight_map), but has "
                 f"{name!r}. Fetch it again."
             )
     return dict(listed or {})

@@ -196,7 +196,7 @@ def _which_slide(file: GGUFFile, key: str, period: int, n_layers: int) -> list[b
     if isinstance(pattern, np.ndarray):
         if len(pattern) < n_layers:
             raise ConversionError(
-                f"{file.path}: {key!r} is for {len(pattern)} layers, and there are {n_layers}."
+                f"{file.path}: {key!r} is for {len(pattern)} layers, but there are {n_layers}."
             )
         return [bool(slides) for slides in pattern[:n_layers]]
     period = file.get(key, int, period)

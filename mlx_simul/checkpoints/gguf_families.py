@@ -42,7 +42,7 @@ class Windows:
     """Sliding windows: which layers have one, and how the config says so.
 
     Args:
-        period: llama.cpp's default: of so many layers the last has none; 0 if all have one.
+        period: llama.cpp's default: of this many layers the last has none; 0 if all have one.
         told_by: What mlx-lm's model can have: a window on "all" layers, on "every_other", on all
             but one in a "period", or on any ("layer_types").
         more: Entries that go with a window.
@@ -75,8 +75,8 @@ class Family:
         needs_window: Whether it is for its files with a window only.
         scaling: The kinds of RoPE scaling that mlx-lm's model computes.
         yarn: Entries of YaRN's settings that the architecture's name gives.
-        wide_at: Attention is scaled by ``query_pre_attn_scalar``: the size of a head, but with
-            so many layers the hidden size's share of a head. None if it is always the former.
+        wide_at: Attention is scaled by ``query_pre_attn_scalar``: the size of a head, but with this
+            many layers the hidden size's share of a head. None if it is always the former.
         frees_head_dim: Whether heads may be larger or smaller than their share of the hidden size.
         rotates_part: Whether a part of each head may be rotated.
         is_interleaved: Whether the rows of queries and keys were reordered.

@@ -68,7 +68,7 @@ READ = frozenset(
 )
 
 NEVER: tuple[Any, ...] = ()
-"""No value changes nothing: the key belongs to models that no family here is."""
+"""Every value would change something: the key belongs to models of none of the families here."""
 UNSET = (0, False)
 UNSET_OR_ONE = (0, 1, False)
 
@@ -186,16 +186,16 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 _PROSE = "describes the file and not the model"
-_SAMPLING = "how to sample is said at each run"
+_SAMPLING = "each run says how to sample"
 _IMAGES = "belongs to an encoder of images or sound, whose tensors would be refused"
 HARMLESS: Mapping[str, str] = {
     "general.*": _PROSE,
     "general.sampling.*": _SAMPLING,
     "imatrix.*": "how the weights were quantised",
     "clip.*": _IMAGES,
-    "{arch}.vocab_size": "the embedding has one row a token",
+    "{arch}.vocab_size": "the embedding has one row for each token",
     "{arch}.rope.scaling.finetuned": "the weights are what they are (a switch in Granite only)",
-    "tokenizer.huggingface.json": "the same tokenizer once more",
+    "tokenizer.huggingface.json": "a second copy of the tokenizer",
     "tokenizer.ggml.token_type_count": "kinds of text in an encoder",
     "tokenizer.ggml.cls_token_id": "a role that no text of a decoder has",
     "tokenizer.ggml.seperator_token_id": "a role that no text of a decoder has",

@@ -1,9 +1,9 @@
 """The weights that a GGUF file holds, under the names and in the layout of mlx-lm's models.
 
-llama.cpp stores a checkpoint under its own names, and some weights otherwise: the query and key
-projections of the llama family with the rows of each head reordered, because its rotary embedding
-pairs neighbouring rows where Hugging Face and MLX pair the two halves of a head; Gemma's norms with
-one added; StableLM's norms of the single heads as one tensor.
+llama.cpp stores a checkpoint under its own names, and some weights in another form: the query and
+key projections of the llama family with the rows of each head reordered, because its rotary
+embedding pairs neighbouring rows where Hugging Face and MLX pair the two halves of a head; Gemma's
+norms with one added; StableLM's norms of the single heads as one tensor.
 """
 
 from __future__ import annotations

@@ -74,4 +74,4 @@ PRE_TOKENIZERS = {
     "megrez": _QWEN2,
     "deepseek-v3": PreTokenizer(_DEEPSEEK),
 }
-"""By ``tokenizer.ggml.pre``. Other names are refused: cut otherwise, a text has other ids."""
+"""By ``tokenizer.ggml.pre``. Other names are refused: cut differently, a text gets other ids."""

@@ -168,7 +168,7 @@ def _longrope(
     short, long = file.read(SHORT), file.read(LONG)
     if short.shape != (rotated // 2,) or long.shape != short.shape:
         raise ConversionError(
-            f"{file.path}: {SHORT} and {LONG} should hold {rotated // 2} factors each, and hold "
+            f"{file.path}: {SHORT} and {LONG} should hold {rotated // 2} factors each, but hold "
             f"{short.shape} and {long.shape}."
         )
     length = positive(file, f"{arch}.context_length")

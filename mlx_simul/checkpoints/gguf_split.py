@@ -60,13 +60,13 @@ def open_gguf(path: Path) -> GGUFFile:
         if twice:
             raise ConversionError(
                 f"{piece.path} holds the tensor {twice[0]!r}, which an earlier piece holds too. "
-                "The pieces are of different files: download them together."
+                "The pieces come from different files: download them together."
             )
         first.tensors.update(piece.tensors)
     wanted = first.get("split.tensors.count", int, len(first.tensors))
     if wanted != len(first.tensors):
         raise ConversionError(
-            f"{first.path} and its other pieces hold {len(first.tensors)} tensors, and should hold "
-            f"{wanted}. The pieces are of different files: download them together."
+            f"{first.path} and its other pieces hold {len(first.tensors)} tensors, but should hold "
+            f"{wanted}. The pieces come from different files: download them together."
         )
     return first

@@ -88,7 +88,7 @@ def load(
         allow_unverified: if mlx-lm knows the model type but it is not registered here, try the
             laws on the weights (hundreds of short passes) and load the model if they hold.
         group: several processes, from ``mx.distributed.init()``, that are to run the model
-            together. All of them load it with the same arguments; then rank 0 streams as ever,
+            together. All of them load it with the same arguments; then rank 0 streams as usual,
             within :func:`mlx_simul.engine.ranks.leading`, and the others call
             :func:`mlx_simul.engine.ranks.follow`.
         pipeline: with a group, give each rank some of the layers, and not a part of each layer.
@@ -324,8 +324,8 @@ def stock_classes(config: dict[str, Any]) -> ModelClasses:
     except SystemExit as error:
         # That of olmo ends the process when a package is missing.
         raise ModelLoadError(
-            f"mlx-lm's module for model_type {config['model_type']!r} cannot be imported here; it "
-            "says why above."
+            f"mlx-lm's module for model_type {config['model_type']!r} cannot be imported here; the "
+            "error above says why."
         ) from error
 
 

@@ -30,7 +30,7 @@ def pack(
     Args:
         source: a folder that ``mlx-simul train`` wrote, unquantised.
         target: the folder to write; a model that is there is replaced.
-        languages: the two that it translates between; sessions hold it to them.
+        languages: the two that it translates between; sessions accept no others.
         history_pairs: how many finished pairs a session may show it before a source; more are
             left out. A checkpoint may have been trained with more than do it good.
         quantization: bits and group size.

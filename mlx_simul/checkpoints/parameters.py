@@ -81,14 +81,14 @@ def check_shapes(parameters: Parameters) -> None:
         if names:
             first, more = min(names), f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise ValidationError(
-                f"{first}{more} {problem}. Config and weights are of different models, or the "
+                f"{first}{more} {problem}. Config and weights belong to different models, or the "
                 "checkpoint is incomplete: fetch both together."
             )
     for name, shape in expected.items():
         if given[name] != shape:
             raise ValidationError(
-                f"{name} has the shape {given[name]}, and config.json makes it {shape}. Config and "
-                "weights are of different models, or the config was edited: fetch both together."
+                f"{name} has the shape {given[name]}, but config.json makes it {shape}. Config and "
+                "weights belong to different models, or the config was edited: fetch both together."
             )
 
 
@@ -204,9 +204,9 @@ def check_unused(parameters: Parameters, stored: dict[str, StoredTensor]) -> Non
         if pair is not None and name == pair[0] and _are_equal(stored, *pair):
             continue
         raise ValidationError(
-            f"{name} is in the files, but mlx-lm's model makes nothing of it and would drop it. "
-            "Config and weights are of different models, or config.json lacks an entry that says "
-            "what it is for: fetch both together."
+            f"{name} is in the files, but mlx-lm's model has no use for it and would drop it. "
+            "Config and weights belong to different models, or config.json lacks an entry that "
+            "says what it is for: fetch both together."
         )
 
 

@@ -37,7 +37,7 @@ _WITHOUT_EFFECT = {
     *("qalora_group_size", "ensure_weight_tying"),
 }
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
-"""Ways to begin A and B that leave the model's own weights as they were."""
+"""Ways to initialise A and B that leave the model's own weights as they were."""
 
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|"
@@ -47,7 +47,7 @@ _WHOLE = re.compile(
     r"(?P<module>.+?)(?P<of_base>\.base_layer)?(\.modules_to_save(\.\w+)?)?\.(?P<part>weight|bias)"
 )
 Parts = dict[str, dict[str, mx.array]]
-"""Arrays by transformers' name of the module, and their own name in it."""
+"""Arrays by transformers' name for the module, and by their own name in it."""
 
 _LINEAR = (nn.Linear, nn.QuantizedLinear)
 _EMBEDDING = (nn.Embedding, nn.QuantizedEmbedding)
@@ -141,11 +141,13 @@ def _read(folder: Path) -> tuple[Parts, Parts, Parts]:
         if found is None:
             found = _WHOLE.fullmatch(short)
             home = base if found and found["of_base"] else whole
-        # B of lora_bias=True and what other methods have ends like a weight, but is none.
+        # B of lora_bias=True and what other methods have ends like a weight, but is not one.
         if found is None or "lora_" in found["module"] or short.endswith("lora_B.bias"):
-            raise ModelLoadError(f"{name} in {path} is nothing that can be converted to mlx-lm.")
+            raise ModelLoadError(f"{name} in {path} cannot be converted for mlx-lm.")
         if not mx.issubdtype(weight.dtype, mx.floating):
-            raise ModelLoadError(f"{name} in {path} holds {weight.dtype}, which is not a weight.")
+            raise ModelLoadError(
+                f"{name} in {path} holds {weight.dtype}, which is not a type for weights."
+            )
         home.setdefault(found["module"], {})[found["part"]] = weight
     if not weights:
         raise ModelLoadError(f"{path} holds no adapters. Save them again, or fetch the file again.")
@@ -227,7 +229,7 @@ def _adapted(name: str, module: Any, parts: Mapping[str, mx.array], scale: float
 def _fitting(name: str, weight: mx.array, shape: tuple[int, ...]) -> mx.array:
     if weight.shape != shape:
         raise ModelLoadError(
-            f"the adapter for {name!r} has the shape {weight.shape}, and the model needs {shape}. "
+            f"the adapter for {name!r} has the shape {weight.shape}, but the model needs {shape}. "
             "The adapter belongs to another model."
         )
     return weight
@@ -280,7 +282,7 @@ def _replaced(name: str, module: nn.Module, parts: Mapping[str, mx.array]) -> nn
     if "weight" not in layer:
         raise ModelLoadError(
             f"the adapter has weights for {name!r}, which is a {type(layer).__name__} in mlx-lm "
-            "without any. Merge the adapter with PEFT's merge_and_unload(), and load that model."
+            "and has none. Merge the adapter with PEFT's merge_and_unload(), and load that model."
         )
     layer.weight = _fitting(name, weight, layer.weight.shape)
     return adapted

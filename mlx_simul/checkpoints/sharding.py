@@ -39,7 +39,8 @@ def load_shard(
         The model, of which this rank has its part, and its tokenizer.
 
     Raises:
-        ModelLoadError: if the model cannot be spread so, or its part does not fit into memory.
+        ModelLoadError: if the model cannot be spread in this way, or its part does not fit into
+            memory.
         RanksError: if that happened on another rank.
     """
     ranks = ranks_of(group)
@@ -61,7 +62,7 @@ def shard(model: Any, group: mx.distributed.Group, *, pipeline: bool = False) ->
     """Cut a model down to one rank's part, in place; no weights are read.
 
     Raises:
-        ModelLoadError: if it cannot be cut into so many parts.
+        ModelLoadError: if it cannot be cut into that many parts.
     """
     require_ranks(model, group.size(), pipeline=pipeline)
     try:
@@ -74,7 +75,7 @@ def shard(model: Any, group: mx.distributed.Group, *, pipeline: bool = False) ->
 
 
 def require_ranks(model: Any, n_ranks: int, *, pipeline: bool = False) -> None:
-    """Pass if a model can be spread over so many ranks.
+    """Check that a model can be spread over this many ranks.
 
     Raises:
         ModelLoadError: if its family cannot be, or its heads or layers cannot.
@@ -113,7 +114,7 @@ def require_ranks(model: Any, n_ranks: int, *, pipeline: bool = False) -> None:
 
 
 def require_memory(model: nn.Module) -> None:
-    """Pass if the weights of a model, which are not read yet, fit into this machine's memory.
+    """Check that the weights of a model, which are not read yet, fit into this machine's memory.
 
     Raises:
         ModelLoadError: if not.
@@ -138,7 +139,7 @@ class Loader(Thing):
     """Loads models on all ranks, as rank 0 says.
 
     Args:
-        ranks: of which all make one.
+        ranks: all ranks; each of them makes its own Loader.
     """
 
     def __init__(self, ranks: Ranks) -> None:

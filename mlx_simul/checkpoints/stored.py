@@ -17,7 +17,7 @@ _WEIGHT_TYPES = ("F64", "F32", "F16", "BF16")
 _READ_BY_MLX_LM = (
     *("awq", "bitnet", "compressed-tensors", "fp8", "gptq", "modelopt", "mxfp4", "mxfp8"),
 )
-"""Quantised formats of others for which mlx-lm has code, for some families at least."""
+"""Quantised formats of other libraries for which mlx-lm has code, for some families at least."""
 
 UNQUANTISED = (
     "Begin from the full weights in bfloat16, float16 or float32 (most authors publish them beside "

@@ -23,7 +23,7 @@ TOKENIZER_FILES = (
 )
 
 MAX_TEMPLATE_BYTES = 16_777_216
-"""The most that a JSON file with a chat template may have; a tokenizer's has a tenth of it."""
+"""The most bytes of a JSON file with a chat template; a tokenizer's has a tenth of that."""
 
 _TEKKEN = "tekken.json"
 _TURN = re.compile(r"im_start|INST|start_of_turn|start_header|user|assistant|turn\|>|<\|turn", re.I)
@@ -66,7 +66,7 @@ def read_tokenizer(
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    # Of a type that it does not know transformers reads RoPE's settings, and fails over them.
+    # For a type that it does not know, transformers reads RoPE's settings, and fails on them.
     return {} if config.get("model_type") in CONFIG_MAPPING else {"config": PretrainedConfig()}
 
 

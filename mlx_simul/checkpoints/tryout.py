@@ -53,8 +53,9 @@ def try_out(model: nn.Module) -> Architecture:
         return again
     told = "\n".join(f"* {name}: {why}" for name, why in {**failures, "again": failure}.items())
     raise ValidationError(
-        f"model_type {model_type!r} does not stream: in each way a law is broken.\n{told}\n"
-        "It needs an Architecture of its own (CONTRIBUTING.md, 'Add an architecture')."
+        f"model_type {model_type!r} does not stream: it breaks a law in each way that was "
+        f"tried.\n{told}\nIt needs an Architecture of its own (CONTRIBUTING.md, 'Add an "
+        "architecture')."
     )
 
 

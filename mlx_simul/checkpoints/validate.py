@@ -68,7 +68,7 @@ class _CheckFailed(ValidationError):
 
 
 def validate(folder: Path, *, progress: Progress = silent) -> Iterator[Row]:
-    """Prove a folder, piece by piece; what cannot be checked behind a failure is left out.
+    """Prove a folder, piece by piece; what cannot be checked after a failure is left out.
 
     Args:
         folder: config.json, model*.safetensors and a tokenizer.

@@ -26,7 +26,7 @@ def add_languages(parser: argparse._ActionsContainer) -> None:
             dest=f"{name}_language",
             type=utf8,
             metavar="LANGUAGE",
-            help=f"as in {example}",
+            help=f"such as {example}",
         )
 
 
@@ -47,7 +47,7 @@ def utf8(text: str) -> str:
 
 
 def require_writable(path: Path) -> None:
-    """Pass if a file can be written there, as far as can be known before there is one.
+    """Check that a file can be written there, as far as can be known before there is one.
 
     Raises:
         InvalidOptionError: if not.
@@ -56,7 +56,7 @@ def require_writable(path: Path) -> None:
         raise InvalidOptionError(f"{path} is a folder; name a file to write.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidOptionError(
-            f"{path} cannot be written; give a file in a folder that is there and may be written."
+            f"{path} cannot be written; give a file in a folder that exists and can be written."
         )
 
 

@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, default=20, metavar="N", help="passes timed at each length"
     )
-    parser.add_argument("--draft", metavar="ngram|FOLDER", help="measure drafts instead")
+    parser.add_argument("--draft", metavar="ngram|FOLDER", help="measure drafting instead")
     add_option(parser, DecodingOptions, "num_draft_tokens")
     parser.add_argument(
         "--batch",

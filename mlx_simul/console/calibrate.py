@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", required=True, metavar="FILE", help="pairs: .tsv or .jsonl")
     parser.add_argument(
-        "--heads", type=int, default=DEFAULT_HEADS, metavar="N", help="heads to keep, at most"
+        "--heads", type=int, default=DEFAULT_HEADS, metavar="N", help="the most heads to keep"
     )
     parser.add_argument(
         "--pairs", type=int, default=DEFAULT_PAIRS, metavar="N", help="pairs to run on"

@@ -53,7 +53,7 @@ _COMMANDS = {
     "convert": "make an MLX folder from a Hugging Face folder or a GGUF file",
     "validate": "prove that a folder holds a model that streams",
     "calibrate": "find the attention heads that follow the source, for policies such as align-att",
-    "bench": "measure what streaming costs, beside offline generation",
+    "bench": "measure what streaming costs, compared with offline generation",
     "serve": "serve live translation to many, over WebSocket and HTTP, with a page",
     "serve-simuleval": "let SimulEval's client evaluate a model over HTTP",
 }

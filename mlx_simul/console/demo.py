@@ -24,7 +24,7 @@ PASSAGE = (
 """Everyday sentences, as the packaged model knows them."""
 
 PACE = 150.0
-"""Words a minute of somebody who speaks without haste."""
+"""Words a minute of an unhurried speaker."""
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MIN_SOURCE_COLUMNS = 12
@@ -35,15 +35,15 @@ class Speech:
 
     Args:
         text: what is said.
-        words_per_minute: how fast, in words of speech, which are as long in any script; 0 for all
-            at once, yet word by word.
+        words_per_minute: how fast, in words of speech, which are equally long in any script; 0 for
+            all at once, yet word by word.
         clock: seconds; any start.
-        sleep: waits for so many seconds.
+        sleep: waits for a number of seconds.
 
     Attributes:
         has_pace: words take their time.
         word_times_s: when each word that was taken had been said, by the clock.
-        said: how much of it is said with so many words, in words of speech; from 0 on.
+        said: how much is said with each number of words, from 0 on, in words of speech.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ def lag(recorder: Recorder, speech: Speech) -> str:
         for time_s, delay in zip(recorder.times_s, recorder.delays, strict=True)
     ]
     return (
-        f"{said}; a word was there {median(waits_ms):.0f} ms after the last one it waited for "
+        f"{said}; a word appeared {median(waits_ms):.0f} ms after the last one it waited for "
         "(median)."
     )
 
@@ -234,7 +234,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=PACE,
         metavar="N",
-        help=f"words a minute (default: {PACE:.0f}; 0: as fast as it goes)",
+        help=f"words a minute (default: {PACE:.0f}; 0: as fast as possible)",
     )
     parser.add_argument(
         "--plain", action="store_true", help="a line for each word, on a terminal too"

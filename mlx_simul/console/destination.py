@@ -50,7 +50,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentG
 
 
 def require_turns(args: argparse.Namespace, options: SessionOptions, *names: str) -> None:
-    """Pass if none of these arguments is given, or the options do not rule turns out.
+    """Check that none of these arguments is given, or that the options allow turns.
 
     Raises:
         InvalidOptionError: for an argument that only a stream with turns has.

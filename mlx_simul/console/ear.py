@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlx_simul.speech.hearing import Hearing
 
 MAX_WAITING_HYPOTHESES = 256
-"""Hypotheses that may wait for the session; beyond it, listening has to wait."""
+"""Hypotheses that may wait for the session; beyond this many, listening has to wait."""
 
 _LOOK_S = 0.1  # between two looks at whether the session has gone, while it takes nothing
 
@@ -75,7 +75,7 @@ class Ear:
         self._hearing.stop()
 
     def require_whole(self) -> None:
-        """Pass if all was heard, to its end.
+        """Check that all was heard, to its end.
 
         Raises:
             BaseException: what broke it off.

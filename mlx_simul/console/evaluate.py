@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("policies (default: --wait-k 1,3,5,7,9,whole)")
     grid.add_argument("--wait-k", metavar="K[,K]", help="words behind; `whole` for the offline way")
     grid.add_argument(
-        "--policy", nargs="+", default=[], metavar="SPEC", help="by name and options: wait-k:3"
+        "--policy",
+        nargs="+",
+        default=[],
+        metavar="SPEC",
+        help="a policy by name and options, such as wait-k:3",
     )
     add_options(
         parser.add_argument_group("test set and scores"),
@@ -41,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         skip={"policies", "session"},
     )
     add_options(parser, SessionOptions, skip={"policy"}, types=FILE_READERS)
-    parser.add_argument("--json", action="store_true", help="the figures instead of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON instead of a table"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

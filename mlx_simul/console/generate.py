@@ -49,7 +49,7 @@ _NEUTRAL = {
     "xtc_probability": 0.0,
     "xtc_threshold": 0.1,
 }
-"""Values with which mlx-lm's samplers do what they do without."""
+"""Values that change nothing in mlx-lm's samplers."""
 
 _OWN_NAMES = {"instruction", "draft", "policy"}
 """Options of a session that have another name, or another default, here."""
@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_is_true,
         default=True,
         metavar="True|False",
-        help="print rules around the answer and figures behind it (default: True)",
+        help="print lines around the answer and figures after it (default: True)",
     )
     refused = parser.add_argument_group(
         "refused", "flags of mlx_lm.generate that a stream cannot take, each with its reason"
@@ -148,13 +148,13 @@ def _add_decoding(group: argparse._ArgumentGroup) -> None:
     """Declare how tokens are chosen and stored, with mlx-lm's defaults."""
     for name, kind, default, help_text in (
         ("temp", float, 0.0, "the temperature; 0 takes the likeliest token (default: 0)"),
-        ("top_p", float, 1.0, "sample among the likeliest that have this share (default: all)"),
-        ("min_p", float, 0.0, "sample among those this likely beside the likeliest (default: all)"),
-        ("top_k", int, 0, "sample among so many of the likeliest (default: all)"),
+        ("top_p", float, 1.0, "sample among the likeliest that add up to this (default: all)"),
+        ("min_p", float, 0.0, "the least share of the likeliest's probability (default: 0)"),
+        ("top_k", int, 0, "sample among this many of the likeliest (default: all)"),
         ("xtc_probability", float, 0.0, "how often to leave the likeliest out (default: never)"),
-        ("xtc_threshold", float, 0.1, "how likely those are at least (default: 0.1)"),
-        ("min_tokens_to_keep", int, 1, "that --min-p leaves at least (default: 1)"),
-        ("seed", int, None, "of the random draws, of this session alone"),
+        ("xtc_threshold", float, 0.1, "the least probability of those (default: 0.1)"),
+        ("min_tokens_to_keep", int, 1, "the fewest tokens that --min-p keeps (default: 1)"),
+        ("seed", int, None, "seed of this session's random draws"),
         ("kv_bits", int, None, "bits in which each key and value is stored"),
         ("kv_group_size", int, 64, "with --kv-bits, how many numbers share a scale (default: 64)"),
         ("num_draft_tokens", int, 3, "the most guesses in one pass (default: 3)"),
@@ -240,9 +240,9 @@ def _session(args: argparse.Namespace, options: SessionOptions) -> SimulSession:
 
 
 def _placed_as_in_mlx_lm(options: SessionOptions, model: Any) -> SessionOptions:
-    """Options that place the target where mlx-lm places it, if it begins behind the whole source.
+    """Options that place the target where mlx-lm places it, if it begins after the whole source.
 
-    Nothing is read behind the whole source, so the target needs no margin to move in. A checkpoint
+    Nothing is read after the whole source, so the target needs no margin to move in. A checkpoint
     that was trained with another place keeps that.
     """
     from mlx_simul.archs import streaming_config
@@ -272,7 +272,7 @@ class Answer:
     """Writes an answer as mlx_lm.generate does.
 
     Args:
-        verbose: with rules around it, and figures behind it.
+        verbose: with lines around it, and figures after it.
         is_live: the prompt may pause while it arrives, so that no rate says anything.
     """
 

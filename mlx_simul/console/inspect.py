@@ -114,7 +114,7 @@ def _cell(j: int, n_read: int, shares: Sequence[float], columns: int) -> str:
 
 
 def require_drawable(path: Path) -> None:
-    """Pass if a picture can be drawn there, as far as can be known before.
+    """Check that a picture can be drawn there, as far as can be known before.
 
     Raises:
         InvalidOptionError: if matplotlib is not installed, the file is of another kind, or there is

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fast", action="store_true", help="take recorded audio as fast as it is recognised"
     )
     heard.add_argument(
-        "--microphone", metavar="NAME|NUMBER", help="which one (default: the system's)"
+        "--microphone", metavar="NAME|NUMBER", help="which microphone (default: the system's)"
     )
     add_options(heard, WindowOptions)
     add_output_arguments(parser)
@@ -143,7 +143,7 @@ def _audio(args: argparse.Namespace) -> Audio:
 
 
 def _require_fitting(args: argparse.Namespace) -> None:
-    """Pass if the arguments say one thing to listen to.
+    """Check that the arguments say one thing to listen to.
 
     Raises:
         InvalidOptionError: if they do not.

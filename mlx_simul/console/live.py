@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 READ_BYTES = 4096
 
 LOOK_UP_S = 1.0
-"""A signal that comes just before a wait begins does not end it, so none lasts longer."""
+"""A signal that comes just before a wait begins does not end it, so no wait lasts longer than
+this."""
 
 MAX_AHEAD_CHARS = 16_384
-"""Source text taken in before it is asked for; beyond it, a fast producer has to wait."""
+"""Source text taken in before it is asked for; beyond this much, a fast producer has to wait."""
 
 EXIT_INCOMPLETE = 3
 """Exit code of a command whose translation was cut off, dried up, or left source unread."""
@@ -198,7 +199,7 @@ class JsonView(TextView):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leaves nothing behind the last line."""
+        """Leaves nothing after the last line."""
 
     def arrived(self, piece: Arrival) -> None:
         """Writes a hypothesis, with the times of its words."""

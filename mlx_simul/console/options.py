@@ -193,7 +193,7 @@ def load_model(
 
 
 def _text_or_file(text: str) -> str:
-    """A text, or the text of a file that is named behind an @."""
+    """A text, or the text of a file that is named after an @."""
     return _read_option_file(text[1:]) if text.startswith("@") else utf8(text)
 
 

@@ -13,7 +13,7 @@ from mlx_simul.stream.subtitles import Side
 from mlx_simul.stream.transcripts import TRANSCRIPT_KINDS, transcript_form
 
 ENDINGS = tuple(f".{kind}" for kind in TRANSCRIPT_KINDS)
-"""Of the files that can be written."""
+"""The endings of the files that can be written."""
 
 
 class OutputFile:
@@ -56,7 +56,7 @@ class OutputFile:
         self._put(self._form(end))
 
     def require_end(self) -> None:
-        """Pass if the file ends here.
+        """Check that the file ends here.
 
         Raises:
             InvalidOptionError: if it goes on.
@@ -106,13 +106,13 @@ def require_outputs(
     may_exist: bool,
     otherwise: str = "or give --overwrite",
 ) -> None:
-    """Pass if all can be written, as far as can be known before.
+    """Check that all can be written, as far as can be known before.
 
     Args:
         paths: what is to be written.
         inputs: files that must not be overwritten.
         may_exist: accept a file that exists already.
-        otherwise: what to do about a file that exists, but for naming another one.
+        otherwise: what else to do about a file that exists, besides naming another one.
 
     Raises:
         InvalidOptionError: if one cannot.

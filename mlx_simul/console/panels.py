@@ -21,11 +21,12 @@ MIN_SIDE_BY_SIDE_COLUMNS = 48
 """In a narrower terminal the target stands below the source."""
 
 KEPT_CHARS = 16_384
-"""Of each text, the end that is kept: a talk of hours takes no more memory and time than this."""
+"""How much of the end of each text is kept: a talk of hours takes no more memory and time than
+this."""
 
 KEPT_NOTES = 8
 
-# Room behind the panels for the "^C" that a terminal echoes: without it the cursor would be on
+# Room after the panels for the "^C" that a terminal echoes: without it the cursor would be on
 # another line than rich's Live believes.
 _MARGIN_COLUMNS = 2
 _BORDERS = 4  # columns of a panel that are not text
@@ -38,7 +39,7 @@ class Progress:
     Attributes:
         read_text: the source that was read; its last ``KEPT_CHARS``, as of the target.
         unread_text: the source that has arrived and was not read, a half word at its end included.
-        tail_text: what a recogniser may still change, behind the unread source.
+        tail_text: what a recogniser may still change, after the unread source.
         target_text: the target.
         words_read: source words read.
         words_waiting: whole source words that have arrived and were not read.
@@ -109,7 +110,7 @@ class Progress:
 
 
 def _joined(text: str, piece: str) -> str:
-    """The end of a text and what is added to it, behind a mark if a beginning is dropped."""
+    """The end of a text and what is added to it, after a mark if a beginning is dropped."""
     if text.endswith("\n"):
         piece = piece.lstrip(" ").removeprefix("\n")  # a paragraph begins with two line breaks
     text += piece
@@ -117,7 +118,7 @@ def _joined(text: str, piece: str) -> str:
 
 
 def _ended(text: str) -> str:
-    """A text behind which the next turn has a line to itself."""
+    """A text after which the next turn has a line to itself."""
     return text if not text or text.endswith("\n") else f"{text}\n"
 
 

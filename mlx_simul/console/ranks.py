@@ -31,7 +31,7 @@ _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
 
 Run: TypeAlias = Callable[[], int]
 CodeOf: TypeAlias = Callable[[Run], int]
-"""Runs something, and gives its exit code even if it fails, once it has said why."""
+"""Runs something and returns its exit code, even if it fails, once it has said why."""
 
 _groups: list[mx.distributed.Group] = []
 _loaders: list[Loader] = []
@@ -160,7 +160,7 @@ def _code(run: Run) -> int:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Let nothing be heard of what any library prints, warns, or draws."""
+    """Suppress all that any library prints, warns of, or draws."""
     with (
         open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere,
         redirect_stdout(nowhere),

@@ -1,4 +1,4 @@
-"""A source behind a journal: what the journal holds is compared and skipped."""
+"""The source after a journal: what the journal holds is compared and skipped."""
 
 from __future__ import annotations
 

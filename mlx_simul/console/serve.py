@@ -42,7 +42,7 @@ above, [models] with a folder or repository id for each name ("{PACKAGED}" = "" 
 model), and [session] with the options of sessions, as `mlx-simul translate --config` takes them. An
 option may also come from the environment: {ENVIRONMENT}PORT is --port. Flags win over --set, --set
 over the environment, and the environment over the file. Events are logged to standard error, a line
-of JSON each. Ctrl-C and SIGTERM end the server in order, with exit code 0.
+of JSON each. Ctrl-C and SIGTERM end the server cleanly, with exit code 0.
 """
 
 

@@ -30,7 +30,8 @@ MAX_BODY_BYTES = 65_536
 """A segment is a word; this leaves room for sixteen times the longest one, escaped."""
 
 MAX_SOURCE_CHARS = 20_000
-"""Of one source, so that a client that never resets fills no memory and holds up no others."""
+"""The most of one source, so that a client that never resets fills no memory and holds up no
+others."""
 
 IDLE_S = 30.0
 """Seconds that a client may keep silent within one request."""
@@ -219,7 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
         said = self.headers.get("Content-Length", "0")
         # int() takes much that is not a number in HTTP, and more digits than anyone needs.
         if not (said.isascii() and said.isdecimal() and len(said) <= 19):
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"a Content-Length of {said[:20]!r}.")
+            raise Refusal(
+                HTTPStatus.BAD_REQUEST, f"Content-Length must be a number, got {said[:20]!r}."
+            )
         length = int(said)
         if length > MAX_BODY_BYTES:
             self._drain(length)
@@ -229,7 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
             )
         body = self.rfile.read(length)
         if len(body) < length:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"{len(body)} of {length} bytes have come.")
+            raise Refusal(
+                HTTPStatus.BAD_REQUEST, f"only {len(body)} of {length} bytes have arrived."
+            )
         return body
 
     def _drain(self, length: int) -> None:
@@ -269,7 +274,7 @@ def _segment(body: bytes) -> tuple[list[Any], bool]:
     except (ValueError, RecursionError) as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, f"the segment is not JSON: {error}.") from error
     if not isinstance(segment, dict):
-        raise Refusal(HTTPStatus.BAD_REQUEST, "a segment is a JSON object.")
+        raise Refusal(HTTPStatus.BAD_REQUEST, "a segment must be a JSON object.")
     kind, finished = segment.get("data_type"), segment.get("finished", False)
     if kind not in (None, "text"):
         raise Refusal(
@@ -277,9 +282,9 @@ def _segment(body: bytes) -> tuple[list[Any], bool]:
         )
     words = [segment.get("content")] if kind == "text" else []
     if not all(isinstance(word, str) for word in words):
-        raise Refusal(HTTPStatus.BAD_REQUEST, "the content of a segment of text is a string.")
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the content of a segment of text must be a string.")
     if not isinstance(finished, bool):
-        raise Refusal(HTTPStatus.BAD_REQUEST, "finished is true or false.")
+        raise Refusal(HTTPStatus.BAD_REQUEST, "finished must be true or false.")
     return words, finished
 
 

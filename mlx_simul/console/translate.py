@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--journal",
         type=expanded,
         metavar="FILE",
-        help="note the progress in a file; given again, go on where it ends, outputs included",
+        help="record the progress in a file; with the same file, go on where it ends, outputs "
+        "included",
     )
     add_session_arguments(parser)
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _require_files(args: argparse.Namespace, options: SessionOptions) -> None:
-    """Pass if all files can be written, as far as can be known before a model is loaded."""
+    """Check that all files can be written, as far as can be known before a model is loaded."""
     require_turns(args, options, "output", "journal")
     inputs: list[Path] = [] if args.file is None else [expanded(args.file)]
     if args.journal is not None:
@@ -100,7 +101,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _resumed(args: argparse.Namespace, session: SimulSession, source: TextSource) -> TextSource:
-    """The source behind what a journal holds; says how much that is."""
+    """The source after what a journal holds; says how much that is."""
     resumed = session.resumed
     if resumed is None or not (resumed.source_chars or resumed.source_closed):
         return source

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         nargs="?",
-        help="with config.json, model*.safetensors and a tokenizer (default: the packaged model)",
+        help="folder with config.json, model*.safetensors and a tokenizer (default: the packaged "
+        "model)",
     )
 
 

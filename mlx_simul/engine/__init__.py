@@ -66,7 +66,7 @@ def make_engine(
             trained, else the first that its architecture has.
         target_start: where target positions start, in mode ``"group"``; elsewhere positions are
             consecutive.
-        kv_bits: store keys and values in so many bits, in mode ``"group"``.
+        kv_bits: store keys and values in this many bits, in mode ``"group"``.
         kv_group_size: numbers that share a scale, with ``kv_bits``.
         gpe_compat: sliding windows bind the source only, as in EIT-NLP/StreamingLLM.
         sampler: (1, V) log-probabilities to (1,) token ids; greedy by default.

@@ -96,7 +96,7 @@ class Engine(ABC):
 
     @property
     def exact_state(self) -> dict[str, Any]:
-        """A state, and what it leaves out, since other streams that begin with it must not have it.
+        """A state, and what it leaves out because other streams that begin with it must lack it.
 
         Assigning it restores this stream to the last bit.
         """
@@ -189,7 +189,7 @@ class Engine(ABC):
         """Feed the branches of a tree, each in a pass and as if there were no other.
 
         Returns:
-            (number of branches, V) logits, behind each.
+            (number of branches, V) logits, after each branch.
         """
         source_ids, target_ids, n_rewind = request.source_ids, request.target_ids, request.n_rewind
         rows: list[mx.array] = []
@@ -204,7 +204,7 @@ class Engine(ABC):
         return mx.stack(rows)
 
     def candidates(self, logits: mx.array, request: Pass) -> tuple[tuple[Candidate, ...], ...]:
-        """The likeliest tokens behind each branch, and how likely they are.
+        """The likeliest tokens after each branch, and how likely they are.
 
         Args:
             logits: (number of branches, V).
@@ -248,7 +248,7 @@ class Engine(ABC):
         self.model = watched(self.model, heads)
 
     def source_columns(self, n_hidden: int) -> Sequence[int]:
-        """Where in what the target attends to the source tokens lie, in order of arrival.
+        """Where the source tokens lie in what the target attends to, in order of arrival.
 
         Args:
             n_hidden: source tokens, the newest, that the target does not see.

@@ -14,7 +14,7 @@ from mlx_simul.engine.runner import Part, Runner
 from mlx_simul.errors import InvalidOptionError
 from mlx_simul.loop.requests import Pass, Reply
 
-# A batch gives memory back once it holds so many times what its streams need.
+# A batch gives memory back once it holds this many times what its streams need.
 MOST_TO_SPARE = 4
 
 

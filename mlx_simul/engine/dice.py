@@ -16,7 +16,7 @@ import mlx.core as mx
 
 
 def seed_of(*parts: int) -> int:
-    """A seed of 64 bits, another one for any other parts."""
+    """A seed of 64 bits, different for different parts."""
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest())
 
 
@@ -24,7 +24,7 @@ def seed_of(*parts: int) -> int:
 def dice_of(seed: int | None, place: int) -> Iterator[None]:
     """Let MLX draw from the numbers of a place, and leave its own random state as it was.
 
-    mlx-lm's samplers know no other random numbers than those of MLX's state.
+    mlx-lm's samplers take their random numbers from MLX's state alone.
 
     Args:
         seed: of the turn; None leaves MLX's state alone.

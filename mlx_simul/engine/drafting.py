@@ -48,12 +48,12 @@ class ModelDrafter:
         self._sampler = sampler
         self._vocab_size = vocab_size
         self._header: tuple[int, ...] = ()
-        # Target tokens fed, of which so many are known to stay.
+        # Target tokens fed, and how many of them are known to stay.
         self._fed: list[int] = []
         self._n_sure = 0
         self._row: mx.array | None = None
         self._unfed: int | None = None
-        # Of the next guess: the seed and place where there is a seed, else MLX's random state.
+        # For the next guess: the seed and place where there is a seed, else MLX's random state.
         self._seed: int | None = None
         self._place = 0
         self._dice = 0
@@ -111,7 +111,9 @@ class ModelDrafter:
             yield
         except InvalidOptionError as error:
             self._row, self._is_over = None, True
-            warnings.warn(f"the draft model guesses no more: {error}", SimulWarning, stacklevel=2)
+            warnings.warn(
+                f"the draft model has stopped guessing: {error}", SimulWarning, stacklevel=2
+            )
 
     def _id(self, i: int, request: Pass) -> int:
         """Token i of the target, header included."""
@@ -199,7 +201,7 @@ def _require_same(given: Any, wanted: Any) -> None:
     differing = [piece for piece, token in wanted.items() if given.get(piece) != token]
     example = differing[0] if differing else next(piece for piece in given if piece not in wanted)
     raise InvalidOptionError(
-        f"the draft model has another tokenizer than the model: of {len(given)} and {len(wanted)} "
+        f"the draft model's tokenizer differs from the model's: of {len(given)} and {len(wanted)} "
         f"pieces, {example!r} is token {given.get(example)} there and {wanted.get(example)} here. "
         "Take a smaller model of the same family."
     )

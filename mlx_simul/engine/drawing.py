@@ -56,7 +56,7 @@ class Drawn:
     """What one stream gets.
 
     Attributes:
-        token_ids: the prediction after the target, and one behind each draft that agreed.
+        token_ids: the prediction after the target, and one after each draft that agreed.
         evidence: of each, if it was asked for.
         candidates: what may come next instead, if that was asked for.
     """
@@ -108,7 +108,7 @@ def _search(one: Drawing) -> Drawn | Exception:
 
 
 def likeliest(logits: mx.array) -> list[tuple[float, int]]:
-    """Of each row of (R, V) logits, the largest, and the token that it belongs to."""
+    """The largest of each row of (R, V) logits, and the token that it belongs to."""
     peaks, tokens = mx.max(logits, axis=-1), mx.argmax(logits, axis=-1)
     mx.eval(peaks, tokens)
     return list(zip(peaks.tolist(), tokens.tolist(), strict=True))  # pyright: ignore

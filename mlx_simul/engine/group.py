@@ -87,7 +87,7 @@ class StreamingEngine(Engine):
         self._start: int | None = None
         self._target_start = target_start
         self._followable_known = False
-        # So many of the target's keys were there when they were last moved.
+        # How many of the target's keys were there when they were last moved.
         self._n_moved = 0
         self.model_caches = list(architecture.make_cache(model) if caches is None else caches)
         self._runner: Runner | None = Runner(model, self.model_caches)
@@ -239,7 +239,7 @@ class StreamingEngine(Engine):
             self._check(target_ids, start + self._n_target)
 
     def lane(self, n_new_source: int, n_new_target: int, n_hidden: int = 0) -> Lane:
-        """This stream's part in a pass that feeds so many tokens."""
+        """This stream's part in a pass that feeds this many tokens."""
         return Lane(
             self._n_source,
             self._n_target,
@@ -252,7 +252,7 @@ class StreamingEngine(Engine):
         )
 
     def count(self, n_source: int, n_target: int) -> None:
-        """A pass has fed so many tokens."""
+        """A pass has fed this many tokens."""
         self._n_passes += 1
         self._n_source += n_source
         self._n_target += n_target
@@ -311,7 +311,7 @@ class StreamingEngine(Engine):
     # Where the target stands
 
     def _place_target(self, n_source: int) -> int:
-        """Let φ be where it should be for so much source, and say where (SPEC section 1)."""
+        """Let φ be where it should be for this much source, and say where (SPEC section 1)."""
         if not self._followable_known and self.caches[0].head_dim:
             self._target_start = self._followable(self._target_start)
             self._followable_known = True

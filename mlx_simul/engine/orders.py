@@ -38,8 +38,8 @@ class Thing:
     """An object that all ranks have, each with its own arrays in it.
 
     Attributes:
-        ranks: they; None if there is only this one.
-        number: by which they know it.
+        ranks: all of them; None if there is only this one.
+        number: the number by which they know it.
     """
 
     ranks: Leader | None = None
@@ -181,7 +181,7 @@ class _Reader:
 
     def end(self) -> None:
         if left := len(self._numbers) - self._at:
-            raise RanksError(f"an order goes on for {left} numbers behind its end.")
+            raise RanksError(f"an order goes on for {left} numbers past its end.")
 
     def value(self, kind: Any) -> Any:
         if kind is int:

@@ -31,7 +31,7 @@ class EncodedPrefix:
     date: Date | None = None
 
     def require(self, token_ids: tuple[int, ...], model: Any, setting: tuple[Any, ...]) -> None:
-        """Pass if a session that begins so can go on from here.
+        """Check that a session that begins so can go on from here.
 
         Raises:
             InvalidOptionError: if not.

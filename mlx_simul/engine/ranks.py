@@ -38,10 +38,10 @@ from mlx_simul.machine.peers import Peers
 _logger = logging.getLogger(__name__)
 
 PROTOCOL = 0x51A0_0001
-"""Stands in front of each message, so that ranks of other versions find each other out."""
+"""Stands in front of each message, so that ranks of different versions find that out."""
 
 INLINE_NUMBERS = 510
-"""So many numbers of an order travel with their count; few passes of one stream take more."""
+"""This many numbers of an order travel with their count; few passes of one stream take more."""
 
 
 class Ranks(Thing):
@@ -162,11 +162,11 @@ class Ranks(Thing):
         """Have an order carried out by all ranks, this one included; return its result here.
 
         Raises:
-            RanksError: if ranks no longer do the same, now or before.
+            RanksError: if ranks are no longer in step, now or before.
             Exception: what the order raises on all ranks.
         """
         if self._is_broken:
-            raise RanksError("the ranks no longer do the same; start all of them again.")
+            raise RanksError("the ranks are no longer in step; start all of them again.")
         if self._exit_code is not None:
             raise RanksError("the other ranks have been told to end; start all of them again.")
         if self.rank:
@@ -404,7 +404,7 @@ def follow(group: mx.distributed.Group) -> int:
 
 
 def leading(group: mx.distributed.Group) -> AbstractContextManager[Ranks]:
-    """Run rank 0: the others follow within, and end behind it, however it ends.
+    """Run rank 0: the others follow inside it, and end after it, however it ends.
 
     Args:
         group: from ``mx.distributed.init()``.

@@ -1,4 +1,4 @@
-"""Streaming by re-encoding: after each read the target is run again behind the source.
+"""Streaming by re-encoding: after each read the target is run again after the source.
 
 For models whose state cannot keep two groups apart, and for comparison: it is what an offline model
 computes for the source read so far, at the price of the whole target after every read.
@@ -17,8 +17,9 @@ from mlx_simul.engine.row import RowEngine
 from mlx_simul.engine.tape import TapeState
 from mlx_simul.errors import InvalidOptionError
 
-# Of the target that is encoded again, so many tokens share the pass of the new ones, though nobody
-# reads their logits: a pass of their own costs more, and all logits of a long target much memory.
+# Of the target that is encoded again, this many tokens share the pass of the new ones, though
+# nobody reads their logits: a pass of their own costs more, and all logits of a long target much
+# memory.
 MAX_LOGITS_UNREAD = 64
 
 

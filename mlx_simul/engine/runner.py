@@ -169,7 +169,7 @@ class Part:
         return len(request.target_ids) + len(request.draft_parents)
 
     def take(self, n_tokens: int, is_reading: bool) -> list[int]:
-        """What a pass of so many tokens takes: all but some drafts, or a part of the source."""
+        """What a pass of this many tokens takes: all but some drafts, or a part of the source."""
         engine, request = self.engine, self.request
         n_free = n_tokens - len(request.source_ids) - len(request.target_ids)
         source_ids, target_ids, drafts = request.source_ids[:n_tokens], (), ()
@@ -191,7 +191,7 @@ class Part:
 
     @property
     def predicting(self) -> slice:
-        """The tokens of the pass behind which it predicts: its last, and its drafts."""
+        """The tokens of the pass after which it predicts: its last, and its drafts."""
         end = self.n_source + self.n_target
         return slice(end - 1 - self.n_drafts, end)
 
@@ -241,7 +241,7 @@ class Part:
             self.outcome = error
 
     def _is_answered(self) -> None:
-        """Without a prediction."""
+        """The reply without a prediction."""
         self.outcome = Reply((), self.request.n_passes)
 
 

@@ -1,4 +1,4 @@
-"""What of some streams is arrays: the model that runs, and the caches in which their tokens lie.
+"""The arrays of some streams: the model that runs, and the caches in which their tokens lie.
 
 Everything here is asked for in plain integers. So where a model is spread over several ranks, each
 has a shard of its own, and the runner knows that of rank 0 (:mod:`mlx_simul.engine.ranks`).
@@ -33,7 +33,7 @@ from mlx_simul.errors import InvalidOptionError, RanksError
 from mlx_simul.policies.base import Head
 
 Lost: TypeAlias = list[Planes]
-"""Of each layer, what rounding took from a target's keys when they were last moved."""
+"""For each layer, what rounding took from a target's keys when they were last moved."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Shard(Thing):
     # Saving
 
     def lost(self, row: int | None, n_tokens: int) -> Lost:
-        """What rounding took from so many target keys of a stream when they were last moved."""
+        """What rounding took from this many target keys of a stream when they were last moved."""
         lost = self._lost.get(row, []) if n_tokens else []
         return [tuple(plane[..., :n_tokens, :] for plane in of_layer) for of_layer in lost]
 
@@ -227,7 +227,7 @@ class Shard(Thing):
 
     @order
     def add_rows(self, n_rows: int) -> None:
-        """Have so many rows more."""
+        """Add this many rows."""
         for cache in self.caches:
             cache.storage.add_rows(n_rows)
 
@@ -250,14 +250,14 @@ class Shard(Thing):
 
     @order
     def keep_rows(self, n_rows: int, left: int, right: int) -> None:
-        """Give back all but the first rows, and all but so many tokens on each side."""
+        """Give back all but the first rows, and all but this many tokens on each side."""
         for cache in self.caches:
             cache.storage.keep(n_rows, left, right)
 
     # Of several ranks
 
     def _require(self, rows: Sequence[Sequence[int]], plan: PassPlan) -> None:
-        """Pass if a plan that another rank made can be carried out by this one."""
+        """Check that a plan that another rank made can be carried out by this one."""
         lanes, n_tokens = plan.lanes, plan.n_tokens
         counts = [
             (lane.n_source, lane.n_target, lane.n_new_source, lane.n_new_target, lane.n_hidden)

@@ -71,7 +71,7 @@ class Tape(Thing):
         return [cache.state for cache in self._caches]
 
     def feed(self, token_ids: Sequence[int]) -> mx.array:
-        """Feed tokens behind those there are.
+        """Feed tokens after those that are there.
 
         Returns:
             (1, L, V) logits.
@@ -106,7 +106,7 @@ class Tape(Thing):
 
     @order
     def _wind_back(self, n_tokens: int) -> None:
-        """Return to where there were so many tokens, or to the nearest place before."""
+        """Return to where there were this many tokens, or to the nearest place before."""
         if self.can_drop:
             self._return_to(Mark(n_tokens, _kept(self._caches)))
             return

@@ -1,7 +1,7 @@
-"""What many sessions at once cost, beside mlx-lm's ``batch_generate`` on the same texts.
+"""What many sessions at once cost, compared with mlx-lm's ``batch_generate`` on the same texts.
 
-Both are given all texts at the beginning, write as many tokens of each, and are timed with their
-prompts. They take turns, so that both meet the same noise.
+Both are given all texts at the beginning, write the same number of tokens for each, and are timed
+with their prompts. They take turns, so that both meet the same noise.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BatchBench:
         return self._prompt.tokenize(" ".join(words[begin:] + words[:begin]))
 
     def ours(self, n_sessions: int) -> Run:
-        """So many sessions in shared passes; their tokens one after the other."""
+        """This many sessions in shared passes; their tokens one after the other."""
         sources = [self.source(i) for i in range(n_sessions)]
 
         def write() -> tuple[Iterable[int], int]:
@@ -90,7 +90,7 @@ class BatchBench:
 
 
 def throughput(bench: BatchBench, sizes: Sequence[int], n_repeats: int) -> Iterator[Figures]:
-    """Tokens a second of so many sessions at once, beside one's and beside mlx-lm's."""
+    """Tokens a second of this many sessions at once, beside one session's and mlx-lm's."""
     sizes = sorted({1, *sizes})
     rounds = [
         {n: (bench.ours(n), bench.offline(n)) for n in sizes} for _ in range(max(1, n_repeats))

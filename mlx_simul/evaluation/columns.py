@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 Figures: TypeAlias = Mapping[str, Any]
-"""Those of one policy, as ``evaluation.json`` has them."""
+"""The figures of one policy, as ``evaluation.json`` has them."""
 Columns: TypeAlias = Mapping[str, Callable[[Figures], str]]
-"""A title, and what stands below it."""
+"""Each title, and what stands below it."""
 
 
 def main_columns(results: Figures) -> Columns:
@@ -21,7 +21,7 @@ def main_columns(results: Figures) -> Columns:
 
 
 def talk_columns(results: Figures) -> Columns:
-    """Of talks: how late, in seconds, how good, and how many sentences were lost."""
+    """For talks: how late, in seconds, how good, and how many sentences were lost."""
     return {
         "LongYAAL": _seconds("latency", "yaal"),
         "LongYAAL with computing": _seconds("latency_ca", "yaal"),

@@ -36,7 +36,7 @@ def read_corpus(
         references: text files with a translation a line, each in the order of the sources.
         keys: where a JSON record holds its texts.
         split: which part of a Hugging Face dataset.
-        n_sources: the first so many sources only.
+        n_sources: take only this many sources, from the first.
 
     Raises:
         InvalidOptionError: if there is no such file.

@@ -30,7 +30,7 @@ class _Line(Protocol):
 
     @property
     def index(self) -> int:
-        """Of its source in the test set, from 0."""
+        """The index of its source in the test set, from 0."""
         ...
 
     def to_json(self) -> str:
@@ -44,7 +44,7 @@ class _Line(Protocol):
 
 
 AnyRecord = TypeVar("AnyRecord", bound=_Line)
-"""Of a translation, or of a talk."""
+"""A record of a translation, or of a talk."""
 
 
 class ResultFolder(Generic[AnyRecord]):
@@ -171,7 +171,7 @@ class ResultFolder(Generic[AnyRecord]):
         return sorted(self.of_policy(spec).glob("records*.jsonl"))
 
     def require_distinct(self, specs: Iterable[str]) -> None:
-        """Pass if each policy has files of its own.
+        """Check that each policy has files of its own.
 
         Raises:
             InvalidOptionError: if not.

@@ -22,8 +22,8 @@ def live_times_ms(
         times_ms: of target units, on the recording's clock.
         fed_ms: when each source word was fed, on the same clock.
         word_ms: milliseconds from one source word to the next; 0 if all are there at once.
-        said: words of speech in the first j source words, from j = 0 on, where those are not as
-            long as a word is: the graphemes of a script without spaces. By default j itself.
+        said: words of speech in the first j source words, from j = 0 on, where these are shorter
+            than words, as the graphemes of a script without spaces are. By default j itself.
 
     Returns:
         Milliseconds since the source began.
@@ -64,7 +64,8 @@ def live_times_of_speech_ms(
         j = bisect_right(fed_ms, time) - 1
         if j < 0:
             raise InvalidOptionError(
-                f"a unit at {time} ms, before any source was fed; both must be on one clock."
+                f"a unit was shown at {time} ms, before any source was fed; both must be on one "
+                "clock."
             )
         live.append(starts[j] + (time - fed_ms[j]))
     return live

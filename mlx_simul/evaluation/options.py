@@ -42,20 +42,20 @@ class EvaluationOptions:
         target_key: where it holds the translation, or a list of them.
         split: which part of a Hugging Face dataset.
         talks: the test set is talks, each heard as one stream; a blank line ends a talk.
-        sentences_per_talk: cut the test set into talks of so many sentences instead.
-        n_sources: the first so many sources only; of talks, the first so many talks.
+        sentences_per_talk: cut the test set into talks of this many sentences instead.
+        n_sources: take only this many sources, or talks, from the first.
         unit: what target text is counted in for latency; "auto" is characters where most of what
             the references say is in scripts without spaces, else words.
         word_ms: milliseconds from one source word of speech to the next, for computation-aware
             scores, and for all scores of talks without times.
-        clock: what times are taken by: the wall, or the work of the process, which others on the
-            machine do not slow down.
+        clock: how time is measured: by the wall clock, or by the work of the process, which others
+            on the machine do not slow down.
         bleu_tokenizer: sacrebleu's; "auto" is "13a" where words are counted, "zh" for Chinese, else
             "char".
         quality: measure BLEU and chrF; needs sacrebleu.
         n_bootstrap: how often the test set is resampled for confidence; 0 for never.
         plot: draw quality over latency; needs matplotlib.
-        processes: that share the work, each with a model of its own.
+        processes: how many processes share the work, each with a model of its own.
         session: options of :class:`mlx_simul.SimulSession`, as JSON has them.
 
     Raises:

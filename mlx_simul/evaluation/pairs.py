@@ -61,10 +61,10 @@ def read_pairs(
 
     Args:
         path_or_dataset: a file ``*.jsonl`` (one record a line) or ``*.tsv`` (source, tab, target),
-            with ``.gz``, ``.xz`` or ``.bz2`` behind it if compressed; otherwise the id of a Hugging
+            with ``.gz``, ``.xz`` or ``.bz2`` after it if compressed; otherwise the id of a Hugging
             Face dataset, which needs the package ``datasets``.
-        keys: where a record holds the texts; does not matter to TSV.
-        split: which part of a Hugging Face dataset.
+        keys: where a record holds the texts; ignored for TSV. split: which part of a Hugging Face
+            dataset.
 
     Raises:
         InvalidOptionError: if there is no such file.
@@ -115,7 +115,7 @@ def _parser(path: Path, keys: PairKeys) -> Callable[[str], list[Pair]] | None:
             return _pair_of_columns
     if path.exists():
         raise DataError(
-            f"{path} is neither JSON lines (.jsonl) nor TSV (.tsv), with .gz, .xz or .bz2 behind "
+            f"{path} is neither JSON lines (.jsonl) nor TSV (.tsv), with .gz, .xz or .bz2 after "
             "that if it is compressed; name it so, or convert it."
         )
     return None
@@ -197,7 +197,7 @@ def json_record(line: str) -> Any:
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply.") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON: {error}. Give one record a line.") from error
+        raise ValueError(f"not JSON: {error}. Give one record a line.") from error
 
 
 def _pair_of_columns(line: str) -> list[Pair]:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def require_matplotlib(extra: str, otherwise: str) -> None:
-    """Pass if pictures can be drawn here: to be asked before the work that they are to show.
+    """Check that pictures can be drawn here; call it before the work that they are to show.
 
     Args:
-        extra: of this package's own that brings matplotlib.
+        extra: the extra of this package that brings matplotlib.
         otherwise: how to do without it.
 
     Raises:
@@ -32,8 +32,8 @@ def require_matplotlib(extra: str, otherwise: str) -> None:
         import matplotlib.backends.backend_agg  # noqa: F401
     except OSError as error:
         raise InvalidOptionError(
-            f"matplotlib does not start: {error} Set MPLCONFIGDIR to a folder that may be "
-            f"written, or {otherwise}."
+            f"matplotlib does not start: {error} Set MPLCONFIGDIR to a folder that can be written, "
+            f"or {otherwise}."
         ) from error
 
 
@@ -75,7 +75,7 @@ def name_lines(axes: Axes, lines: Mapping[str, Any]) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure, in a format that the ending names; a file that is there is replaced."""
+    """Write a figure, in a format that the ending names; an existing file is replaced."""
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with replacing_file(path) as partial:
         figure.savefig(partial, dpi=120, metadata=metadata)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 N_SLOTS = 60
-"""A curve of lagging has at most so many points, each a mean."""
+"""A curve of lagging has at most this many points, each a mean."""
 
 Point: TypeAlias = tuple[str, Mapping[str, Any]]
 """A policy and its figures."""

@@ -36,7 +36,7 @@ class Confidence:
     Attributes:
         score: on the whole test set.
         mean: over the resampled sets.
-        ci: half of the width in which 95 % of them lie.
+        ci: half the width of the interval that holds 95 % of them.
         p: how often chance makes such a difference to the baseline; ``None`` for itself.
     """
 
@@ -47,7 +47,7 @@ class Confidence:
 
 
 def require_tokenizer(name: str) -> None:
-    """Pass if sacrebleu is installed, and all that its tokenizer of this name takes.
+    """Check that sacrebleu is installed, with all that its tokenizer of this name needs.
 
     Raises:
         InvalidOptionError: if not.
@@ -56,7 +56,7 @@ def require_tokenizer(name: str) -> None:
 
 
 def require_scorable(references: Sequence[Sequence[str]], tokenizer: str = "13a") -> None:
-    """Pass if BLEU finds anything in some reference: to be asked before translations are made.
+    """Check that BLEU finds anything in some reference; call it before translations are made.
 
     Args:
         references: as for :func:`text_quality`.
@@ -83,7 +83,7 @@ def text_quality(
 
     Args:
         hypotheses: a translation of each source.
-        references: all references of each source; not all need have as many.
+        references: all references of each source; their number may differ.
         tokenizer: sacrebleu's for BLEU: ``13a``, ``zh``, ``ja-mecab``, ``char`` ...
 
     Raises:
@@ -195,7 +195,7 @@ def _metrics(tokenizer: str) -> dict[str, Any]:
         bleu = sacrebleu.BLEU(tokenize=tokenizer)
     except (ImportError, RuntimeError, OSError) as error:  # a package, or a download
         raise InvalidOptionError(
-            f"sacrebleu's tokenizer {tokenizer!r} cannot be had: {' '.join(str(error).split())}"
+            f"sacrebleu's tokenizer {tokenizer!r} is not available: {' '.join(str(error).split())}"
         ) from error
     return {"bleu": bleu, "chrf": sacrebleu.CHRF()}
 

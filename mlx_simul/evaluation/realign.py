@@ -51,7 +51,7 @@ def realign(
 
     Returns:
         For each sentence the indices of its units. The ranges follow each other without gaps; the
-        first may begin behind 0, since punctuation before everything that resembles the references
+        first may begin after 0, since punctuation before everything that resembles the references
         belongs to none of them.
 
     Raises:
@@ -68,7 +68,7 @@ def realign(
         )
     sentences: dict[int, int | None] = {}
     for j, i in enumerate(_beside(reference, _Target(target, unit))):
-        # Of a unit only the first token counts.
+        # Only the first token of a unit counts.
         sentences.setdefault(target_unit_of[j], None if i is None else sentence_of[unit_of[i]])
     return _ranges(list(sentences.values()), len(references))
 
@@ -124,7 +124,8 @@ class _Target:
         self._n_characters = self._holds.sum(axis=0)  # (V,)
 
     def similarity(self, reference: str) -> NDArray[np.float64]:
-        """Of a reference token to each token of the target, (T,); -inf where they must not pair."""
+        """The similarity of a reference token to each token of the target, (T,); -inf where they
+        must not pair."""
         if self._unit == "char":
             scores = np.zeros(len(self._id_of))
             if reference in self._id_of:
@@ -159,7 +160,7 @@ def _beside(reference: Sequence[str], target: _Target) -> Iterator[int | None]:
 
 
 def _similarity_at(reference: Sequence[str], i: int, target: _Target, j: int) -> float:
-    """Of two tokens; -inf where there is no such reference token."""
+    """The similarity of two tokens; -inf where there is no such reference token."""
     return float(target.similarity(reference[i])[j]) if 0 <= i < len(reference) else -inf
 
 

@@ -174,7 +174,7 @@ def versions(results: Mapping[str, Any]) -> str:
 
 
 def clock(results: Mapping[str, Any]) -> str:
-    """What times were taken by."""
+    """By which clock times were measured."""
     return {"wall": "wall-clock time", "cpu": "CPU time"}[results["options"]["clock"]]
 
 

@@ -1,4 +1,4 @@
-"""What streaming costs, each figure beside its baseline in the same run.
+"""What streaming costs, each figure next to its baseline from the same run.
 
 The baselines are mlx-lm writing offline with the whole source before it, and the plain loop of SPEC
 section 2: a pass for each read, and one more for each look-ahead token that is thrown away. All
@@ -43,10 +43,11 @@ TEXT = (
     "wind never slept. Nobody wanted to leave, but the school was waiting for us."
 )
 TINY_LAYERS = 24
-"""Of the model whose passes are nearly all overhead; small language models have about as many."""
+"""Layers of the model whose passes are nearly all overhead; small language models have about as
+many."""
 
 TOKENS_PER_WORD = 1.4
-"""Of source and of target each, to fill a cache as a session of so many words does."""
+"""Tokens of source and of target each, to fill a cache as a session of that many words does."""
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def _step(model: Any, engine: StreamingEngine, stock: Sequence[Any]) -> dict[str
 
 
 def _filled(model: Any, n_tokens: int) -> StreamingEngine:
-    """An engine with so many source and target tokens of noise."""
+    """An engine with this many source and target tokens of noise."""
     engine = StreamingEngine(model, FollowStart())
     engine.run(Pass((3, 4), (5,)))
     layers: Any = engine.state.layers
@@ -348,7 +349,7 @@ def _noise(like: Sequence[mx.array], n_tokens: int) -> list[mx.array]:
 
 
 def _stock_step(model: Any, caches: Sequence[Any], n_tokens: int) -> None:
-    """A pass of so many tokens, of which mlx-lm's caches keep one, as ours keeps one a word."""
+    """A pass of this many tokens, of which mlx-lm's caches keep one, as ours keeps one a word."""
     logits = model(mx.array([[6] * n_tokens]), cache=caches)
     mx.argmax(logits[:, -1], axis=-1).item()
     for cache in caches:

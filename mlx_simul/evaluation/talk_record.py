@@ -87,7 +87,8 @@ class TalkRecord:
             raise DataError(f"talk {self.index}: source words or times of what was shown decrease.")
         if steps and steps[-1][0] > n_words:
             raise DataError(
-                f"talk {self.index} has {n_words} words, and {steps[-1][0]} are said to be read."
+                f"talk {self.index} has {n_words} words, and {steps[-1][0]} are said to have been "
+                "read."
             )
         ends = [end.source_words for end in self.ends]
         if any(b < a for a, b in pairwise([0, *ends, n_words])):

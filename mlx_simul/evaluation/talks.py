@@ -130,7 +130,7 @@ def read_talks(
         keys: where a JSON record holds its texts.
         split: which part of a Hugging Face dataset.
         sentences_per_talk: cut an ordinary test set, as
-            :func:`mlx_simul.evaluation.corpus.read_corpus` reads it, into talks of so many
+            :func:`mlx_simul.evaluation.corpus.read_corpus` reads it, into talks of this many
             sentences, said at a pace; the last may be shorter.
         word_ms: the pace where no times are given, as :func:`talk_at_pace` takes it.
 
@@ -235,7 +235,7 @@ def _timed_sentence(line: _Line, before_ms: float) -> Sentence:
 
 
 def _check(sentence: Sentence, name: str, end_ms: float) -> None:
-    """Pass if a sentence can follow one that ended at ``end_ms``."""
+    """Check that a sentence can follow one that ended at ``end_ms``."""
     if not sentence.references:
         raise DataError(f"{name} has no references; give it at least one.")
     n_words = len(said_by(sentence.source)) - 1

@@ -40,7 +40,8 @@ class Player:
         tokenizer: likewise.
         options: of the sessions. ``policy`` is given with each source, and ``max_tokens`` grows
             with the words of speech in it, or in a turn of it, unless it is set.
-        clock: the wall's, or the work of the process, which others on the machine do not slow down.
+        clock: the wall clock, or the work of the process, which others on the machine do not slow
+            down.
 
     Raises:
         InvalidOptionError: for an option outside its range.

@@ -49,7 +49,7 @@ def said_by(source: str) -> tuple[float, ...]:
             each grapheme is one.
 
     Returns:
-        Words of speech, which are as long in any script; where there are spaces, 0, 1, 2 ...
+        Words of speech, which are equally long in any script; where there are spaces, 0, 1, 2 ...
     """
     segmenter = SourceSegmenter()
     words = [*segmenter.feed(source), *segmenter.finish()]

@@ -26,9 +26,9 @@ from mlx_simul.policies import Policy, parse_policy
 Task: TypeAlias = tuple[str, int, Any]
 """A policy, the index of a source, and the source: a text or a talk."""
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told the policy, translations that are there, and those there will be."""
+"""Is told the policy, how many translations there are, and how many there will be."""
 Translate: TypeAlias = Callable[[int, Any, Policy], Any]
-"""Makes a record of an index, a source and a policy."""
+"""Makes a record from an index, a source and a policy."""
 
 
 def translate_missing(
@@ -110,7 +110,7 @@ def _in_processes(options: EvaluationOptions, tasks: Iterable[Task]) -> Iterator
                 yield done.result()
         except BrokenProcessPool as error:
             raise SimulError(
-                "a process that shared the work was killed, for want of memory perhaps. What it "
+                "a process that shared the work was killed, perhaps for lack of memory. What it "
                 "translated is kept: give the same command again, with fewer --processes."
             ) from error
         finally:

@@ -1,11 +1,11 @@
 """Predictions that a beam search chooses: only what is decided stands.
 
-Once nothing more stands, a search begins behind the target, over the words that may be written
-before the next read. Its best hypothesis stands when it is over. Behind the whole source it runs to
+Once nothing more stands, a search begins after the target, over the words that may be written
+before the next read. Its best hypothesis stands when it is over. After the whole source it runs to
 the end of the turn, and the tokens that all hypotheses have in common stand at once. So whatever
 stands is as final as the likeliest token is without beams, and the target stays append-only.
 
-A pass feeds what stands, and behind it the hypotheses as a tree of drafts, which share one copy of
+A pass feeds what stands, and after it the hypotheses as a tree of drafts, which share one copy of
 the source and are forgotten again::
 
                        ┌─ token ── token
@@ -99,11 +99,11 @@ class BeamPredictions(Predictions):
         """Let nothing stand any longer, and no search go on."""
         self._search = None
         super().outdate()
-        # What is behind was never fed, so there is nothing to rewind of it.
+        # What comes after was never fed, so there is nothing to rewind of it.
         self._n_rewind -= len(self._take_behind())
 
     def predict(self, n_ahead: int = 0) -> Asking[Prediction]:
-        """Give the prediction so many places behind the first, from a search unless it stands."""
+        """Give the prediction this many places after the first, from a search unless it stands."""
         while len(self._standing) <= n_ahead:
             self._state.switch_to_writing()
             if self._search is None:

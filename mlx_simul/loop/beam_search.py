@@ -75,9 +75,9 @@ class BeamSearch(Generic[P]):
     Args:
         beams: how to search.
         progress: of the hypothesis without tokens.
-        follow: of a hypothesis's progress and a token the progress behind it, or None if the
+        follow: from a hypothesis's progress and a token, the progress after it, or None if the
             hypothesis ends with this token.
-        max_tokens: at which every hypothesis ends.
+        max_tokens: how many tokens end every hypothesis.
 
     Attributes:
         live: the hypotheses that go on, all of one length, the likeliest first.
@@ -107,7 +107,7 @@ class BeamSearch(Generic[P]):
 
     @property
     def agreed(self) -> Sequence[Step]:
-        """What all hypotheses begin with, so that the best will: the steps of the likeliest."""
+        """The steps that all hypotheses begin with, and so the best one will too."""
         first, *others = [each.steps for each in (*self.live, *self._finished)]
         places = zip(first, *others, strict=False)
         return [step for step, *_ in takewhile(_is_one_token, places)]
@@ -116,7 +116,7 @@ class BeamSearch(Generic[P]):
         """Go on by a token.
 
         Args:
-            candidates: behind each of ``live``, the likeliest first.
+            candidates: after each of ``live``, the likeliest first.
         """
         num_beams, n_tokens = self._beams.num_beams, 1 + len(self.live[0].steps)
         every = [

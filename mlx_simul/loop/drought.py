@@ -12,15 +12,15 @@ from fractions import Fraction
 from mlx_simul.text.boundary import ends_sentence
 
 DRY_WORDS, DRY_SHARE = 8, Fraction(1, 2)
-"""After so many source words, a target with fewer sentences than its source and less than this
+"""After this many source words, a target with fewer sentences than its source and less than this
 share of its speech has dried up."""
 
 LATE_WORDS, LATE_SHARE = 3, Fraction(3, 5)
-"""So has a target with less than this share, if so many words were read after its last word."""
+"""So has a target with less than this share, if this many words were read after its last word."""
 
 BARE_WORDS, BARE_SHARE = 12, Fraction(1, 4)
-"""After so many source words, or with fewer sentences than its source, a target with less than this
-share has dried up.
+"""After this many source words, or with fewer sentences than its source, a target with less than
+this share has dried up.
 
 None of the French translations of Tatoeba's 4,869 sources with that many words has less than 0.46
 of them. The rule is for short texts and for recognised speech, which has no full stops."""

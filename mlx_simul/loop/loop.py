@@ -89,8 +89,8 @@ class SimulLoop:
         wait_ids: tokens by which the model says that it wants to read; they cannot be predicted
             once the source is wholly read.
         forbidden_ids: tokens that are never predicted.
-        read_ahead_tokens: if so many source tokens are at hand, they are encoded in one pass, even
-            before the policy reads them; 0 if the engine cannot hide them until then.
+        read_ahead_tokens: if this many source tokens are at hand, they are encoded in one pass,
+            even before the policy reads them; 0 if the engine cannot hide them until then.
         drafter: guesses what will be predicted. Guesses change how many passes a stream takes, and
             nothing else. ``None`` for no guesses.
         num_draft_tokens: with a drafter, how many drafts go along with a pass at most.
@@ -219,7 +219,7 @@ class SimulLoop:
         Args:
             token_ids: its tokens.
             text: what the Read event of it says.
-            n_encoded: so many of them, the first, the engine holds already.
+            n_encoded: how many of them, from the first, the engine holds already.
         """
         self.state.add_source_segment(len(token_ids))
         self._source.add(token_ids, text, n_encoded=n_encoded)
@@ -392,7 +392,7 @@ class SimulLoop:
             yield from self._say(self._target.take_calls())
 
     def _say(self, calls: Sequence[ToolCall]) -> Steps:
-        """Tell of calls that have ended, behind all that was written before them."""
+        """Tell of calls that have ended, after all that was written before them."""
         yield from self._target.leave_call()
         for call in calls:
             self._open_calls.add(self._n_calls)
@@ -462,7 +462,7 @@ class SimulLoop:
 
 
 def require_evidence(policy: Policy) -> None:
-    """Pass if the words that a policy lets be written come with evidence.
+    """Check that the words that a policy lets be written come with evidence.
 
     Raises:
         InvalidOptionError: if it needs none.

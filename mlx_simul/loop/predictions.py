@@ -102,10 +102,10 @@ class Predictions:
         # The newest tokens of header and written tokens: the whole header before the first pass,
         # then one. The engine holds them while something stands or they are to be rewound.
         self._feed = tuple(header)
-        # How many tokens at the end of the engine's target must go: `_feed` and those fed behind
-        # it. 0 while something stands.
+        # How many tokens at the end of the engine's target must go: `_feed` and those fed after it.
+        # 0 while something stands.
         self._n_rewind = 0
-        # What may be predicted behind `_feed`, to be verified by the pass that feeds it. None while
+        # What may be predicted after `_feed`, to be verified by the pass that feeds it. None while
         # something stands.
         self._drafts: tuple[int, ...] = ()
 
@@ -141,13 +141,13 @@ class Predictions:
         self._standing.clear()
 
     def insert(self, token_ids: Sequence[int]) -> None:
-        """Let tokens that are not predicted stand behind the newest written one."""
+        """Let tokens that are not predicted stand after the newest written one."""
         self.outdate()
         self._drafts = ()
         self._feed = (*self._feed, *token_ids)
 
     def predict(self, n_ahead: int = 0) -> Asking[Prediction]:
-        """Give the prediction so many places behind the first, from a pass unless it stands."""
+        """Give the prediction this many places after the first, from a pass unless it stands."""
         while len(self._standing) <= n_ahead:
             self._state.switch_to_writing()
             yield from self._run(self._next_pass())
@@ -207,7 +207,7 @@ class Predictions:
         drafts = list(request.draft_ids)
         n_drafts = min(len(drafts) + self._max_guesses, self._num_draft_tokens)
         while request.target_ids and len(drafts) < n_drafts:
-            # The first token behind a word is worth its row: it shows that the word has ended.
+            # The first token after a word is worth its row: it shows that the word has ended.
             if drafts and not self._state.source_exhausted() and self._target.ends_word(*drafts)[0]:
                 break
             token = self._drafter.guess()

@@ -135,7 +135,7 @@ class StreamingState:
         self.wait_lagging.append(self.delay_words if lagging is None else lagging)
 
     def take_back(self, n_words: int) -> list[int]:
-        """Count only the first so many words as written, and return the delays of the others."""
+        """Count only this many words, the first, as written; return the delays of the others."""
         lagging = self.wait_lagging[n_words:]
         self.target_speech -= sum(self._speech_of_words[n_words:])
         del self.wait_lagging[n_words:], self._speech_of_words[n_words:]

@@ -1,7 +1,7 @@
 """Words that are proposed to a policy, and how many of them stand.
 
 A proposal is predictions that are not taken. A policy that judges needs no second stream: the loop
-goes on predicting behind what stands, and what the policy does not let stand is outdated by the
+goes on predicting after what stands, and what the policy does not let stand is outdated by the
 next read like any other prediction, so that it goes along as drafts. Translating again after a read
 costs about one pass where the translation stays the same.
 """
@@ -112,7 +112,7 @@ class Proposals:
         return n_words, self._lookahead_words is None or n_words < len(words)
 
     def _doubted(self, ends: Sequence[int]) -> Sequence[int]:
-        """Of the words that end sentences, those beyond what the source has ended."""
+        """The ends of sentences beyond those that the source has ended."""
         doubted = ends[self._n_open_ends :]
         if not doubted:
             self._doubted_at = None

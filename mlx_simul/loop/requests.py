@@ -114,7 +114,7 @@ class Pass:
             )
         if self.n_candidates and len(reply.candidates) != len(self.leaves):
             raise InvalidOptionError(
-                f"a Pass that asks for candidates must be answered with some behind each of its "
+                f"a Pass that asks for candidates must be answered with some after each of its "
                 f"{len(self.leaves)} branches; got {reply!r}."
             )
         return reply
@@ -142,7 +142,7 @@ class Reply:
             was accepted. All but the last were drafts and are fed; no other draft is.
         n_passes: how often the model ran.
         evidence: for each prediction, if it was asked for.
-        candidates: if they were asked for, there are no predictions, but behind each of the
+        candidates: if they were asked for, there are no predictions, but after each of the
             ``leaves`` the likeliest tokens, the likeliest first; fewer if fewer can be predicted.
     """
 

@@ -53,7 +53,7 @@ class SourceQueue:
         """Take what the next pass is to encode.
 
         Args:
-            chunk_tokens: if a token waits and so many are at hand, read or not, take that many at
+            chunk_tokens: if a token waits and this many are at hand, read or not, take that many at
                 once; 0 never to read ahead.
         """
         n = self.n_waiting

@@ -96,7 +96,7 @@ class Target:
         self._clock_ms = clock_ms
         self._watch = watch
         self._held: deque[Write] = deque()
-        # Of the events that are out: their texts in order, and how long these are together; how
+        # For the events that are out: their texts in order, and how long these are together; how
         # many words they complete, and how many of their tokens these hold.
         self._texts: list[str] = []
         self._n_chars = self._n_words = self._n_in_words = 0
@@ -289,7 +289,7 @@ class Target:
     # Where it is cut
 
     def _end_at(self, cut: Cut) -> None:
-        """Drop what stands behind a stop, as if it had never been written."""
+        """Drop what stands after a stop, as if it had never been written."""
         self.stop = cut.stop
         n_out = len(self.token_ids) - len(self._held)
         n_tokens = cut.n_tokens
@@ -307,7 +307,8 @@ class Target:
         self._count_words(n_out, text)
 
     def _fewest_tokens(self, n_chars: int, n_out: int) -> int:
-        """How many tokens it takes to spell and to bring so much text; those that are out stay."""
+        """How many tokens it takes to spell and to bring this much text; those that are out
+        stay."""
         sizes = range(n_out + (n_chars > self._n_chars), len(self.token_ids))
         text = (self.text + "".join(held.text for held in self._held))[:n_chars]
         return next((n for n in sizes if self._text_of(n).startswith(text)), len(self.token_ids))

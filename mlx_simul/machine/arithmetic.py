@@ -60,7 +60,7 @@ def _compile_a_kernel() -> None:
 
 
 def _write_a_file() -> None:
-    """Pass if there is room for another kernel: the first one may have been made long ago."""
+    """Check that there is room for another kernel: the first one may have been made long ago."""
     # Where there is no compiler, MLX itself does without kernels and makes no folder.
     if _folder().is_dir():
         with tempfile.TemporaryFile(dir=_folder()) as file:

@@ -82,7 +82,8 @@ def make(kind: type[_Options], table: Mapping[str, Any], *, none: str = NONE) ->
 
 
 def as_table(options: Any, *, none: str = NONE) -> dict[str, Any]:
-    """Options as plain JSON, the way :func:`make` takes them, without what only Python can say."""
+    """Options as plain JSON, the way :func:`make` takes them, without what only Python can
+    express."""
     made = {}
     for item in plain_fields(type(options)):
         value = getattr(options, item.name)
@@ -185,7 +186,7 @@ def described(hint: Any, *, none: str = NONE) -> str:
 
 
 def require_count(name: str, value: Any, least: int = 1) -> None:
-    """Pass if an option is a whole number of at least ``least``.
+    """Check that an option is a whole number of at least ``least``.
 
     Raises:
         InvalidOptionError: if it is not.

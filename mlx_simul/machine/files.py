@@ -57,7 +57,7 @@ def read_object(
 
     Raises:
         SimulError: of the type ``refused``, if the file is too long, unreadable, not JSON, or
-            holds something else than an object.
+            holds something other than an object.
     """
     try:
         if max_bytes is not None and (n_bytes := path.stat().st_size) > max_bytes:

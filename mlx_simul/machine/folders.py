@@ -26,8 +26,8 @@ def replacing_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
             somebody's home.
 
     Raises:
-        ConversionError: if ``target`` is not a folder, or has content and ``force`` is not given
-            or finds no model there, or another process is writing it.
+        ConversionError: if ``target`` is not a folder; if it has content, and ``force`` is not
+            given or finds no model there; or if another process is writing it.
     """
     target = target.resolve()
     partial = target.with_name(f".{target.name}.partial")

@@ -1,8 +1,8 @@
 """Judges the ranks of a group by what they say of themselves. It knows no sockets and no clock.
 
 A rank is one process of a group of ``mx.distributed``; its heartbeats say what it does and how much
-it has done. A rank that is alive and achieves nothing is as bad as a dead one, so health is
-progress, not a process that answers.
+it has done. A rank that is alive but achieves nothing is as bad as a dead one, so health means
+progress, not just a process that answers.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class State(IntEnum):
     """What a rank does."""
 
     IDLE = 0
-    """Nothing is asked of it. To wait for the next work is to be idle, however rank 0 sends it."""
+    """Nothing is asked of it. Waiting for the next work counts as idle, however rank 0 sends it."""
     BUSY = 1
     DONE = 2
     STOPPED = 3
-    """It was told to end, by a signal or by rank 0, and does."""
+    """It was told to end, by a signal or by rank 0, and is ending."""
     FAILED = 4
 
 
@@ -184,7 +184,8 @@ class Health:
             last,
             f"no rank has made progress for {limit_s:g} s, though some are busy: {seen}. Others "
             f"may wait for rank {last} in a collective; look at it and at its network. If one step "
-            f"takes so long, set {STALLED_VAR} to more seconds, as in mlx.launch --env. {_AGAIN}",
+            f"can take that long, set {STALLED_VAR} to more seconds, as in mlx.launch --env. "
+            f"{_AGAIN}",
         )
 
 

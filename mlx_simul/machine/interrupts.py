@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def signals_end_at_once() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the process themselves, while code holds Python's lock.
 
-    A handler of Python's would only be called behind that. Only the main thread can.
+    Python would call a handler only after that. Only the main thread can do this.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():

@@ -92,9 +92,9 @@ class Liveness:
     def busy(self, doing: str) -> Iterator[None]:
         """Work that has to make progress: loading, a pass, anything in which ranks meet.
 
-        To wait for the next order of rank 0 does not belong into it. If MLX raises here, another
+        Waiting for the next order of rank 0 does not belong here. If MLX raises here, another
         rank may be lost: the exception waits until that would be known. So a server does not tell
-        its clients that their sessions have failed, which can be resumed.
+        its clients that sessions have failed that can be resumed.
 
         Args:
             doing: what it is, for the error that says that it hangs; as in "a pass".

@@ -88,7 +88,7 @@ class Peers:
         return averaged
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
-        """Pass if all ranks have the same facts.
+        """Check that all ranks have the same facts.
 
         Args:
             facts: by name, as JSON has them.
@@ -102,7 +102,7 @@ class Peers:
             for name, fact in first.items():
                 if held[name] != fact:
                     raise InvalidOptionError(
-                        f"rank {rank} has another {name} than rank 0 ({held[name]!r}, not "
+                        f"rank {rank} has a different {name} from rank 0 ({held[name]!r}, not "
                         f"{fact!r}); give all ranks the same command, files and packages."
                     )
 

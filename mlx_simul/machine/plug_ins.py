@@ -23,7 +23,7 @@ def with_plug_ins(what: str, own: Mapping[str, str], group: str) -> dict[str, st
         group: of the entry points by which other packages add theirs.
 
     Raises:
-        InvalidOptionError: if both have a name.
+        InvalidOptionError: if a name is in both.
     """
     added = _plug_ins(group)
     if twice := own.keys() & added.keys():

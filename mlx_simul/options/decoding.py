@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlx_simul.loop.drafters import Drafter
 
 MAX_BEAMS = 64
-"""A pass names candidates behind each, and each is fed again until it is decided."""
+"""A pass names candidates after each, and each is fed again until it is decided."""
 
 SAMPLING = (
     *("top_p", "min_p", "min_tokens_to_keep"),
@@ -32,15 +32,17 @@ class DecodingOptions:
         temp: the temperature; 0 takes the likeliest token.
         top_p: sample only among the likeliest tokens whose probabilities add up to this.
         min_p: sample only among tokens at least this likely, relative to the likeliest one.
-        min_tokens_to_keep: with min_p, sample among at least so many; by default 1.
-        top_k: sample only among so many of the likeliest tokens.
-        xtc_probability: how often to leave out all tokens of the threshold but the least likely.
-        xtc_threshold: the probability from which on a token counts there; by default 0.1.
-        seed: of the random draws. Each depends on the seed and its place in the stream alone, and
-            MLX's random state stays as it is; by default, draws come from that.
-        repetition_penalty: divides the logits of tokens written lately.
+        min_tokens_to_keep: with min_p, sample among at least this many; by default 1.
+        top_k: sample only among this many of the likeliest tokens.
+        xtc_probability: how often to leave out all tokens above the threshold but the least likely
+            of them.
+        xtc_threshold: the probability from which xtc_probability counts a token; by default 0.1.
+        seed: the seed of the random draws. Each draw depends only on the seed and its place in the
+            stream, and MLX's random state stays as it is; by default, draws come from that state.
+        repetition_penalty: divides the logits of tokens written recently.
         repetition_context_size: how many tokens back the repetition penalty looks.
-        sampler: a sampler of mlx-lm's, as make_sampler gives, instead of temp and its refinements.
+        sampler: a sampler of mlx-lm's, as make_sampler makes it, instead of temp and its
+            refinements.
         logits_processors: logits processors of mlx-lm's; they see target tokens only.
         early_eos: what to do when the model ends its turn before the source has ended.
         gpe_compat: write token for token what EIT-NLP/StreamingLLM writes (SPEC section 4). It has
@@ -50,11 +52,11 @@ class DecodingOptions:
             guesses better.
         num_draft_tokens: the most guesses in one pass.
         num_beams: how many continuations are compared; 1 takes the likeliest token. Between two
-            reads the word to be written is searched for, and with the whole source the rest of the
+            reads the next word is searched for, and once the whole source is read, the rest of the
             target, as transformers' generate() does with early_stopping=False.
         length_penalty: with beams, the power of its length by which the log probability of a
             continuation is divided; above 0 favours long ones.
-        logprobs: tell with each token its log probability in the model's own distribution.
+        logprobs: give each token's log probability in the model's own distribution.
     """
 
     temp: float = option(0.0, metavar="T")

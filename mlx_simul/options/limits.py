@@ -33,9 +33,9 @@ class LimitOptions:
         max_tokens_per_word: target tokens after which a word is cut.
         max_target_source_ratio: target words per source word read, at most; a source of one or two
             words counts as three. "none" sets no limit; "auto" is 3, or no limit with gpe_compat.
-        stop: texts at which the target ends, before them; in Python also token ids, one or several
+        stop: texts before which the target ends; in Python also token ids, one or several
             in a row.
-        stop_after: what the target ends behind: a sentence of the target language, a fenced code
+        stop_after: what the target ends after: a sentence of the target language, a fenced code
             block, or a JSON object or array.
     """
 

@@ -21,8 +21,8 @@ class PromptOptions:
     """Task: what to do, and what the model should know.
 
     Attributes:
-        source_language: the language of the source, as in English.
-        target_language: the language to translate to, as in French.
+        source_language: the language of the source, such as English.
+        target_language: the language to translate to, such as French.
         instruction: what to do with the source, instead of "Translate the following … paragraph
             to …". It is the system message where the chat template has one. By default it is what
             the checkpoint was trained on.
@@ -34,7 +34,7 @@ class PromptOptions:
         pairs: finished pairs of a source and its translation, as earlier turns of the chat.
         messages: a chat history instead of an instruction and pairs: at most one system message,
             and then user and assistant in turns.
-        date: the day that a chat template prints, as in 2026-07-30; today by default.
+        date: the day that a chat template prints, such as 2026-07-30; today by default.
         tools: JSON schemas of functions that the model may call, as chat templates take them.
     """
 
@@ -97,7 +97,7 @@ def _checked_tools(given: Any) -> tuple[Mapping[str, Any], ...]:
     """Tools, which are JSON schemas of functions.
 
     Raises:
-        InvalidOptionError: if one is not, or has no name, or cannot be said in JSON.
+        InvalidOptionError: if one is not, or has no name, or cannot be represented in JSON.
     """
     # An iterator would be used up by the first look.
     tools = tuple(given) if isinstance(given, Iterable) else (given,)
@@ -105,7 +105,7 @@ def _checked_tools(given: Any) -> tuple[Mapping[str, Any], ...]:
         json.dumps(tools)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidOptionError(
-            f"tools must be schemas that JSON can say, got {tools!r}: {error}."
+            f"tools must be schemas that JSON can represent, got {tools!r}: {error}."
         ) from error
     for tool in tools:
         function = tool.get("function") if isinstance(tool, Mapping) else None

@@ -26,7 +26,7 @@ class TurnOptions:
         turns: "sentence" makes each source sentence a turn, so a stream may last for hours;
             "none" reads the whole source as one turn (for a summary, say); "auto" is "sentence"
             where the task is translation.
-        history: how many finished pairs the model sees before each turn, given pairs among them.
+        history: how many finished pairs the model sees before each turn, given pairs included.
         max_turn_words: source words after which a turn is cut, even within a sentence.
         splitter: cuts a text into its sentences, instead of the rules of the source language.
         split: cuts text in a script without spaces into words; by default each grapheme cluster is

@@ -54,7 +54,7 @@ class Progress(Protocol):
 
     @property
     def source_speech(self) -> Fraction:
-        """How much speech was read, in words that are as long in any script."""
+        """How much speech was read, in words that are equally long in any script."""
         ...
 
     @property
@@ -159,7 +159,7 @@ class Policy(ABC):
 
 
 def require_share(name: str, value: Any) -> None:
-    """Pass if an option is a number from 0 to 1.
+    """Check that an option is a number from 0 to 1.
 
     Raises:
         InvalidOptionError: if it is not.
@@ -170,5 +170,5 @@ def require_share(name: str, value: Any) -> None:
 
 
 def once_read(progress: Progress, n_words: int) -> Action:
-    """WRITE once so many source segments are read."""
+    """WRITE once this many source segments are read."""
     return Action.WRITE if progress.source_words_read >= n_words else Action.READ

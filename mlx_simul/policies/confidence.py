@@ -24,7 +24,7 @@ class Confidence(Policy):
         margin: how much likelier each token must be than the likeliest other, from 0 to 1.
         min_words: source words to read before the first word is proposed.
         max_lag: words of speech (:mod:`mlx_simul.text.speech`) by which the target may lag behind
-            the source; from there on a word is written however unsure the model is. ``None`` for
+            the source; beyond that a word is written however unsure the model is. ``None`` for
             no such limit.
 
     Raises:

@@ -15,7 +15,7 @@ def calculate_wait_words(source_seg_len: Sequence[int], target_word_idx: int, wa
     Args:
         source_seg_len: tokens per source segment, prefix and suffix included.
         target_word_idx: index of the target word, from 0.
-        wait_k: words by which the target lags behind.
+        wait_k: how many words the target lags behind.
 
     Returns:
         ``min(wait_k + target_word_idx, len(source_seg_len) - 1)`` (SPEC section 3; Ma et al. 2019).
@@ -28,7 +28,7 @@ class WaitK(Policy):
     """Read k words, then write one word for each word read (STACL, Ma et al. 2019).
 
     Args:
-        k: source words by which the target stays behind, at least 1.
+        k: how many source words the target stays behind, at least 1.
 
     Raises:
         InvalidOptionError: if ``k`` is not a positive integer.

@@ -47,13 +47,13 @@ def require_owner(connection: HTTPConnection, keys: Keys) -> str:
 
 
 def require_origin(connection: HTTPConnection, allowed: Collection[str]) -> None:
-    """Pass if a request comes from this server's own page, from a site that may, or from no page.
+    """Check that a request comes from this server's own page, an allowed site, or no page.
 
     Browsers let any page open a WebSocket to any server, and say which page it was.
 
     Args:
         connection: the request.
-        allowed: other sites that may.
+        allowed: other sites whose pages may make requests.
 
     Raises:
         ProtocolError: if it comes from another page.

@@ -15,19 +15,19 @@ from mlx_simul.text.characters import is_spaceless
 from mlx_simul.text.segmenter import PARAGRAPH
 
 RATE_HZ = 24_000
-"""Of the audio that clients send: one channel of 16-bit integers, the lower byte first."""
+"""The rate of the audio that clients send, one channel of 16-bit integers, the lower byte first."""
 
 SAMPLE_BYTES = 2
 
 SHOWN_MS = 1000
-"""Progress is shown after so much audio, even if nothing became known by it."""
+"""Progress is shown after this much audio, even if it made no words known."""
 
 _QUIET_MS = 400
-"""In a pause, so much behind the last word is silence for certain. A recogniser that is given much
+"""In a pause, this much after the last word is silence for certain. A recogniser that is given much
 audio at once tells of a pause when it has heard words behind it, too, and those are not known."""
 
 _END_SAMPLES = RATE_HZ // 10
-"""An end counts as so much audio, so that a flood of ends is bounded."""
+"""An end counts as this much audio, so that a flood of ends is bounded."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Spoken:
 
     Attributes:
         words: in order; times count from the last end.
-        pause: the speaker paused behind them, or ended the audio.
+        pause: the speaker paused after them, or ended the audio.
         ends_turn: there are words before the pause that it has to end.
         origin_ms: where those times begin.
         audio_ms: where they end; all audio before that has become words.
@@ -127,7 +127,7 @@ class Spoken:
 
 
 class AudioInput:
-    """What of a stream's audio has been taken, and how much of that was listened to.
+    """How much of a stream's audio has been taken, and how much of that was listened to.
 
     Args:
         max_waiting_s: most that may have been taken and not listened to.
@@ -168,7 +168,7 @@ class AudioInput:
         return self._n_ends > 0 and not self.failed
 
     def resume(self, audio_ms: int) -> None:
-        """Go on behind audio that an earlier life of the stream has listened to."""
+        """Go on after audio that an earlier life of the stream has listened to."""
         self._taken = self._heard = self._origin = self._ended_at = audio_ms * RATE_HZ // 1000
         self._spoken_ms = self._shown_ms = audio_ms
         self._is_in_turn = audio_ms > 0

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from mlx_simul.serving.messages import ProtocolError
 
 CHARS_PER_WORD = 6
-"""About so many characters, a space among them, are a word of speech."""
+"""A word of speech has about this many characters, a space included."""
 
 UPDATE_CHARS = 300
-"""Changing options keeps the thread that owns MLX about as busy as so many characters."""
+"""Changing options keeps the thread that owns MLX about as busy as this many characters."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StreamLimits:
 
 
 class Backlog:
-    """What of a source has been taken and not read.
+    """How much of a source has been taken and not read.
 
     Args:
         limits: of the stream.
@@ -61,7 +61,7 @@ class Backlog:
         return max(0, self.words_taken - self.words_read)
 
     def require_room(self, n_chars: int, param: str) -> None:
-        """Pass if so many characters more may wait.
+        """Check that this many more characters may wait.
 
         Raises:
             ProtocolError: if they are too many.
@@ -112,7 +112,7 @@ class Backlog:
         self._queued_chars += self._queued[-1]
 
     def take(self, words_taken: int) -> None:
-        """The oldest command has been carried out, and so many words have arrived by now."""
+        """The oldest command has been carried out, and this many words have arrived by now."""
         self.n_taken += 1
         self._queued_chars -= self._queued.popleft()
         self.words_taken = words_taken

@@ -1,4 +1,4 @@
-"""What streams ask of the thread that owns MLX, and what it answers beside a session's events."""
+"""What streams ask of the thread that owns MLX, and what it answers besides a session's events."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Limits on how long a client may take; uvicorn's protocols would wait for it without end.
 
 A client that sends its request byte by byte, or takes no output, costs its sender nothing and the
-server a socket. So each of these clients is disconnected, without a word that it would not read.
+server a socket. So each of these clients is disconnected, without a word, which it would not read.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from mlx_simul.stream.transcripts import transcript_form
 
 MAX_SECRET_S = 7200
 STALLED_S = 30.0
-"""A pass that takes so long makes no progress, as far as anybody can tell."""
+"""A pass that takes this long makes no progress, as far as anybody can tell."""
 
 _JSON = "application/json"
 _MEDIA_TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt", "txt": "text/plain"}
@@ -185,7 +185,9 @@ class Http:
         stream = await self.streams.find(request.path_params["name"])
         after = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
         if not (after.isascii() and after.isdecimal() and len(after) < 16):
-            raise ProtocolError("invalid_value", f"after is a number, got {after[:40]!r}.", "after")
+            raise ProtocolError(
+                "invalid_value", f"after must be a number, got {after[:40]!r}.", "after"
+            )
         if stream.protocol.closed and int(after) == stream.outbox.seq:
             return Response(status_code=204)  # by which a browser knows not to come again
         connection = self.streams.connect(stream, int(after), speaks=False)
@@ -197,7 +199,9 @@ class Http:
         stream = await self.streams.find(request.path_params["name"])
         kind, side = request.path_params["kind"], request.query_params.get("side", "target")
         if side not in _SIDES:
-            raise ProtocolError("invalid_value", f"side is one of {', '.join(_SIDES)}.", "side")
+            raise ProtocolError(
+                "invalid_value", f"side must be one of {', '.join(_SIDES)}.", "side"
+            )
         named = {
             "Content-Disposition": f'attachment; filename="transcript.{kind}"',
             "X-Content-Type-Options": "nosniff",
@@ -208,7 +212,8 @@ class Http:
             return Response(json.dumps(values, ensure_ascii=False), headers=named, media_type=_JSON)
         if kind not in _MEDIA_TYPES:
             raise ProtocolError(
-                "unknown_session", f"a transcript ends in {', '.join([*_MEDIA_TYPES, 'json'])}."
+                "unknown_session",
+                f"a transcript's name must end in {', '.join([*_MEDIA_TYPES, 'json'])}.",
             )
         header, form = transcript_form(kind, side)  # pyright: ignore[reportArgumentType]
         pieces = (piece for piece in [header, *map(form, stream.outbox.turns())])
@@ -233,7 +238,7 @@ class Http:
         if not isinstance(lifetime_s, int) or not 10 <= lifetime_s <= MAX_SECRET_S:
             raise ProtocolError(
                 "invalid_value",
-                f"a secret lasts for 10 to {MAX_SECRET_S} seconds, got {lifetime_s!r}.",
+                f"a secret must last for 10 to {MAX_SECRET_S} seconds, got {lifetime_s!r}.",
                 "expires_after.seconds",
             )
         model = (asked.session or {}).get("model") or self.streams.models[0]
@@ -290,7 +295,7 @@ class Http:
             if len(data) > most:
                 raise ProtocolError(
                     "message_too_large",
-                    f"a request has at most {most} bytes; send it in smaller pieces.",
+                    f"a request may have at most {most} bytes; send it in smaller pieces.",
                     kind="rate_limit_error",
                 )
         return data
@@ -325,7 +330,7 @@ def _opening(data: bytes) -> tuple[Any, str | None]:
     values = _decoded(data or b"{}", dict)
     model, session = values.get("model"), values.get("session", {})
     if model is not None and not isinstance(model, str):
-        raise ProtocolError("invalid_value", f"model is a name, got {model!r}.", "model")
+        raise ProtocolError("invalid_value", f"model must be a name, got {model!r}.", "model")
     settings = settings_of(msgspec.json.encode(session))
     if model is None and settings.model is not msgspec.UNSET:
         model = settings.model
@@ -336,7 +341,7 @@ def _decoded(data: bytes, kind: type) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        message = f"the body is not as it should be: {error}."
+        message = f"the body cannot be used: {error}."
         raise ProtocolError("invalid_value", message) from error
 
 

@@ -1,7 +1,7 @@
 """One source word in, the whole target words that it completed out.
 
-So SimulEval talks to a system. It joins what it gets by spaces, hence whole words; and it takes as
-a word's delay the source words sent when the word came back, hence all of them at once.
+This is how SimulEval talks to a system. It joins what it gets by spaces, hence whole words; and it
+takes as a word's delay the source words sent when the word came back, hence all of them at once.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Interpreter:
         events: list[Event] = []
         for word in source_words:
             require_text(word)
-            # Without white space behind it a live word might still go on.
+            # Without white space after it a live word might still go on.
             events += self._session.feed(f"{word} ")
         if source_finished:
             events += self._session.finish()

@@ -14,7 +14,7 @@ from mlx_simul.errors import InvalidOptionError
 MIN_KEY_CHARS = 16
 MAX_KEY_FILE_BYTES = 1_048_576
 MAX_SECRETS = 10_000
-"""Of one owner at a time."""
+"""The most secrets of one owner at a time."""
 
 LOCAL = "local"
 """The owner of every session of a server without keys."""
@@ -49,8 +49,8 @@ def read_keys(path: Path) -> dict[str, str]:
             continue
         if len(words) != 2 or len(words[1]) < MIN_KEY_CHARS:
             raise InvalidOptionError(
-                f"{path}, line {number}: a line is a name and a key of at least {MIN_KEY_CHARS} "
-                "characters without spaces."
+                f"{path}, line {number}: a line must be a name and a key of at least "
+                f"{MIN_KEY_CHARS} characters without spaces."
             )
         owners[words[1]] = words[0]
     if not owners:
@@ -79,7 +79,7 @@ class Keys:
         return self._owners is not None
 
     def owner(self, key: str | None) -> str | None:
-        """Whose a key or a secret is; None if it is nobody's.
+        """The owner of a key or a secret; None if it is nobody's.
 
         Args:
             key: what the client gave; None if nothing.
@@ -91,7 +91,7 @@ class Keys:
         return owner if self._clock_s() < expires_s else None
 
     def owner_of_key(self, key: str | None) -> str | None:
-        """Whose a key is; a secret does not count as one."""
+        """The owner of a key; a secret does not count as one."""
         if self._owners is None:
             return LOCAL
         if key is None:

@@ -123,7 +123,7 @@ class Lines(logging.Formatter):
 
 
 class Few(logging.Filter):
-    """Lets only so many warnings of one kind pass in a window, and the last of them says so.
+    """Lets only a few warnings of one kind pass in a window, and the last of them says so.
 
     A flood of wrong messages must not fill a disk. The metrics count all of them.
     """

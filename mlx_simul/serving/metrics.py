@@ -64,7 +64,7 @@ class Metrics(Collector):
             heard = streams.recognition.figures
             counters |= {
                 "audio_seconds": ("Audio that was listened to.", heard.audio_s),
-                "recognition_seconds": ("Time that this took.", heard.busy_s),
+                "recognition_seconds": ("Time spent recognising audio.", heard.busy_s),
             }
         for name, (help_text, value) in gauges.items():
             yield GaugeMetricFamily(f"mlx_simul_{name}", help_text, value=value)

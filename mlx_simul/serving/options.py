@@ -21,13 +21,13 @@ class AddressOptions:
 
     Attributes:
         host: the address to listen on. Any but a loopback address needs keys.
-        port: likewise; 0 takes a free one.
+        port: the port to listen on; 0 takes a free one.
         names: host names by which clients may call this server, beside its address; behind a proxy
             that passes the Host header on, the proxy's.
-        origins: other web sites whose pages may use this server, as in https://example.org.
+        origins: other web sites whose pages may use this server, such as https://example.org.
         keys: a file of keys, a name and a key on each line.
         id_prefix: lower-case letters and digits that begin the ids of this server's sessions, by
-            which a proxy before several servers knows whose a session is.
+            which a proxy before several servers knows where a session belongs.
     """
 
     host: str = field(default="127.0.0.1", metadata={"metavar": "ADDRESS"})
@@ -62,9 +62,9 @@ class ServingLimits:
         max_sessions_per_key: live sessions of each key.
         memory_mb: what MLX's arrays may take; a session that might need more is refused. By default
             half of the machine's memory.
-        max_message_bytes: of a message, or of the body of a request; by default that is four
-            seconds of audio.
-        max_waiting_chars: source of a session that has arrived and not been read.
+        max_message_bytes: the largest message or request body; by default that is four seconds of
+            audio.
+        max_waiting_chars: characters of source of a session that have arrived and not been read.
         max_waiting_audio_s: audio of a session that has arrived and not been recognised.
         max_words_per_s: source words a second of a session, over ten seconds; "none" sets no
             limit.
@@ -72,10 +72,10 @@ class ServingLimits:
         max_backlog_bytes: output that a reader has not taken; one that is slower is disconnected,
             and may resume.
         keep_bytes: output of a session that is kept for those who resume or come late.
-        max_listeners: of one session.
-        resume_s: how long a session waits for a speaker whose connection was lost, and stays when
-            it has ended.
-        idle_s: a session without text or audio for so long is closed.
+        max_listeners: listeners of one session.
+        resume_s: how long a session waits for a speaker whose connection was lost, and is kept
+            after it has ended.
+        idle_s: a session without text or audio for this long is closed.
         max_session_s: a session as old as this is closed.
     """
 
@@ -115,7 +115,7 @@ class ServingLimits:
         if self.keep_bytes < self.max_backlog_bytes:
             raise InvalidOptionError(
                 f"keep_bytes={self.keep_bytes} must be at least "
-                f"max_backlog_bytes={self.max_backlog_bytes}: a reader may be so far behind."
+                f"max_backlog_bytes={self.max_backlog_bytes}: a reader may be that far behind."
             )
 
 
@@ -124,8 +124,8 @@ class SpeechOptions:
     """Speech: what the server hears.
 
     Attributes:
-        recogniser: recognises speech, as in faster-whisper:tiny.en: a name, and a model behind a
-            colon. Without one the server takes text only.
+        recogniser: what recognises speech: a name, and a model after a colon, as in
+            faster-whisper:tiny.en. Without one the server takes text only.
     """
 
     recogniser: str | None = field(default=None, metadata={"metavar": "NAME[:MODEL]"})
@@ -136,8 +136,8 @@ class RecordOptions:
     """Records: what is written to the disk.
 
     Attributes:
-        journal: a folder that records every session; one that a crash ended can be resumed by its
-            client. The texts are in it.
+        journal: a folder that records every session, its texts included; a client can resume a
+            session that a crash ended.
         log_texts: write the texts of sessions into the log, too.
     """
 

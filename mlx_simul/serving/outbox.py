@@ -26,7 +26,7 @@ class Outbox:
 
     Args:
         keep_bytes: how much of the newest to keep in memory.
-        path: a file to write all of them to, behind one line that says whose they are; None for a
+        path: a file to write all of them to, after one line that says whose they are; None for a
             stream that ends with the process. Each is written before it is sent, so a stream that
             is resumed knows all that anybody has heard.
         header: that line, if the file is new.
@@ -88,7 +88,7 @@ class Outbox:
             self._keep(message, line)
 
     def after(self, seq: int) -> Iterator[tuple[int, bytes]]:
-        """The messages behind one, with their numbers.
+        """The messages after one, with their numbers.
 
         Raises:
             TooLate: if the next one has been given up.
@@ -99,7 +99,7 @@ class Outbox:
         return iter([(at + 1, self._kept[at - first]) for at in range(seq, self._seq)])
 
     def bytes_after(self, seq: int) -> int:
-        """How much stands behind a message, in bytes; those given up count as well."""
+        """How many bytes of messages come after one; those given up count as well."""
         first = self._seq - len(self._kept)
         if seq >= self._seq:
             return 0

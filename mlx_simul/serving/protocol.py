@@ -188,7 +188,7 @@ class Protocol:
         if len(text) > MAX_TAIL_CHARS:
             raise ProtocolError(
                 "tail_too_long",
-                f"a tail has at most {MAX_TAIL_CHARS} characters, got {len(text)}.",
+                f"a tail may have at most {MAX_TAIL_CHARS} characters, got {len(text)}.",
                 "text",
             )
         self.tail = text

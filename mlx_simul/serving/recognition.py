@@ -1,8 +1,8 @@
 """The thread that owns the recogniser: it listens to the audio of all streams in turn.
 
-Each stream that has audio waiting gets a piece of it recognised, and then goes behind the others: a
-client that sends a file at once does not hold up the others. All that waits of a stream, up to the
-length of a piece, is handed over in one call, so a recogniser that falls behind has fewer calls
+Each stream that has audio waiting gets a piece of it recognised, and then queues after the others:
+a client that sends a file at once does not hold them up. All the waiting audio of a stream, up to
+the length of a piece, is handed over in one call, so a recogniser that falls behind has fewer calls
 for more audio.
 """
 
@@ -35,10 +35,10 @@ from mlx_simul.speech.recogniser import Hypothesis, Recogniser, Recognition, usa
 log = logging.getLogger(__name__)
 
 STOP_S = 10.0
-"""How long the end of a server waits for a piece that is being recognised."""
+"""How long a server that ends waits for a piece that is being recognised."""
 
 MAX_PIECE_S = 5
-"""Most audio of a stream that is recognised before it is another's turn."""
+"""The most audio of a stream that is recognised before another has its turn."""
 
 _MAX_PIECE_BYTES = MAX_PIECE_S * RATE_HZ * SAMPLE_BYTES
 

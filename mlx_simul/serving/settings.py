@@ -34,14 +34,14 @@ def options_of(settings: Settings, limits: StreamLimits) -> dict[str, Any]:
     if not 0 <= given.get("history", 0) <= MAX_HISTORY_PAIRS:
         raise ProtocolError(
             "invalid_value",
-            f"history is from 0 to {MAX_HISTORY_PAIRS} pairs, got {given['history']}.",
+            f"history must be from 0 to {MAX_HISTORY_PAIRS} pairs, got {given['history']}.",
             "session.history",
         )
     if (n_pairs := len(given.get("pairs", ()))) > MAX_HISTORY_PAIRS:
         # A template takes much longer for many short pairs than their characters tell.
         raise ProtocolError(
             "invalid_value",
-            f"pairs are at most {MAX_HISTORY_PAIRS}, got {n_pairs}.",
+            f"pairs must be at most {MAX_HISTORY_PAIRS}, got {n_pairs}.",
             "session.pairs",
         )
     texts = [given.get(name) or "" for name in ("instruction", "context", "policy")]

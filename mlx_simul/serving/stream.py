@@ -19,7 +19,7 @@ from mlx_simul.serving.outbox import Outbox
 from mlx_simul.serving.protocol import Protocol
 
 BATCH_BYTES = 65_536
-"""Of messages that a connection takes at once, in whole messages."""
+"""The most bytes of messages that a connection takes at once, in whole messages."""
 
 MAX_PRIVATE_MESSAGES = 100
 """Errors that wait for one connection, about what it sent. A client that takes none while it sends
@@ -133,7 +133,7 @@ class Stream:
         speaker: the connection that sends its source.
         connections: all who hear it, the speaker among them.
         changes: requests of HTTP for other options, that wait for the answer.
-        waiting: requests of HTTP that wait until so many commands have been carried out.
+        waiting: requests of HTTP that wait until a number of commands have been carried out.
         heard_s: when its speaker last said something, by ``time.monotonic``.
         left_s: when its speaker's connection was lost; None while there is one, or never was.
         closed_s: when its last message was said.

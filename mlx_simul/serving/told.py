@@ -10,7 +10,7 @@ from mlx_simul.events import Finished, TurnEnd
 
 
 class Mark(NamedTuple):
-    """A place in the source behind words that were recognised.
+    """A place in the source after words that were recognised.
 
     Attributes:
         source_chars: all characters of the source up to it.
@@ -34,7 +34,7 @@ class Told:
         writes: target deltas since then.
         commits: that were answered.
         closed: the last message was the last of all.
-        marks: behind recognised words, the newest last. A message comes before the text itself
+        marks: those after recognised words, the newest last. A message comes before the text itself
             reaches the journal, so which of them hold is known only when the journal is read.
     """
 

@@ -73,7 +73,7 @@ async def _connected(
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise ProtocolError("invalid_value", f"after is a number, got {text[:40]!r}.", "after")
+        raise ProtocolError("invalid_value", f"after must be a number, got {text[:40]!r}.", "after")
     return int(text)
 
 

@@ -288,7 +288,7 @@ class Worker(Owner):
         if limit is not None and may_take > limit:
             message = (
                 f"another session might take {may_take // 2**20} MB of memory, more than the "
-                f"{limit // 2**20} MB that this server may; try again when others have ended."
+                f"{limit // 2**20} MB that this server may use; try again when others have ended."
             )
             self._said.append((stream, Failed(message, "server_full")))
             return

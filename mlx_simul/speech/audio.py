@@ -77,7 +77,8 @@ def from_pcm16(data: bytes, n_channels: int = 1) -> NDArray[np.float32]:
     """
     if n_channels not in range(1, _MAX_CHANNELS + 1):
         raise RecogniserError(
-            f"raw audio has 1 to {_MAX_CHANNELS} channels, got {n_channels!r}; give their number."
+            f"raw audio must have 1 to {_MAX_CHANNELS} channels, got {n_channels!r}; give their "
+            "number."
         )
     if len(data) % (2 * n_channels):
         raise RecogniserError(

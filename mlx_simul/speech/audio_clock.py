@@ -32,7 +32,7 @@ class WordTimes:
             self._holds_word = False
 
     def end_s(self, n_words: int) -> float:
-        """When so many words had been said, in seconds of the audio."""
+        """When this many words had been said, in seconds of the audio."""
         at = max(n_words - self._n_forgotten, 0)
         return self._ends_s[min(at, len(self._ends_s) - 1)]
 

@@ -23,13 +23,13 @@ from mlx_simul.speech.recogniser import SAMPLE_RATE_HZ
 Block: TypeAlias = NDArray[np.float32]
 
 MAX_TAKE_S = 10.0
-"""Of audio that waits, at most so much is taken at a time."""
+"""At most this much of the waiting audio is taken at a time."""
 
 MAX_WAITING_S = 300.0
 """Audio that may wait to be taken: 19 MB."""
 
 LATE_S = 5.0
-"""So far behind the speaker, it is time to say so."""
+"""Listening that is this far behind the speaker is late enough to say so."""
 
 _FILES = {b"RIFF": "a WAV", b"fLaC": "a FLAC", b"OggS": "an Ogg", b"FORM": "an AIFF"}
 """How files begin that are not raw PCM."""
@@ -106,7 +106,7 @@ class Arriving:
     Args:
         clock: seconds; any start.
         stopped: set by :meth:`stop`; for what brings the audio, if that looks at it too.
-        max_gap_s: it has broken off if nothing arrives for so long; None waits for ever.
+        max_gap_s: it has broken off if nothing arrives for this long; None waits for ever.
         max_waiting_s: how much may wait.
     """
 
@@ -242,7 +242,8 @@ class Pumped(Arriving):
         is_paced: give them at the pace at which they were spoken, and not before.
         stopped: set by :meth:`stop`; for blocks that look at it too.
         clock: seconds; any start.
-        wait: waits for so many seconds; by default until the audio is stopped, if that is sooner.
+        wait: waits for a number of seconds; by default until the audio is stopped, if that is
+            sooner.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ class JsonLines:
                 break
             if hypothesis is not None:
                 yield hypothesis
-        # What was held back has been said, whatever came behind it.
+        # What was held back has been said, whatever came after it.
         if words := self._words(self._stabiliser.finish()):
             yield Hypothesis(words, heard_s=self._heard_s)
         if error is not None:

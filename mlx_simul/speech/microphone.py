@@ -13,7 +13,7 @@ from mlx_simul.speech.audio import Resampler
 from mlx_simul.speech.capture import MAX_WAITING_S, Arriving
 
 MAX_GAP_S = 5.0
-"""A microphone that gives nothing for so long has gone: silence is audio too."""
+"""A microphone that gives nothing for this long has gone: silence is audio too."""
 
 _OTHERWISE = "name a file, or write raw PCM to standard input"
 
@@ -23,7 +23,7 @@ class Microphone(Arriving):
 
     Args:
         device: its number, or a part of its name; by default the system's.
-        max_gap_s: it has gone if it gives nothing for so long.
+        max_gap_s: it has gone if it gives nothing for this long.
 
     Raises:
         InvalidOptionError: if there is no such microphone, or sounddevice is not installed.

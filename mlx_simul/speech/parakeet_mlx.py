@@ -1,7 +1,7 @@
 """NVIDIA's Parakeet on Apple silicon, by parakeet-mlx, which is installed by itself.
 
 Written against parakeet-mlx 0.7.0 and tested with a stand-in for it. It recognises while it hears:
-tokens that are finalized stay, and draft tokens behind them may change.
+tokens that are finalized stay, and draft tokens after them may change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_MODEL = "mlx-community/parakeet-tdt-0.6b-v3"
 # Frames of 80 ms that are attended to on the left and on the right. A token is finalized when the
 # right ones have been heard, so these are most of its delay (1.3 s).
 _CONTEXT_FRAMES = (256, 16)
-# Of audio given to the model at once, at most.
+# The most audio that is given to the model at once.
 _MAX_CHUNK_S = 10
 # Its spectrogram needs a few frames.
 _MIN_CHUNK_SAMPLES = SAMPLE_RATE_HZ // 4
@@ -181,7 +181,7 @@ class ParakeetRecognition:
         ]
 
     def _is_pause(self, words: Sequence[Word], draft: str) -> bool:
-        """Whether the speaker has paused behind all words, in audio that is heard for good."""
+        """Whether the speaker has paused after all words, in audio that is heard for good."""
         if words:
             self._last_end_s = words[-1].end_s
         if self._words.open_text:

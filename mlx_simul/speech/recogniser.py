@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 16_000
-"""Of the audio that recognisers take: one channel, float32, from -1 to 1."""
+"""The rate of the audio that recognisers take, which is one channel, float32, from -1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Hypothesis:
 
     Attributes:
         words: those that have become stable since the last hypothesis.
-        tail: the text behind them, which may still change.
-        pause: the speaker has paused behind these words, so a turn ends here.
+        tail: the text after them, which may still change.
+        pause: the speaker has paused after these words, so a turn ends here.
         heard_s: seconds of audio that have been listened to.
     """
 
@@ -55,7 +55,7 @@ class Hypothesis:
 
     @property
     def text(self) -> str:
-        """The words as text to feed to a session: a space behind the last makes it whole."""
+        """The words as text to feed to a session: a space after the last makes it whole."""
         text = "".join(word.text for word in self.words)
         return text if not text or is_spaceless(text[-1]) else f"{text} "
 
@@ -121,6 +121,6 @@ def usable(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
     except (TypeError, ValueError, AttributeError) as error:
         raise RecogniserError(
             f"what the recogniser gave cannot be used: {error}. It has to give a list of "
-            "Hypothesis, with Unicode text and finite times; report this to those who wrote it."
+            "Hypothesis, with Unicode text and finite times; report this to its authors."
         ) from error
     return found

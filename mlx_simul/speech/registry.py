@@ -2,7 +2,7 @@
 
 Other packages add recognisers through the entry-point group ``mlx_simul.recognisers``: the name of
 an entry point is the recogniser's name, its value the ``"module:function"`` that loads one, given
-the text behind the colon (None if there is none) and, if the caller has some, ``WindowOptions``.
+the text after the colon (None if there is none) and, if the caller has some, ``WindowOptions``.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from mlx_simul.text.agreement import Agreement
 class Transcript:
     """Takes the hypotheses of a window and gives each word once, when it is stable.
 
-    Words that two successive hypotheses have in common are, however they are written: Whisper puts
-    a comma in one and a full stop in the next. Times that are given never go back, though a model
-    may move its words a little from one hypothesis to the next.
+    Words that two successive hypotheses have in common are stable, however they are written:
+    Whisper puts a comma in one and a full stop in the next. Times that are given never go back,
+    though a model may move its words a little from one hypothesis to the next.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Transcript:
         return rest
 
     def forget(self, n_words: int) -> None:
-        """Let the window begin behind some of its words.
+        """Let the window begin after some of its words.
 
         Args:
             n_words: how many of the latest hypothesis, all of them given.

@@ -22,7 +22,7 @@ _MAX_REPEATED_WORDS = 16
 _MIN_REPEATS = 3
 # A word that lies further from any voice than this was not said. Whisper's times are not exact.
 _BESIDE_S = 0.4
-# So much voice must be left for another pass. Whisper ends the last word of a pass up to 0.4 s
+# This much voice must be left for another pass. Whisper ends the last word of a pass up to 0.4 s
 # before the voice does.
 _MIN_VOICE_S = 0.5
 
@@ -41,7 +41,7 @@ class Segment:
     Attributes:
         words: with times in the piece.
         pass_start_s: when the audio begins that it was decoded from. Whisper decodes what is left
-            behind the last segment in another pass.
+            after the last segment in another pass.
         compression_ratio: of the text of that pass; high where it repeats itself.
     """
 

@@ -7,8 +7,8 @@ that two successive hypotheses have in common are stable (LocalAgreement-2, as i
 * A pause ends an utterance: all of its words become stable, and the window begins anew.
 * Silence is never given to the model, which would hear words in it. Only the last moment of it is
   kept, so that the first word after it is heard from its beginning.
-* A long window is cut behind the last sentence that is stable. One that is full is cut anyway,
-  behind a sentence or in a silence of its second half.
+* A long window is cut after the last sentence that is stable. One that is full is cut anyway, after
+a sentence or in a silence of its second half.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FindVoice: TypeAlias = Callable[[Audio], Sequence[Span]]
 # The window grows by multiples of this. So pieces of audio that are no longer than it give the
 # same words however they are cut.
 _STEP_S = 0.25
-# Silence that is left before a voice, and behind it.
+# Silence that is left before a voice, and after it.
 _LEAD_S = 0.5
 # A word this close to the end of the audio may be half a word.
 _UNSURE_S = 1.0
@@ -156,7 +156,7 @@ class GrowingWindow:
             spans = self._ask(self._find_voice, self._audio)
             start_s = spans[0][0] if spans else self._length_s
             if self._has_spoken and self._is_pause(self._start_s + start_s - self._spoken_until_s):
-                # The window had been cut right behind the last word.
+                # The window had been cut right after the last word.
                 yield self._said(self._transcript.finish(), is_pause=True)
             if not spans:
                 break
@@ -177,7 +177,7 @@ class GrowingWindow:
         self._drop(self._length_s - _LEAD_S)
 
     def _end_utterance(self, spans: Sequence[Span], end_s: float, *, is_pause: bool) -> Hypothesis:
-        """Take all words of the first utterance for stable, and let the window begin behind it."""
+        """Take all words of the first utterance for stable, and let the window begin after it."""
         until_s = min(end_s + min(_LEAD_S, self._options.pause_s / 2), self._length_s)
         words: list[Word] = []
         if self._recognised_s < end_s + _STEP_S / 2:

@@ -91,7 +91,7 @@ class TurnChain:
         return self._n_turns + (self._turn is not None)
 
     def check(self, setting: Setting) -> None:
-        """Pass if turns can begin under a setting, so that none breaks off later.
+        """Check that turns can begin under a setting, so that none breaks off later.
 
         Raises:
             InvalidOptionError: if its policy needs what the model cannot show, or is observed and
@@ -279,7 +279,7 @@ class TurnChain:
         return end
 
     def _note(self, end: TurnEnd) -> None:
-        """Keep of a turn that has ended what those behind it need."""
+        """Keep what later turns need of a turn that has ended."""
         if end.target_text:
             self._finished_pairs.append((end.source_text, end.target_text))
         self._joiner.end_turn(paragraph=end.ended_by == "blank_line")

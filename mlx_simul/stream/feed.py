@@ -16,7 +16,7 @@ _COUNTS = ("_in_turn", "has_words", "is_closed", "n_words", "_skip_words")
 
 
 class _Rules(NamedTuple):
-    """Of a source language by name, if it is known."""
+    """The rules of a source language, by its name if that is known."""
 
     language: str | None
     splitter: TurnSplitter
@@ -51,7 +51,7 @@ class Feed:
 
     @property
     def state(self) -> dict[str, Any]:
-        """All there is to save, half a word among it; assigning it restores it.
+        """All there is to save, half a word included; assigning it restores it.
 
         It holds no functions, so a feed that takes it was made with the same.
         """

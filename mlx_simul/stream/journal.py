@@ -1,8 +1,8 @@
 """The journal of a stream: text as it arrived and turns as they ended, in lines of JSON (SPEC 8).
 
-Each line is written before what it records takes effect. So after the process is killed at any
-moment, the text of the journal fed again gives the same turns, of which the journal holds all but
-the one that was under way.
+Each line is written before what it records takes effect. So if the process is killed at any moment,
+feeding the text of the journal again gives the same turns, of which the journal holds all but the
+one that was under way.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Journal:
         date: what templates took for today when the stream began.
 
     Raises:
-        JournalError: if the file is that of another stream or damaged, another process writes it,
-            or it cannot be read or written.
+        JournalError: if the file is damaged or belongs to another stream, if another process writes
+            it, or if it cannot be read or written.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Journal:
                 if n_written != len(line):
                     raise OSError(f"only {n_written} of {len(line)} bytes were written")
         except JournalError:
-            # Half a line would spoil those behind it.
+            # Half a line would spoil those after it.
             os.ftruncate(self._file.fileno(), self._end)
             raise
         self._end += len(line)
@@ -157,8 +157,8 @@ class Journal:
                 return size
             os.ftruncate(self._file.fileno(), whole)
         warnings.warn(
-            f"the last line of the journal {self.path} was cut off in writing; its {size - whole} "
-            "bytes are dropped, and the text in them has to be fed again.",
+            f"the last line of the journal {self.path} was cut off while it was written; its "
+            f"{size - whole} bytes are dropped, and the text in them has to be fed again.",
             SimulWarning,
             stacklevel=4,
         )
@@ -168,7 +168,7 @@ class Journal:
         """The date when the stream of the file began; None if its first line is yet to be written.
 
         Raises:
-            JournalError: if the file is not a journal, or that of another stream.
+            JournalError: if the file is not a journal, or belongs to another stream.
         """
         with _explained(self.path), self.path.open("rb") as file:
             line = file.readline(MAX_LINE_BYTES)

@@ -37,7 +37,7 @@ class Clock:
         return (time.perf_counter() - self._began_s) * 1000
 
     def go_on_from(self, time_ms: float) -> None:
-        """Let it be so late now."""
+        """Go on from this time."""
         self._began_s = time.perf_counter() - time_ms / 1000
 
 
@@ -92,7 +92,7 @@ class LiveTurn:
         self._note(insertion)
 
     def steps(self) -> Steps:
-        """Those of the loop, from where it is; a pass that waits for its reply comes again."""
+        """The steps of the loop, from where it is; a pass that waits for its reply comes again."""
         reply = (yield self._last) if isinstance(self._last, Pass) else None
         while True:
             reply = yield self._step(reply)
@@ -106,7 +106,7 @@ class LiveTurn:
         """Give a fresh loop what another was given; what it says to that was said already.
 
         Raises:
-            SavedSessionError: if the loop asks for something else than what it is given.
+            SavedSessionError: if the loop asks for something other than what it is given.
         """
         for time_ms, given in record:
             self._clock.go_on_from(time_ms)

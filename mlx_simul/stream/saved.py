@@ -79,10 +79,10 @@ class SavedSession:
             self.date: str | None = values["date"]
 
     def require(self, identity: Mapping[str, Any]) -> None:
-        """Pass if the file is of this stream.
+        """Check that the file belongs to this stream.
 
         Raises:
-            SavedSessionError: if it is of another.
+            SavedSessionError: if it belongs to another.
         """
         if (found := difference(self._identity, identity)) is not None:
             name, held, wanted = found
@@ -254,7 +254,7 @@ def _checked_sizes(path: Path, file: BinaryIO) -> dict[str, int]:
     n_said = 8 + n_header + max((end for _, end in offsets.values()), default=0)
     if n_file != n_said or min((start for start, _ in offsets.values()), default=0) < 0:
         raise SavedSessionError(
-            f"{path} is damaged: it has {n_file} bytes, and its header speaks of {n_said}."
+            f"{path} is damaged: it has {n_file} bytes, but its header says {n_said}."
         )
     file.seek(0)
     return {name: end - start for name, (start, end) in offsets.items()}

@@ -113,7 +113,7 @@ def srt(cue: Cue) -> str:
 
 
 def vtt(cue: Cue) -> str:
-    """A cue in WebVTT, behind ``VTT_HEADER``."""
+    """A cue in WebVTT, to follow ``VTT_HEADER``."""
     lines = re.sub("[&<>]", lambda found: _VTT_ENTITIES[found[0]], "\n".join(cue.lines))
     return f"{cue.number}\n{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{lines}\n\n"
 
@@ -153,7 +153,7 @@ class _Text:
         self.n_lines = len(_wrapped(self._units, MAX_LINE_COLUMNS))
 
     def lines(self, n_most: int) -> list[_Line]:
-        """The text in no more than so many lines, which are about as long as each other."""
+        """The text in no more than this many lines, of about the same length."""
         widths = range(1, MAX_LINE_COLUMNS + 1)
         wrapped = (_wrapped(self._units, width) for width in widths)
         texts = next(lines for lines in wrapped if len(lines) <= n_most) if self._units else []
@@ -176,7 +176,7 @@ def _spread(times_ms: Sequence[float], n_words: int) -> list[float]:
 
 
 def _units(words: Sequence[str]) -> list[str]:
-    """Words with the punctuation that stands by itself behind or before them."""
+    """Words with the punctuation that stands by itself after or before them."""
     units: list[str] = []
     for word in words:
         kinds = _kinds(word)
@@ -200,7 +200,7 @@ def _kinds(text: str) -> set[str]:
 
 
 def _wrapped(units: Sequence[str], columns: int) -> list[str]:
-    """The units in lines of at most so many columns, but for a unit that is longer."""
+    """The units in lines of at most this many columns, except for a unit that is longer."""
     lines: list[str] = []
     for unit in units:
         if lines and _columns((lines[-1] + unit).strip()) <= columns:

@@ -200,7 +200,7 @@ def make_setting(
 def _most_pairs(trained: StreamingConfig, options: SessionOptions) -> int | None:
     """How many pairs a model that only translates may be shown, with a warning if it matters.
 
-    Such a model takes what it never saw before a source for a part of it.
+    Such a model mistakes what it never saw before a source for a part of the source.
     """
     if trained.translates is None:
         return None
@@ -335,7 +335,7 @@ class TurnMaker:
 
 
 def _require_plain_words(options: SessionOptions, policy: Policy) -> None:
-    """Pass if a target that may hold tool calls can be written as the options say.
+    """Check that a target that may hold tool calls can be written as the options say.
 
     Raises:
         InvalidOptionError: if it cannot.

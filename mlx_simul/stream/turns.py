@@ -121,7 +121,7 @@ class OneTurn:
         self._turn.add(TurnBreak("source_end"))
 
     def steps(self) -> Steps:
-        """Those of the loop."""
+        """The steps of the loop."""
         return self._turn.steps()
 
     def observe(self, observer: Observer) -> None:
@@ -144,7 +144,7 @@ class OneTurn:
 
 
 def require_prefix(held: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Pass if a stream begins with the tokens with which a saved one did.
+    """Check that a stream begins with the tokens with which a saved one did.
 
     Raises:
         SavedSessionError: if it does not.

@@ -16,7 +16,7 @@ from mlx_simul.cache.positions import FixedStart, FollowStart, TargetStart
 from mlx_simul.engine import Engine
 from mlx_simul.testing.trial import Comparison, Law, Trial, law, relative_error
 
-# Positions of source and target overlap, as they do wherever φ is not behind the source.
+# Positions of source and target overlap, as they do wherever φ does not lie after the source.
 _FIXED = FixedStart(3)
 _STARTS: dict[str, TargetStart] = {"fixed start": _FIXED, "following": FollowStart(margin_tokens=2)}
 

@@ -47,7 +47,7 @@ def interleaved_equals_stock(trial: Trial) -> Iterator[Comparison]:
     engine = trial.engine(_ANY)
     for i, segment in enumerate(trial.stream.segments):
         engine.read(segment)
-        # The last target token is put behind what was read after it.
+        # The last target token is put after what was read after it.
         held = [row.pop()] if i else []
         row += [*segment, *held, *trial.stream.target[i % 4 : i % 4 + 2]]
         logits = engine.write(row[-2:])

@@ -49,7 +49,7 @@ class PolicyResult:
         return self.violation is None
 
     def require(self) -> None:
-        """Pass if the law holds.
+        """Check that the law holds.
 
         Raises:
             ValidationError: if it does not.

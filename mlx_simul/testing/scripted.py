@@ -170,7 +170,7 @@ class ScriptedStream:
     def candidates(
         self, path: Sequence[int] = (), forbidden_ids: Sequence[int] = ()
     ) -> tuple[Candidate, ...]:
-        """All tokens that may come behind some more, the one that is predicted first."""
+        """All tokens that may come after some more, the predicted one first."""
         before = self.target
         self.target = [*before, *path]
         likeliest, draw = self.predict_but(forbidden_ids), self._draw()

@@ -145,7 +145,7 @@ class LawResult:
         )
 
     def require(self) -> None:
-        """Pass if the law holds.
+        """Check that the law holds.
 
         Raises:
             ValidationError: if it does not.

@@ -1,10 +1,10 @@
 """Which words of a recogniser's successive hypotheses are stable (SPEC 9).
 
-Those are that ``agree`` successive hypotheses have in common (LocalAgreement-n: Liu et al. 2020,
-"Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial Hypothesis
+Stable are the words that ``agree`` successive hypotheses have in common (LocalAgreement-n: Liu et
+al. 2020, "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial Hypothesis
 Selection"), or that the recogniser itself calls final. A word that was given stays. Where a later
 hypothesis contradicts it, the two are aligned by the fewest words that one would insert, delete or
-replace to make one of the other, and the stream goes on behind that. Merely counting words would
+replace to make one of the other, and the stream goes on after that. Merely counting words would
 give one twice as soon as the recogniser inserts another before it; the longest common blocks
 (difflib) would lose words wherever one happens to come again later.
 """
@@ -19,7 +19,8 @@ import regex
 
 from mlx_simul.errors import InvalidOptionError
 
-# So many words that were given are compared with the next hypothesis, and twice as many of its own.
+# This many words that were given are compared with the next hypothesis, and twice as many of its
+# own.
 _KEPT_WORDS = 64
 
 _NOT_SPOKEN = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
@@ -52,7 +53,7 @@ class Agreement:
         self._given: list[str] = []
         self._n_before = 0
         self._n_stable = 0  # words of the latest hypothesis, from its beginning
-        # The latest hypotheses behind what was given, the newest last.
+        # The latest hypotheses, after what was given, the newest last.
         self._rests: deque[list[str]] = deque([[]], maxlen=agree)
 
     @property
@@ -85,7 +86,7 @@ class Agreement:
         return range(at, self._n_stable)
 
     def finish(self) -> range:
-        """Take the whole rest of the latest hypothesis for stable.
+        """Take the whole rest of the latest hypothesis as stable.
 
         Returns:
             The places of these words in the latest hypothesis.
@@ -96,7 +97,7 @@ class Agreement:
         return range(at, self._n_stable)
 
     def forget(self, n_words: int) -> None:
-        """Let the next hypothesis begin behind so many words of the latest one, all of them given.
+        """Let the next hypothesis begin after this many words of the latest one, all of them given.
 
         Args:
             n_words: how many.
@@ -127,7 +128,7 @@ class Agreement:
         return len(agreed)
 
     def _give(self, n_words: int) -> None:
-        """Take the first words of the latest hypothesis for stable."""
+        """Take the first words of the latest hypothesis as stable."""
         if not n_words:
             return
         words = self._rests[-1][:n_words]

@@ -72,7 +72,7 @@ def answer_frame(
         without_thought: Renders while thoughts are switched off.
         with_thought: Renders while they are not.
         source: The user's text, before the answer.
-        asked: What the template writes behind that text to ask for an answer.
+        asked: What the template writes after that text to ask for an answer.
     """
     answer = {"role": "assistant", "content": _ANSWER}
     try:
@@ -139,14 +139,14 @@ def _with_opening(asked: str, frame: AnswerFrame) -> str:
         rest = asked.removeprefix(before.rstrip())
         is_closed = between.strip() in rest
         if len(rest) < len(asked) and not is_closed:
-            # Closed it may be already, and the answer's own part not opened yet.
+            # It may be closed already, and the answer's own part not opened yet.
             begun = asked.startswith(before) and not between.strip().startswith(rest.strip())
             return (asked if begun else before) + between.rstrip(" ")
     return asked + _further_tags(asked, opening)
 
 
 def _further_tags(asked: str, opening: str) -> str:
-    """The tags that open an answer, behind what both begin with: Cohere's <|START_RESPONSE|>."""
+    """The tags that open an answer, after what both begin with: Cohere's <|START_RESPONSE|>."""
     ours, theirs = _TAG.split(asked), _TAG.split(opening)
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
     further = "".join(theirs[len(list(alike)) :]).strip()

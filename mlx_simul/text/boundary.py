@@ -108,12 +108,12 @@ class WordBoundaryStoppingCriteria:
 
 
 def ends_sentence(text: str) -> bool:
-    """Whether a text closes a sentence, a quotation mark or bracket behind that allowed."""
+    """Whether a text closes a sentence; a quotation mark or bracket may follow."""
     return _SENTENCE_END.fullmatch(text.rstrip().rstrip(_CLOSES)[-1:]) is not None
 
 
 class MaxLengthStoppingCriteria:
-    """Stops once so many tokens are written.
+    """Stops once a number of tokens are written.
 
     Args:
         max_tokens: the number, at least 1.

@@ -7,7 +7,7 @@ from typing import Any
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
-# How many tokens may stay undecided behind a U+FFFD before a settled place is looked for: twice the
+# How many tokens may stay undecided after a U+FFFD before a settled place is looked for: twice the
 # four bytes of the longest character.
 _MAX_UNDECIDED_TOKENS = 8
 
@@ -110,7 +110,7 @@ class StableDetokenizer:
         if not self._cleans_up:
             return text
         self._raw += text
-        # Clean-up joins " n ' t" and less, so a space behind a longer word is a safe place to cut.
+        # Clean-up joins " n ' t" and less, so a space after a longer word is a safe place to cut.
         cut = len(self._raw)
         while (cut := self._raw.rfind(" ", 0, cut)) > 0:
             before = self._raw[:cut]

@@ -26,7 +26,7 @@ class PieceEncoder:
     """Encodes the pieces of a prompt one by one, yet with the ids they have in the whole.
 
     Encoded alone, a piece is taken for the start of a text: SentencePiece tokenizers put a "▁"
-    before it. So it is encoded behind an anchor, whose ids are then taken off again.
+    before it. So it is encoded after an anchor, whose ids are then taken off again.
 
     Args:
         tokenizer: A Hugging Face tokenizer or mlx-lm's wrapper around one.

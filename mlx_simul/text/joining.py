@@ -1,4 +1,4 @@
-"""Target texts of turns in a row: what stands between them."""
+"""What stands between the target texts of successive turns."""
 
 from __future__ import annotations
 

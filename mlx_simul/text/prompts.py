@@ -122,12 +122,13 @@ class StreamingDataPreparator:
         tools: JSON schemas of functions that the model may call; they belong to the chat frame.
 
     Attributes:
-        prefix_text, prefix_ids: All before the source, but for a last space: it goes to word one.
+        prefix_text, prefix_ids: All before the source, except for a last space, which goes to the
+        first word.
         suffix_text, suffix_ids: From the end of the source to the end of the user's turn.
         header_text, header_ids: The start of the answer.
         end_of_turn_ids: Tokens that end the target.
         closing_id: The one among them that a target is trained to end with.
-        control_ids: Tokens that end it too, though no answer of this family ends so.
+        control_ids: Tokens that end it too, though no answer of this family ends that way.
         forbidden_ids: Tokens that must not be predicted.
         date: As above.
         tool_format: How calls are written; None without tools.
@@ -384,7 +385,7 @@ class StreamingDataPreparator:
 
 
 def _without_lead(piece: str) -> tuple[str, str]:
-    # Tokenizers put a space with the word behind it.
+    # Tokenizers put a space with the word after it.
     start = piece.removesuffix(" ")
     return start, piece[len(start) :]
 

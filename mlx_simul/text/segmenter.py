@@ -168,7 +168,7 @@ class SourceSegmenter:
         return words
 
     def _blank_line(self, space: str) -> list[str]:
-        """A paragraph's end, if white space brings the second line break behind a word."""
+        """A paragraph's end, if white space brings the second line break after a word."""
         if not self._paragraphs or not self._started:
             return []
         n_before = self._n_line_breaks
@@ -239,7 +239,7 @@ class SourceSegmenter:
 
 
 def require_text(chunk: object) -> None:
-    """Pass if a piece of a source is text.
+    """Check that a piece of a source is text.
 
     Raises:
         InvalidOptionError: if it is not.

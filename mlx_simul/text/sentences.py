@@ -1,7 +1,7 @@
 """Where the sentences of a text end, in the language it is written in (SPEC 8).
 
 The rules are those of sentencex, Wikimedia's. What it gets wrong is put right by joining sentences,
-never by cutting them: two that stand together translate well, half a one does not.
+never by cutting them: two that stand together translate well, half of one does not.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _LETTER = regex.compile(r"\p{L}")
 _INITIAL = regex.compile(r"(?<![\p{L}\p{M}\p{N}.])(?!(?<=\p{L}['’])\p{Ll})(?:\p{L}\p{M}*\.)+\s*\Z")
 _NUMBER = regex.compile(r"\p{N}[.．]\s*\Z")
 _LOWERCASE_OR_DIGIT = regex.compile(r"[\p{Ll}\p{N}]")
-# All that sentencex looks at behind a full stop.
+# All that sentencex looks at after a full stop.
 _NEXT_CHARS = 32
 
 
@@ -159,7 +159,7 @@ def without_space(text: str) -> str:
 
 
 class _Rules:
-    """Those of one language.
+    """The rules of one language.
 
     Args:
         code: of the language.

@@ -15,7 +15,7 @@ from mlx_simul.text.characters import is_spaceless
 from mlx_simul.text.segmenter import SourceSegmenter
 
 Hypothesis: TypeAlias = str | tuple[str, bool | int]
-"""A recogniser's text, or that and what of it is final: all (True), or so many words."""
+"""A recogniser's text, alone or with how much of it is final: all (True), or a number of words."""
 
 
 class Stabiliser:
@@ -28,7 +28,7 @@ class Stabiliser:
 
     Args:
         agree: how many successive hypotheses must have a word in common, at least 1.
-        since: where each hypothesis begins: "final", behind what the recogniser has called final,
+        since: where each hypothesis begins: "final", after what the recogniser has called final,
             or "beginning", always at the beginning of the stream.
 
     Raises:
@@ -58,7 +58,7 @@ class Stabiliser:
 
         Args:
             hypothesis: its text, revised as a whole.
-            final: what of it will not be revised: all of it (True), or so many words.
+            final: how much of it will not be revised: all of it (True), or a number of words.
 
         Returns:
             Text to feed to a session: the words that have become stable, each whole (white space
@@ -100,7 +100,7 @@ class Stabiliser:
             )
 
     def _spaced(self, words: Sequence[str]) -> str:
-        """The text of words, with the space before and behind it that makes them whole."""
+        """The text of words, with the space before and after it that makes them whole."""
         if not words:
             return ""
         text, rest = "".join(words), self._agreement.rest
@@ -119,7 +119,7 @@ def stabilise(
     since: Literal["final", "beginning"] = "final",
     show: Callable[[Tail], None] | None = None,
 ) -> Iterator[str]:
-    """Make a source of a recogniser's hypotheses.
+    """Make a source out of a recogniser's hypotheses.
 
     Args:
         hypotheses: as they come: texts, or pairs of a text and what of it is final.

@@ -35,8 +35,8 @@ class Cut(NamedTuple):
 
     Attributes:
         stop: the one that was found: a text, token ids, or the name of a unit.
-        n_tokens: so many tokens stay; None if the stop is one of text.
-        n_chars: so many characters stay; None if the stop is one of tokens.
+        n_tokens: how many tokens stay; None if the stop is one of text.
+        n_chars: how many characters stay; None if the stop is one of tokens.
     """
 
     stop: Stop
@@ -51,12 +51,12 @@ class StopWatch:
 
     Args:
         stops: texts and token ids, none of them empty.
-        unit: a unit of text behind which to stop: a sentence, a code block with its fences at the
+        unit: a unit of text after which to stop: a sentence, a code block with its fences at the
             margin, or a JSON object or array.
         language: whose sentences end there, a name or a code.
 
     Attributes:
-        cut: what stays, once a stop is found; nothing behind it changes that.
+        cut: what stays, once a stop is found; nothing after it changes that.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StopWatch:
         self._made_of = stops, unit, language
 
     def anew(self) -> StopWatch:
-        """One that goes on from here, and for which what it has seen belongs to no stop."""
+        """A new one that goes on from here; what this one has seen belongs to none of its stops."""
         watch = StopWatch(*self._made_of)
         watch._n_tokens, watch._n_chars = self._n_tokens, self._n_chars
         return watch
@@ -177,13 +177,13 @@ class _Sentence:
             if (n_behind := self._behind_sentence(word)) is not None:
                 return n_behind
         pending = self._text[self._end :]
-        # No sentence ends behind a letter or a digit, unless it is the last of a paragraph.
+        # No sentence ends after a letter or a digit, unless it is the last of a paragraph.
         is_open = not self._end or self._text[self._end - 1].isalnum()
         self.n_undecided = len(pending) - (len(pending.rstrip()) if is_open else 0)
         return None
 
     def _behind_sentence(self, word: str) -> int | None:
-        """Take a whole word; if a sentence has ended, say how many characters stand behind it."""
+        """Take a whole word; if a sentence has ended, say how many characters stand after it."""
         cut = self._sentences.add(word)
         ends_before = bool(cut) and isinstance(cut[0], TurnBreak)
         if word != PARAGRAPH and not ends_before:
@@ -248,7 +248,7 @@ class _Json:
         return None if self._closers != [""] else 0
 
     def _goes_on(self, item: str) -> bool:
-        """Take a character behind the opening bracket; say whether it can stand there."""
+        """Take a character after the opening bracket; say whether it can stand there."""
         if self._scalar.startswith('"'):
             self._scalar += item
             is_whole = _STRING.fullmatch(self._scalar, partial=True)

@@ -24,7 +24,7 @@ class ToolFormat:
 
     Attributes:
         start: text before a call.
-        end: text behind it; empty where a call goes on to the end of the turn.
+        end: text after it; empty where a call goes on to the end of the turn.
         parse: what mlx-lm makes of the text between the two, given the tools.
         tools: JSON schemas of the functions that may be called.
     """
@@ -35,7 +35,8 @@ class ToolFormat:
     tools: Tools
 
     def calls(self, text: str) -> list[ToolCall]:
-        """What a text between start and end calls, not numbered yet; one that says why if nothing.
+        """The calls in a text between start and end, not numbered yet; if there are none, one that
+        says why.
 
         Args:
             text: as the model wrote it.
@@ -61,7 +62,7 @@ def result_text(result: Any) -> str:
     """The result of a tool as a target is shown it: text as it is, all else in JSON.
 
     Raises:
-        InvalidOptionError: if JSON cannot say it.
+        InvalidOptionError: if JSON cannot represent it.
     """
     if isinstance(result, str):
         return result
@@ -69,7 +70,8 @@ def result_text(result: Any) -> str:
         return json.dumps(result, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidOptionError(
-            f"the result of a tool must be text or what JSON can say, got {result!r}: {error}."
+            "the result of a tool must be text or a value that JSON can represent, got "
+            f"{result!r}: {error}."
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Where the turns of a stream end: words in, words and breaks out (SPEC 8).
 
 A break is a function of the words alone. Where a word by itself ends a sentence, the break comes
-right behind it, so that a listener does not wait for the next one; where only the next word can
+right after it, so that a listener does not wait for the next one; where only the next word can
 tell, it comes with that one. To know which, the splitter is asked about words that might come next.
 """
 
@@ -70,14 +70,14 @@ class TurnSplitter:
 
     A turn ends where a sentence does, where the caller says so, or before it would hold more than
     ``max_turn_words``: then at the last clause mark of its second half, if there is one. So words
-    behind such a mark are held until the next one, the end of the sentence, or that many words
+        after such a mark are held until the next one, the end of the sentence, or that many words
     decide. Every turn has at least one word. Marks that are written as a word of their own, as
     French does before ``?``, belong to the word before them and do not count. The sentences of a
     quotation are turns too, because its end may be far away. Work and memory per word are bounded.
 
     Args:
         language: of the text, a name as in "French" or a code as in "fr"; it selects the rules.
-        max_turn_words: at most so many words of speech are in a turn; in a script without spaces
+        max_turn_words: the most words of speech in a turn; in a script without spaces
             these are several characters each (:mod:`mlx_simul.text.speech`). Only a single source
             word can be more than that.
         splitter: text -> its sentences, which must concatenate to it, white space aside; it
@@ -243,7 +243,7 @@ class TurnSplitter:
         return is_open or _CLOSING.fullmatch(word) is not None
 
     def _closers_behind(self, word: str) -> list[str]:
-        """What closes the quotations and brackets that are open behind a word."""
+        """What closes the quotations and brackets that are open after a word."""
         closers = [*self._closers]
         for mark in _PAIRED.findall(word):
             if closers and mark in closers[-1]:
@@ -253,7 +253,7 @@ class TurnSplitter:
         return closers
 
     def _ends_here(self, word: str) -> bool:
-        """Whether a sentence ends behind a word whatever follows it."""
+        """Whether a sentence ends after a word, whatever follows it."""
         letter = _LAST_LETTER.search(self._seen)
         if self._closers or word[-1:] in _REPEATED or letter is None:
             return False

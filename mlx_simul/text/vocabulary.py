@@ -33,7 +33,7 @@ def piece_texts(tokenizer: Any) -> tuple[str, ...]:
     if n_known == n_entries:
         return pieces
     size = 1 + max(tokenizer.get_vocab().values(), default=-1)
-    # The tokenizer's own decoder is the one authority on what its pieces mean. Behind an anchor it
+    # The tokenizer's own decoder is the one authority on what its pieces mean. After an anchor it
     # takes each piece for the middle of a text, where no decoder strips anything.
     anchor = tokenizer.encode("a", add_special_tokens=False)
     texts = tokenizer.batch_decode(

@@ -1,4 +1,4 @@
-"""Pairs the way live sources bring them: captions, speech, cut sentences, turns behind other turns.
+"""Pairs the way live sources bring them: captions, speech, cut sentences, turns after other turns.
 
 What is drawn for a sample changes how its source looks, never its target. There are two exceptions,
 and in both the target stays the translation of the source: a number, a time or a name is replaced
@@ -203,7 +203,7 @@ class Cutter:
         self._aligner = WordAligner([(_keys(p.source), _keys(p.target)) for p in some])
 
     def cut(self, history: list[Pair], pairs: list[Pair], draw: random.Random) -> None:
-        """End a turn in mid-sentence, or begin it there behind its first half; in place.
+        """End a turn in mid-sentence, or begin it there after its first half; in place.
 
         Args:
             history: earlier turns; the last of them becomes the first half.

@@ -149,7 +149,7 @@ class Batches:
         """Go on from a position, without end.
 
         Yields:
-            The samples of a batch, and the position behind it.
+            The samples of a batch, and the position after it.
         """
         epoch, n_done = position.epoch, position.batch
         while True:

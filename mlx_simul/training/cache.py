@@ -95,9 +95,9 @@ def make_training_caches(model: Any) -> list[Any]:
     if not is_prepared(model):
         raise InvalidOptionError(
             f"this {type(model).__name__} was not built by mlx_simul, and mlx-lm's model may "
-            "compute something else than its checkpoint was trained for. Load it with `model, "
-            "tokenizer = mlx_simul.load(...)`, or call mlx_simul.prepare(model) before you train "
-            "it."
+            "compute something other than what its checkpoint was trained for. Load it with "
+            "`model, tokenizer = mlx_simul.load(...)`, or call mlx_simul.prepare(model) before you "
+            "train it."
         )
     return [_training_cache(cache, model) for cache in archs.of(model).make_cache(model)]
 

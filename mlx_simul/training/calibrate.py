@@ -1,6 +1,6 @@
 """Which attention heads follow the source, learned from pairs.
 
-Each target is run behind its whole source, and where each head looks while it predicts a word is
+Each target is run after its whole source, and where each head looks while it predicts a word is
 compared with a word alignment of the same pairs. The heads whose mean points best are stored in
 the checkpoint's config.json, where policies such as align-att find them.
 """
@@ -117,7 +117,7 @@ def require_config(folder: Path) -> Path:
     path = folder / "config.json"
     if not (path.is_file() and os.access(folder, os.W_OK)):
         raise InvalidOptionError(
-            f"{folder} holds no config.json, or may not be written; calibrate a model in a folder "
+            f"{folder} holds no config.json, or cannot be written; calibrate a model in a folder "
             "of your own (mlx-simul convert makes one), or store nothing (--dry-run)."
         )
     return path

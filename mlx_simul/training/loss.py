@@ -51,7 +51,7 @@ def reference_loss(model: Any, example: Example, wait_k: int, target_start: int)
     """The loss of the public reference, for one example (SPEC section 5).
 
     It scores all target tokens, the header's included, each at the row before it; the first at the
-    first row behind the prefix, which is a row of the source.
+    first row after the prefix, which is a row of the source.
 
     Args:
         model: one that streams in group mode.

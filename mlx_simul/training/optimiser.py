@@ -17,7 +17,7 @@ _COSINE_FLOOR = 0.1
 
 
 class MatrixDecayAdamW(optim.AdamW):
-    """AdamW that lets vectors be: a norm's scale or a bias has no reason to be small."""
+    """AdamW without decay of vectors: a norm's scale or a bias has no reason to be small."""
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
         """One parameter's new value."""
@@ -63,7 +63,7 @@ def averaged(average: Any, weights: Any, decay: float, step: int) -> Any:
 
 
 class ThinnedLinear(nn.Linear):
-    """A linear layer with dropout behind it; its parameters have the names of the plain one."""
+    """A linear layer with dropout after it; its parameters have the names of the plain one."""
 
     def __init__(self, linear: nn.Linear, dropout: float) -> None:
         nn.Module.__init__(self)
@@ -81,7 +81,7 @@ class ThinnedLinear(nn.Linear):
 
 
 def thin(model: nn.Module, dropout: float) -> None:
-    """Put dropout behind what each block adds to the residual stream, in place.
+    """Put dropout after what each block adds to the residual stream, in place.
 
     Args:
         model: mlx-lm's, with ``o_proj`` and ``down_proj`` as most families have them.
@@ -100,5 +100,5 @@ def thin(model: nn.Module, dropout: float) -> None:
     if not n_thinned:
         raise InvalidOptionError(
             f"optimiser.dropout={dropout}: this model has no o_proj and down_proj to put dropout "
-            "behind; leave it out."
+            "after; leave it out."
         )

@@ -1,4 +1,4 @@
-"""What a training run is told. Judged at once, written into what it makes."""
+"""The options of a training run: checked at once, and written into what it makes."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class LayoutOptions:
 
     Attributes:
         mode: ``"group"`` (SPEC section 5), or ``"batch"``: the target follows the whole source, as
-            in an ordinary language model, which latencies and φ do not matter to; for comparison.
+            in an ordinary language model, to which latencies and φ do not matter; for comparison.
         target_start: φ; two numbers mean that each sample draws one from that range, ends included.
         wait_k: the latencies to train; each sample draws one. ``None`` is the whole source.
         instruction: stands in the prefix.
         source_language: for the default instruction.
-        target_language: likewise.
+        target_language: the same for the target.
         frame: ``"chat"``, ``"few-shot"`` or ``"auto"``.
         date: what a chat template that prints the date takes for today, as in ``"2026-07-30"``; by
             default the day on which the run began, in all of its legs.
@@ -113,7 +113,7 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """How clean pairs are made like what live sources bring; all of it is off by default.
+    """How clean pairs are changed to look like live sources; all of it is off by default.
 
     A rate is a share of the samples, drawn from ``batches.seed``. A source has one of the three
     spellings at most; the other changes combine freely. They expect spaces between words.
@@ -184,14 +184,14 @@ class OptimiserOptions:
     """AdamW and its schedule.
 
     Attributes:
-        learning_rate: the highest.
+        learning_rate: the highest learning rate.
         schedule: what follows the warm-up: ``"cosine"`` falls to a tenth over all steps,
             ``"constant"`` stays, and falls to zero in a straight line over the last
             ``decay_steps``.
         steps: optimiser steps in all.
-        warmup_steps: steps in which it rises from zero.
-        decay_steps: for ``"constant"``.
-        weight_decay: of matrices; vectors have none.
+        warmup_steps: steps in which the learning rate rises from zero.
+        decay_steps: steps of the fall of ``"constant"``.
+        weight_decay: decay of matrices; vectors have none.
         beta2: AdamW's second momentum.
         max_grad_norm: gradients are scaled down to this norm.
         accumulate: batches per step.
@@ -239,11 +239,11 @@ class DataOptions:
 
     Attributes:
         train: a file, or the id of a Hugging Face dataset; see :mod:`mlx_simul.evaluation.pairs`.
-        valid: likewise, for validation; ``None`` for none.
+        valid: the same for validation; ``None`` for none.
         source_key: where a record holds the source.
         target_key: where it holds the target.
-        train_split: of a Hugging Face dataset.
-        valid_split: likewise.
+        train_split: which part of a Hugging Face dataset.
+        valid_split: the same for ``valid``.
     """
 
     train: str
@@ -262,9 +262,9 @@ class ModelOptions:
         path: a folder or a Hugging Face repository to fine-tune.
         config: the config.json of a new model; its vocabulary is trained on the corpus.
         fine_tune: ``"full"``, or adapters on a checkpoint: ``"lora"`` or ``"dora"``.
-        layers: the last so many get adapters; -1 for all.
-        rank: of the adapters.
-        scale: of the adapters.
+        layers: how many layers, from the last, get adapters; -1 for all.
+        rank: the rank of the adapters.
+        scale: the scale of the adapters.
         seed: of new weights.
 
     Raises:
@@ -300,8 +300,8 @@ class RunOptions:
     """How a run reports, and when it stops.
 
     Attributes:
-        folder: where it writes; a run that finds a snapshot there goes on from it.
-        log_steps: a line in the log for every so many steps.
+        folder: where the run writes; a run that finds a snapshot there goes on from it.
+        log_steps: how many steps each line of the log stands for.
         snapshot_minutes: minutes between snapshots.
         validate_steps: steps between validations; there is one before the first, too.
         validate_wait_k: the latencies at which the validation loss is measured.
@@ -309,7 +309,7 @@ class RunOptions:
         bleu_sources: sources that are translated for BLEU after each validation; 0 for none.
         bleu_wait_k: the latencies at which they are.
         patience: validations without a better loss after which the run ends; 0 for never.
-        minutes: ends this leg; 0 for no limit.
+        minutes: minutes after which this leg ends; 0 for no limit.
         plot: draw the losses at each snapshot; needs matplotlib.
     """
 

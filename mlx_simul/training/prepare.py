@@ -90,7 +90,9 @@ def _streaming_config(options: TrainOptions) -> StreamingConfig:
 def _new(options: TrainOptions, pairs: Sequence[Pair], snapshot: Path | None) -> Trainee:
     config = dict(options.model.config)
     if "vocab_size" not in config:
-        raise InvalidOptionError("model.config has no vocab_size, the entries to train a BPE with.")
+        raise InvalidOptionError(
+            "model.config has no vocab_size, the number of entries of the BPE to train."
+        )
     if snapshot is None:
         texts = chain.from_iterable((pair.source, pair.target) for pair in pairs)
         trained = train_tokenizer(texts, config["vocab_size"])

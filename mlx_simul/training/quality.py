@@ -115,7 +115,7 @@ def translation_quality(
         pairs: those with the same source are its references.
         options: of the layout it was trained with.
         wait_k: words to stay behind; ``None`` for the whole source.
-        n_sources: the first so many distinct sources only.
+        n_sources: take only this many distinct sources, from the first.
         peers: processes that share the sources; by default this one alone.
 
     Raises:

@@ -198,7 +198,7 @@ class Run:
                 )
                 for k in options.run.validate_wait_k
             }
-            # What has learnt nothing rambles, and has nothing to show.
+            # A model that has learnt nothing rambles, and has nothing to show.
             is_trained = progress.step > 0 or options.model.path is not None
             if options.run.bleu_sources and is_trained:
                 record["quality"] = {
@@ -297,7 +297,7 @@ class Run:
 
 
 def _read_options(path: Path) -> dict[str, Any]:
-    """What a run was told, options that are younger than it at their defaults."""
+    """The options of a run; those that are newer than it have their defaults."""
     try:
         tables = json.loads(path.read_text("utf-8"))
         corpus = {"corpus": tables.pop("corpus")} if "corpus" in tables else {}

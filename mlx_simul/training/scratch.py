@@ -127,7 +127,7 @@ def new_model(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
         seed: of the weights.
 
     Raises:
-        InvalidOptionError: if the config lacks something or does not fit itself.
+        InvalidOptionError: if the config lacks something or contradicts itself.
         UnknownArchitectureError: if its ``model_type`` does not stream.
     """
     if "model_type" not in config:

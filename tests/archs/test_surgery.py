@@ -286,7 +286,7 @@ def test_a_config_of_another_model_is_not_taken(folder: Path, tmp_path: Path):
     given, _ = mlx_lm.utils.load_model(folder)
     with pytest.raises(InvalidOptionError, match="use_sliding_window"):
         SimulSession(given, AutoTokenizer.from_pretrained(str(other)))
-    with pytest.raises(InvalidOptionError, match="of another model"):
+    with pytest.raises(InvalidOptionError, match="belongs to another model"):
         mlx_simul.prepare(given, json.loads((other / "config.json").read_text()))
     # It would not matter to a family that keeps all that counts.
     given, _ = mlx_lm.utils.load_model(other)
@@ -379,7 +379,7 @@ def test_a_module_that_is_not_mlx_lm_s_is_refused_and_nothing_is_changed():
     given = stock("gemma", next(iter(CONFIGS["gemma"])))
     given.layers[1].mlp = Own()
     before = anatomy(given)
-    with pytest.raises(InvalidOptionError, match=rf"Own where mlx-lm's has a .*MLP.*{LOAD}"):
+    with pytest.raises(InvalidOptionError, match=rf"Own in place of mlx-lm's .*MLP.*{LOAD}"):
         mlx_simul.prepare(given)
     assert is_unchanged(given, before) and type(given.layers[0].mlp) is gemma.MLP
 

@@ -229,7 +229,7 @@ DAMAGE = {
     "wrong shape": (
         lambda f: edit_weights(f, **{Q_PROJ.replace(".", "__"): mx.zeros((3, 64))}),
         "tensor shapes",
-        rf"{Q_PROJ} has the shape \(3, 64\), and config.json makes it",
+        rf"{Q_PROJ} has the shape \(3, 64\), but config.json makes it",
     ),
     "config lies about width": (
         lambda f: edit_config(f, intermediate_size=17),

@@ -197,6 +197,6 @@ def test_a_rank_with_another_test_set_is_refused(common, tmp_path):
     theirs = {1: command({**ours, "corpus": str(other)})}
     first, second = launched(2, *command(ours), argv_of=theirs)
     assert (first.code, second.code) == (2, 2)
-    assert "rank 1 has another test set than rank 0" in first.err
+    assert "rank 1 has a different test set from rank 0" in first.err
     assert (second.out, second.err) == ("", "")
     assert not (tmp_path / "results").exists()

@@ -24,7 +24,7 @@ def test_ranks_hear_each_other(n_ranks, length):
         assert each["average"] == [pytest.approx([mean] * 3), [[pytest.approx(2 * mean)]]]
         assert len(set(each["checksums"])) == n_ranks
         if n_ranks > 1:
-            assert "rank 1 has another two than rank 0 (1, not 0)" in each["refused"]
+            assert "rank 1 has a different two from rank 0 (1, not 0)" in each["refused"]
         else:
             assert each["refused"] is None
 

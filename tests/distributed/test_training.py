@@ -177,14 +177,14 @@ def test_ranks_that_begin_with_different_data_are_refused(tmp_path):
     ours = command(tmp_path)
     results = launched(2, *ours, argv_of={1: (*ours, "--data", other)})
     assert [result.code for result in results] == [2, 2]
-    assert "rank 1 has another set of options than rank 0" in results[0].err
+    assert "rank 1 has a different set of options from rank 0" in results[0].err
     (tmp_path / "here").mkdir()
     pairs = tmp_path / "here/pairs.tsv"
     pairs.write_text(other.read_text("utf-8"))
     elsewhere = ("-c", HERE_INSTEAD.format(folder=str(tmp_path / "here")), *ours[2:])
     results = launched(2, *ours, argv_of={1: elsewhere})
     assert [result.code for result in results] == [2, 2]
-    assert "rank 1 has another corpus than rank 0" in results[0].err
+    assert "rank 1 has a different corpus from rank 0" in results[0].err
     assert results[1].err == ""
     assert not (tmp_path / "run/latest").exists()
 

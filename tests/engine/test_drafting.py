@@ -164,7 +164,7 @@ def test_a_drafter_that_cannot_follow_lets_the_stream_go_on(model, tokenizer, po
     text = " ".join([TEXT] * 12)
     options = {"policy": policy, "max_tokens": 8}
     smaller = ModelDrafter(make_engine(tiny_model(LEARNED_POSITIONS), **setting))
-    with pytest.warns(SimulWarning, match="guesses no more"):
+    with pytest.warns(SimulWarning, match="has stopped guessing"):
         drafted = run(model, tokenizer, text, **options, draft=smaller)
     assert drafted == run(model, tokenizer, text, **options)
 
@@ -183,7 +183,7 @@ def test_what_cannot_draft_is_refused(model, tokenizer):
     other = sentencepiece_bpe()
     plain, hybrid = tiny_model(MODELS[0]), tiny_model(HYBRID)
     for options, complaint in (
-        ({"draft": (plain, other)}, "another tokenizer than the model: .* is token"),
+        ({"draft": (plain, other)}, "tokenizer differs from the model's: .* is token"),
         ({"draft": (hybrid, tokenizer)}, "draft model is a 'lfm2'.*mode 'group'"),
         ({"draft": plain}, "as mlx_simul.load gives them"),
         ({"draft": "bigram"}, "object with follow and guess, got 'bigram'"),

@@ -105,5 +105,5 @@ def test_a_second_ctrl_c_does_not_wait_and_the_others_are_not_led_on(ranks, coun
         counter.add(1)
     assert counter.count == 0
     assert not ranks.stop_all(0)
-    with pytest.raises(RanksError, match="no longer do the same"):
+    with pytest.raises(RanksError, match="no longer in step"):
         counter.add(1)

@@ -53,7 +53,7 @@ def test_what_was_written_is_read(folder, kind, packed, pairs, ending, cut):
         (".tsv", "one column", "1 columns"),
         (".tsv", "a\tb\tc", "3 columns"),
         (".tsv", "a\t \t"[:3], "the target is empty"),
-        (".jsonl", "{", "no JSON"),
+        (".jsonl", "{", "not JSON"),
         (".jsonl", "[" * 100_000, "long|nested"),
         (".jsonl", '["a", "b"]', "no key 'source'"),
         (".jsonl", '{"source": "a"}', "no key 'target' here, only"),

@@ -102,7 +102,7 @@ def test_times_are_those_of_the_talk_heard_live():
         ([Shown("a", 2, 1), Shown("b", 1, 2)], "decrease"),
         ([Shown("a", 1, 2), Shown("b", 1, 1)], "decrease"),
         ([Shown("a", 1, -1)], "decrease"),
-        ([Shown("a", 6, 1)], "has 5 words, and 6 are said to be read"),
+        ([Shown("a", 6, 1)], "has 5 words, and 6 are said to have been read"),
         ([Shown("ab", 1, 1), Shown("", 1, 1, 3)], "3 characters taken back of 2 shown"),
         ([Shown("a", 1, 1, -1)], "-1 characters taken back"),
     ],

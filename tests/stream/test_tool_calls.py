@@ -346,7 +346,7 @@ def test_tools_may_be_any_iterable_that_json_can_say(model, tokenizer):
     once = SimulSession(model, tokenizer, tools=(tool for tool in [FILE_ITEM]))
     assert once.options.prompt.tools == (FILE_ITEM,)
     assert "file_item" in once._turns._prompt.prefix_text
-    with pytest.raises(InvalidOptionError, match="schemas that JSON can say"):
+    with pytest.raises(InvalidOptionError, match="schemas that JSON can represent"):
         SimulSession(model, tokenizer, tools=[FILE_ITEM | {"strict": 1j}])
     with pytest.raises(InvalidOptionError, match="holds calls too; leave one out"):
         policy = Shown(WaitK(2), heads=((0, 0),))
@@ -366,6 +366,6 @@ def test_a_result_needs_tools_and_is_text_or_json(model, tokenizer):
     with pytest.raises(PromptError, match="with turns has no tools"):
         SimulSession(model, tokenizer, target_language="French").tool_result(call, "42")
     session = SimulSession(model, tokenizer, tools=[FILE_ITEM])
-    with pytest.raises(InvalidOptionError, match="must be text or what JSON can say"):
+    with pytest.raises(InvalidOptionError, match="must be text or a value that JSON can represent"):
         session.tool_result(call, {1j})
     assert not SimulSession(model, tokenizer, tools=[FILE_ITEM], target_language="French").has_turns

@@ -1,8 +1,8 @@
-"""What mlx-lm's models compute otherwise than their checkpoints were trained for, put right.
+"""Corrections of mlx-lm's models that compute something other than what they were trained for.
 
 The modules of :data:`HOMES` hold ``REPAIRS``, a :class:`~mlx_simul.archs.surgery.Repair` by model
-type. What they put right was found by comparing with transformers; the parity tests fail without
-it. Each reads three kinds of weights alike: transformers', those that stock mlx-lm has made of
+type. What they correct was found by comparing with transformers; the parity tests fail without
+them. Each reads three kinds of weights alike: transformers', those that stock mlx-lm has made of
 them, and its own.
 """
 

@@ -1,4 +1,4 @@
-"""Families that rotate or normalise the heads of their attention otherwise than mlx-lm does."""
+"""Families that rotate or normalise the heads of their attention differently from mlx-lm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Families that rotate short texts and long ones by other frequencies (LongRoPE)."""
+"""Families that rotate short texts and long ones by different frequencies (LongRoPE)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def take_short_factors(surgery: Surgery, model: Any, config: Mapping[str, Any]) 
 
     Such a checkpoint was trained with ``short_factor`` up to ``original_max_position_embeddings``
     (4,096 tokens for Phi 3) and with ``long_factor`` beyond; mlx-lm always takes the latter. Cached
-    keys cannot change over while the text grows, so a stream keeps the short ones, at any length.
+    keys cannot change while the text grows, so a stream keeps the short factors, at any length.
     To read longer texts throughout, load the model with ``model_config={"rope_scaling": ...}``,
-    the long factors in the place of the short ones.
+    with the long factors in place of the short ones.
     """
     scaling = model.args.rope_scaling or {}
     for layer in model.layers:

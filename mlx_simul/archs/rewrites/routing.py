@@ -1,4 +1,4 @@
-"""Families that choose or weigh their experts otherwise than mlx-lm does."""
+"""Families that choose or weigh their experts differently from mlx-lm."""
 
 from __future__ import annotations
 

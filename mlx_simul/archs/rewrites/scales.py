@@ -1,4 +1,4 @@
-"""Families that normalise or scale otherwise than mlx-lm does."""
+"""Families that normalise or scale differently from mlx-lm."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class MiniCPM(minicpm.Model):
 
 
 class MiniCPMWeights:
-    """There is not an output layer beside tied embeddings; mlx-lm adds one always."""
+    """With tied embeddings there is no output layer; mlx-lm always adds one."""
 
     args: minicpm.ModelArgs
 

@@ -1,4 +1,5 @@
-"""Families whose checkpoints, as transformers writes them, hold other weights than mlx-lm reads."""
+"""Families whose checkpoints, as transformers writes them, hold weights unlike those mlx-lm
+reads."""
 
 from __future__ import annotations
 
@@ -83,9 +84,9 @@ class Gemma3nWeights:
 class FalconH1Attention(falcon_h1.FalconH1Attention):
     """Keys and values have multipliers, which mlx-lm leaves out.
 
-    It folds others into the weights; these are applied here, for in a checkpoint that it converted
-    it would not show whether they are in. That of the values is applied to the output, which comes
-    to the same, as no published Falcon-H1 has biases.
+    It folds others into the weights; these are applied here, because a checkpoint that mlx-lm
+    converted does not show whether they are in it. That of the values is applied to the output,
+    which comes to the same, as no published Falcon-H1 has biases.
     """
 
     value_multiplier: float

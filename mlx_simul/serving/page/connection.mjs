@@ -26,7 +26,7 @@ export class Connection {
   // open(): a new socket, to the stream that is to be resumed or to a new one.
   // onMessage(message); onState(state, detail).
   // diagnose(): called when a socket closed before the server greeted; resolves to "away" or
-  // "busy" (try again), or to why that is of no use.
+  // "busy" (try again), or to the reason why trying again is no use.
   constructor({ open, onMessage, onState, diagnose, clock }) {
     Object.assign(this, { open, onMessage, onState, diagnose, clock });
     this.state = "stopped";

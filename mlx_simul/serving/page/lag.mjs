@@ -36,8 +36,8 @@ export class Response {
     if (this.#words.size > KEPT_WORDS) this.#words.delete(this.#words.keys().next().value);
   }
 
-  // Target text came that had seen so many source words. `nextSentMs` is when something was sent
-  // behind them: if that was after they were read, then it, not they, allowed the text (the end of
+  // Target text came that had seen this many source words. `nextSentMs` is when something was sent
+  // after them: if that was after they were read, then it, not they, allowed the text (the end of
   // a turn, which only the next word or a commit shows).
   wrote(sourceWords, nextSentMs, nowMs) {
     const word = this.#words.get(sourceWords);

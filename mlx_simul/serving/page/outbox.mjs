@@ -16,9 +16,9 @@ export class Outbox {
   constructor(saved) {
     this.ops = []; // {at, text, chars, sentMs} or {at, commit, sentMs}
     this.next = 0; // the first operation that this connection has not carried
-    this.end = 0; // position behind all text
+    this.end = 0; // position after all text
     this.commits = 0;
-    this.readAt = 0; // position behind the last word that was read
+    this.readAt = 0; // position after the last word that was read
     Object.assign(this, saved, { next: 0 });
   }
 
@@ -97,7 +97,7 @@ export class Outbox {
     this.#prune();
   }
 
-  // When the first operation behind the last word that was read was sent; null if it was not.
+  // When the first operation after the last word that was read was sent; null if it was not.
   nextSentMs() {
     const i = this.ops.findIndex((o) => o.at >= this.readAt && o.sentMs !== null);
     return i >= 0 && i < this.next ? this.ops[i].sentMs : null;
@@ -108,7 +108,7 @@ export class Outbox {
     return [this.#sentText(), this.#textOf(this.next, this.ops.length)];
   }
 
-  // Position behind the text that this connection has carried, or the server had before it.
+  // Position after the text that this connection has carried, or the server had before it.
   get sentTo() {
     return this.next < this.ops.length ? this.ops[this.next].at : this.end;
   }

@@ -10,7 +10,7 @@ const PASSED = 0.92;
 export class Resampler {
   #rest = new Float32Array(0);
   #at = 0; // in #rest: the newest sample at or before the next output
-  #phase = 0; // of the next output behind it, in parts of `up`
+  #phase = 0; // of the next output after it, in parts of `up`
 
   constructor(from, to = RATE_HZ) {
     const common = gcd(from, to);

@@ -62,7 +62,7 @@ export class SettingsView {
     }
     this.fixed.hidden = fixed.size === 0;
     const names = [...fixed].map((name) => name.replaceAll("_", " ")).join(", ");
-    setText(this.fixed, `This model cannot change: ${names}.`);
+    setText(this.fixed, `Fixed for this model: ${names}.`);
   }
 
   clear() {

@@ -12,7 +12,7 @@ export class Stream {
     this.turns = []; // finished ones, the newest last
     this.dropped = 0; // finished turns that are no longer here
     this.live = null; // the turn under way
-    this.ends = null; // words of source and target behind the last finished turn
+    this.ends = null; // words of source and target up to the end of the last finished turn
     this.tail = ""; // what a recogniser may still change
     this.closed = null; // {reason, usage} once the stream has ended
     Object.assign(this, saved);
@@ -33,7 +33,7 @@ export class Stream {
     return "new";
   }
 
-  // Go on behind a message, without those before it.
+  // Go on after a message, without those before it.
   skipTo(seq) {
     this.lastSeq = seq;
     this.live = null;

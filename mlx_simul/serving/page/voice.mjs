@@ -1,4 +1,4 @@
-// The speech of one stream, in order, until the server has it, and the words that came of it.
+// The speech of one stream, in order, until the server has it, and the words recognised in it.
 // Knows no DOM.
 //
 // A position counts samples from the beginning of the stream's audio. Audio stays here for a while
@@ -14,7 +14,7 @@ const AHEAD = 3; // words: where the server dropped one that shows nothing
 export class Voice {
   ops = []; // {at, pcm, endMs} or {at, ends: true}
   next = 0; // the first operation that this connection has not carried
-  end = 0; // position behind all audio
+  end = 0; // position after all audio
   heard = 0; // position up to which the server has listened
   words = []; // recognised and not yet read: {text, saidMs}
   #lost = 0; // samples that were never sent
@@ -38,10 +38,10 @@ export class Voice {
     const has = Math.round(audioMs * PER_MS);
     const first = this.ops.length ? this.ops[0].at : this.end;
     const lost = Math.max(first - has, 0);
-    // The server counts on from what it has: behind a gap, or where another page spoke.
+    // The server counts on from what it has: after a gap, or where another page spoke.
     let shift = -lost;
     if (has > this.end) {
-      this.ops.splice(0, this.next); // what was not sent yet comes behind that
+      this.ops.splice(0, this.next); // what was not sent yet comes after that
       shift = has - (this.ops[0]?.at ?? this.end);
       this.heard = has;
     }
@@ -63,7 +63,7 @@ export class Voice {
     return { type: "session.input_audio_buffer.append", audio: base64(op.pcm) };
   }
 
-  // The server has listened to so much.
+  // The server has listened to this much.
   listened(heardMs) {
     this.heard = Math.max(this.heard, Math.round(heardMs * PER_MS));
   }

@@ -23,7 +23,7 @@ export function codePoints(text) {
   return text.length - pairs;
 }
 
-// The index, in UTF-16 units, behind the first n code points.
+// The index, in UTF-16 units, after the first n code points.
 export function indexAfter(text, n) {
   let at = 0;
   for (; n > 0 && at < text.length; n--) {
@@ -77,7 +77,7 @@ export function spokenMs(piece, wordsPerMinute) {
   return (words * 60_000) / wordsPerMinute;
 }
 
-// The words of a finished text, if they can be told to be as many as the server counted.
+// The words of a finished text if there are as many as the server counted, else their numbers.
 export function wordsOf(text, count) {
   const spaced = text.split(/\s+/u).filter(Boolean);
   if (spaced.length === count) return spaced;
