@@ -48,7 +48,7 @@ def heavy_after(code: str) -> set[str]:
     """Return which of the heavy packages a fresh interpreter has loaded after some code."""
     report = f"{code}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", report], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", report], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return HEAVY & {name.split(".")[0] for name in done.stdout.split()}

@@ -41,8 +41,8 @@ For each family, tiny random models were written to GGUF files as llama.cpp's co
 (`tests/llama_cpp.py`), converted, and compared with the transformers models that they came from.
 If transformers itself can read the architecture from GGUF, the last column compares with what it
 reads from the same file. The error is the largest difference of any logit, relative to the largest
-logit, in float32 on the CPU ({versions}). `tox -e real-weights` converts the published files of SmolLM2
-and Gemma 3, validates them and translates with them.
+logit, in float32 on the CPU ({versions}). `tox -e real-weights` converts the published files of
+SmolLM2 and Gemma 3, validates them and translates with them.
 
 | architecture | becomes | rows reordered | scaled positions | files | error | in transformers |
 |---|---|---|---|--:|--:|--:|

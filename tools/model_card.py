@@ -30,39 +30,39 @@ library_name: mlx
 tags: [simultaneous-translation, wait-k, mlx, mlx-simul]
 ---
 
-# English to French, while it is still being said
+# English to French, while the speaker is still talking
 
 Written by `tools/model_card.py` from `{record}`, the record of a run. No figure is typed by hand.
 
-The model that comes with mlx_simul and is used when none is named:
+This model comes with mlx_simul, which uses it unless you name another:
 
 ```
 mlx-simul translate "I would like a cup of coffee."
 ```
 
 It translates everyday English to French at any latency, from one word behind to the whole source,
-with or without capitals and punctuation. It was trained from nothing with `mlx-simul train`. It is
-small: good for trying things out, not for what matters. What it knows are short sentences, such as
-its data are. It takes no instruction, context or glossary.
+with or without capitals and punctuation. It was trained from scratch with `mlx-simul train`. It is
+small: use it to try things out, not where mistakes matter. Its training data are short sentences,
+so it is best at these. It does not take an instruction, a context or a glossary.
 
 ## What it is
 
 {n_parameters:.1f} M parameters: a {model_type} of {layers} layers, width {width}, {heads} heads
-over {kv_heads} for keys and values, and a byte-level BPE of {vocabulary:,} entries. Stored in
-{bits} bits (groups of {group_size}, scales in float16), {megabytes:.1f} MB; on a CPU it is turned
-into float32 as it is loaded. Source and target have positions of their own (group position
-encoding, arXiv 2505.16983), the target's from {target_start} on. SHA-256 of the weights:
+over {kv_heads} for keys and values, and a byte-level BPE of {vocabulary:,} entries. It is stored
+in {bits} bits (groups of {group_size}, scales in float16), {megabytes:.1f} MB; on a CPU it is
+converted to float32 when it is loaded. Source and target have separate positions (group position
+encoding, arXiv 2505.16983); those of the target begin at {target_start}. SHA-256 of the weights:
 `{weights_sha256}`.
 
 ## How well it translates
 
 {the_set}, {n_sources:,} English sentences with {n_references:,} French references, none of
 them in the training data. BLEU and chrF are sacrebleu's, against all references of a sentence; LAAL
-is in source words, by the first reference. A dash: not measured.
+is in source words, against the first reference. A dash means that it was not measured.
 
 The sentences come in six spellings. *Captions* are in lower case and have no punctuation, as many
-recognisers write. *Disfluent* sentences have one or two fillers ("uh") or repeated words. A row is
-for `num_beams={n_beams}`, which takes more time; all else is greedy.
+recognisers write. *Disfluent* sentences have one or two fillers ("uh") or repeated words. One row
+is for `num_beams={n_beams}`, which takes more time; all other rows are greedy.
 
 {looks}
 {others}
@@ -71,8 +71,8 @@ for `num_beams={n_beams}`, which takes more time; all else is greedy.
   sentences alone are in the tables above.
 * **History given**: the session was given the sentences before, each with its translation.
   {history}
-  *History shown* is what the model writes if it is shown them all the same.
-* **Passages**: sentences put together to one source, each with its first reference.
+  *History shown* is what the model writes if it sees them all the same.
+* **Passages**: several sentences joined into one source, each with its first reference.
 * **Plain mlx-lm**: the whole source in mlx-lm's own generation, where the target's positions follow
   the source's. The model was not trained for those.
 
@@ -80,7 +80,7 @@ A translation may have 64 tokens and 8 for each source word. {device}.
 {versions}.
 `{bleu_signature}`, `{chrf_signature}`.
 
-How late it is with a speech recogniser before it stands in `docs/speech.md`.
+`docs/speech.md` has its delays with a speech recogniser.
 
 ## How it was trained
 
@@ -132,7 +132,7 @@ def card(record: Mapping[str, Any]) -> str:
         bits=config["quantization"]["bits"],
         group_size=config["quantization"]["group_size"],
         target_start=config["mlx_simul"]["target_start"],
-        the_set="The first of the validation set" if measured["is_part"] else "The validation set",
+        the_set="The validation set's beginning" if measured["is_part"] else "The validation set",
         n_sources=measured["n_sources"],
         n_references=measured["n_references"],
         looks="\n".join(
@@ -186,7 +186,7 @@ def _history(n_pairs: int) -> str:
     """What a session does with earlier sentences."""
     if n_pairs:
         return f"It shows the model the last {n_pairs} at most."
-    return "It leaves them out, for they would make this model worse, so history costs nothing."
+    return "It leaves them out, because they would make this model worse: history changes nothing."
 
 
 def _runs(training: Mapping[str, Any]) -> str:
@@ -205,8 +205,8 @@ def _runs(training: Mapping[str, Any]) -> str:
     )
     if (share := training.get("share")) is not None:
         text += (
-            f"\nThe weights are mixed: {share:g} of what this run came to, and {1 - share:g} of "
-            f"the earlier packed model, whose SHA-256 was\n`{_packed_before(training)}`.\n"
+            f"\nThe weights are a mean: {share:g} of those of this run, and {1 - share:g} of those "
+            f"of the earlier packed model, whose SHA-256 was\n`{_packed_before(training)}`.\n"
         )
     return f"{_runs(before)}\n{text}" if before else text
 

@@ -25,10 +25,10 @@ An option has the same name and the same default everywhere:
 
 | where | how |
 |---|---|
-| in Python, as single options | `generate(model, tokenizer, source, target_language="French", max_words=9)` |
-| in Python, in groups | `SessionOptions(limits=LimitOptions(max_words=9))`, from `mlx_simul.options` |
-| on the command line | `mlx-simul translate --to French --max-words 9` |
-| in a TOML file, for `--config` | `max_words = 9`, at the top or below `[limits]` |
+| Python, flat | `generate(model, tokenizer, source, target_language="French", max_words=9)` |
+| Python, in groups | `SessionOptions(limits=LimitOptions(max_words=9))`, from `mlx_simul.options` |
+| the command line | `mlx-simul translate --to French --max-words 9` |
+| a TOML file, for `--config` | `max_words = 9`, at the top or below `[limits]` |
 
 Outside Python, `"none"` stands for `None`. An option without a flag is for Python programs only.
 """

@@ -264,6 +264,8 @@ class Hub(SideChannel):
         self._missing.remove(rank)
         self._writers[rank] = writer
         writer.write(encoded(self.beat))
+        if self._verdict is not None:  # the others have been told already
+            writer.write(encoded(self._verdict))
         if not self._missing:
             self._server.close()  # no stranger can connect from now on
             self._connected.set_result(None)

@@ -115,10 +115,11 @@ def store(folder: Path, heads: Sequence[Head]) -> None:
 def require_config(folder: Path) -> Path:
     """The config.json of a folder, if it is there and may be replaced."""
     path = folder / "config.json"
-    if not (path.is_file() and os.access(folder, os.W_OK)):
+    if not path.is_file() or not os.access(folder, os.W_OK):
+        wrong = "cannot be written" if path.is_file() else "does not hold a config.json"
         raise InvalidOptionError(
-            f"{folder} holds no config.json, or cannot be written; calibrate a model in a folder "
-            "of your own (mlx-simul convert makes one), or store nothing (--dry-run)."
+            f"{folder} {wrong}; calibrate a model in a folder of your own (mlx-simul convert makes "
+            "one), or store nothing (--dry-run)."
         )
     return path
 

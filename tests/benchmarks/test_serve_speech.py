@@ -27,7 +27,7 @@ def test_it_measures_what_is_said_and_what_is_lost(tmp_path, monkeypatch, said, 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert "1 of 1" in done.stdout and "2 of 2" in done.stdout

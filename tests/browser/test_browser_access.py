@@ -62,7 +62,7 @@ def test_all_is_done_by_keyboard(open_page, server):
     page.locator(".skip").focus()
     expect(page.locator(".skip")).to_be_in_viewport()
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "text"
+    expect(page.locator("#text")).to_be_focused()
     page.keyboard.type("Do you want coffee?")
     page.keyboard.press("Enter")
     expect(page.locator("#turns .target")).to_have_text([french("Do you want coffee?")])

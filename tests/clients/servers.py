@@ -102,10 +102,14 @@ def tls_before(port: int, context: ssl.SSLContext) -> Iterator[int]:
     thread.start()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         writer.close()
 
     async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -121,6 +125,7 @@ def tls_before(port: int, context: ssl.SSLContext) -> Iterator[int]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.1)  # the loop lets go of what was closed
 
     server = asyncio.run_coroutine_threadsafe(begin(), loop).result()
     try:

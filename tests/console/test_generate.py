@@ -213,7 +213,7 @@ def test_a_prompt_from_a_pipe_is_answered_as_one_on_the_command_line(folder):
         assert program.stdin is not None
         program.stdin.write(b"Where is the sta")
         program.stdin.flush()
-        said, _ = program.communicate(b"tion, please?", timeout=120)
+        said, _ = program.communicate(b"tion, please?", timeout=300)
     assert program.returncode == 0
     assert said.decode().lstrip() == mlx_lms_answer(folder, "Where is the station, please?")
 

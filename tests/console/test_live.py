@@ -120,9 +120,9 @@ def raising(number):
     may_end = threading.Event()
     other = threading.Thread(target=may_end.wait, daemon=True)
     other.start()
-    timer = threading.Timer(0.1, signal.pthread_kill, [other.ident, number])
-    timer.start()
+    timer = threading.Timer(0.3, signal.pthread_kill, [other.ident, number])
     try:
+        timer.start()
         yield
     finally:
         signal.signal(number, before)
@@ -134,15 +134,15 @@ def raising(number):
 def test_a_signal_that_comes_before_the_wait_ends_it(monkeypatch):
     monkeypatch.setattr(live, "LOOK_UP_S", 0.2)
     reader, writer = os.pipe()
-    with raising(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), raising(signal.SIGUSR1):
         LiveText(reader).read()
     # Negative control: one long wait goes on to its end.
-    with raising(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), raising(signal.SIGUSR1):
         since_s = time.monotonic()
         try:
-            select.select([reader], [], [], 0.6)
+            select.select([reader], [], [], 1.0)
         finally:
-            assert time.monotonic() - since_s > 0.5
+            assert time.monotonic() - since_s > 0.9
     os.close(reader)
     os.close(writer)
 

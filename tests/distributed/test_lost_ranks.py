@@ -41,7 +41,7 @@ def ended_because(group, rank, seen):
     """Whether all of a group ended by themselves, and all said the same of a rank."""
     for each in group:
         assert each.ended().code == EXIT_LOST
-        assert f"RanksError: rank {rank} {seen}" in said_error(each)
+        assert re.search(f"RanksError: rank {rank} {seen}", said_error(each))
 
 
 def test_all_end_when_one_is_killed(pytestconfig):
@@ -50,7 +50,7 @@ def test_all_end_when_one_is_killed(pytestconfig):
     for _ in range(pytestconfig.getoption("--kills")):
         n = draw.choice([2, 3, 4])
         victim, moment, later_s = draw.randrange(n), draw.choice(MOMENTS), draw.uniform(0, 0.01)
-        with ranks(n, "--pause-s", "0.02") as group:
+        with ranks(n, "--pause-s", "0.02", "--passes", "1000") as group:
             lost = group[victim]
             for line in lost.lines():
                 if f"{line} ".startswith(f"{moment} "):
@@ -74,7 +74,7 @@ def test_all_end_when_one_is_killed(pytestconfig):
 def test_a_rank_that_stops_for_5_s_changes_nothing():
     said = []
     for stop_s in (0, 5):
-        with ranks(2) as group:
+        with ranks(2, "--pause-s", "0.2") as group:  # so that it stops in the middle
             group[1].wait_for("pass 3")
             if stop_s:
                 group[1].process.send_signal(signal.SIGSTOP)
@@ -91,7 +91,7 @@ def test_a_rank_that_stops_for_5_s_changes_nothing():
 
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_rank_that_stops_for_good_ends_all(stopped):
-    with ranks(2, "--limits", "4", "60", "60") as group:
+    with ranks(2, "--limits", "4", "60", "60", "--pause-s", "0.02", "--passes", "100000") as group:
         lost, other = group[stopped], group[1 - stopped]
         lost.wait_for("pass 1")
         lost.process.send_signal(signal.SIGSTOP)
@@ -120,7 +120,8 @@ def test_ranks_that_wait_for_work_do_not_stall():
 def test_a_rank_that_keeps_pythons_lock_ends():
     how = ("--how", "hold", "--rank", "1", "--at", "2")
     with ranks(2, "--limits", "4", "60", "60", *how) as group:
-        ended_because([group[0]], 1, "has sent no heartbeat for 4 s")
+        # On a busy machine rank 1 may have ended itself before rank 0 has looked.
+        ended_because([group[0]], 1, "has (sent no heartbeat for 4 s|closed its connection)")
         assert group[1].ended().code == 1
         assert "in misbehave" in group[1].err  # where it hangs
 

@@ -122,7 +122,8 @@ def command(folder, **changes):
 
 
 def step_of(folder):
-    state = read_state(folder / "run/latest")
+    # Between the two renames that replace it, a snapshot has its other name.
+    state = read_state(folder / "run/latest") or read_state(folder / "run/.latest.previous")
     return state.progress.step if state else 0
 
 

@@ -18,7 +18,7 @@ from mlx_simul.evaluation.figures import policy_figures
 from mlx_simul.evaluation.translate import Player, Translator
 from mlx_simul.options import SessionOptions
 
-LIMIT_S = 120
+LIMIT_S = 300
 WAIT_K = 3
 METRICS = ("AL", "LAAL", "AP", "DAL")
 OPTIONS = ["--from", "English", "--to", "French", "--wait-k", str(WAIT_K)]

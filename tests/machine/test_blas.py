@@ -24,7 +24,7 @@ def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter, where nothing has loaded MLX or a BLAS yet."""
     clean = {name: value for name, value in os.environ.items() if name != blas.ENV_VAR}
     return subprocess.run(
-        [sys.executable, "-c", code], env=clean | env, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=clean | env, capture_output=True, text=True, timeout=300
     )
 
 

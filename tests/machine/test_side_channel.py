@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_simul.errors import RanksError
+from mlx_simul.machine import side_channel
 from mlx_simul.machine.health import Beat, Limits, State, Verdict
 from mlx_simul.machine.side_channel import (
     MAX_STRANGERS,
@@ -81,6 +82,23 @@ def test_all_hear_the_same_verdict(failing):
     )
 
 
+def test_a_rank_that_connects_late_hears_the_verdict(monkeypatch):
+    monkeypatch.setattr(side_channel, "_LAST_WORDS_S", NEVER_S)
+    group = Group(3)
+    threading.Thread(target=group.hub.start, daemon=True).start()
+    with socket.create_connection(("127.0.0.1", group.hub.port)) as first:
+        first.sendall(hello(group.hub.token, 1))
+        first.sendall(encoded(Beat(State.FAILED, 0, "ValueError: no")))
+        heard = b""
+        while b"fails: ValueError: no" not in heard:
+            heard += first.recv(1024)
+        late = threading.Thread(target=group.spokes[1].start, daemon=True)
+        late.start()
+        verdict = Verdict(1, "rank 1 fails: ValueError: no", False)
+        assert group.ended[2].get(timeout=NEVER_S) == verdict
+    assert group.ended[0].get(timeout=NEVER_S) == verdict
+
+
 def is_turned_away(connection):
     """Whether the other side closes without a word."""
     connection.settimeout(NEVER_S)
@@ -100,7 +118,7 @@ def test_strangers_are_turned_away_and_disturb_nothing():
     def strangers(address):
         wrong = [
             hello(bytes(TOKEN_BYTES), 1),
-            hello(group.hub.token[:-1] + b"\0", 1),
+            hello(group.hub.token[:-1] + bytes([group.hub.token[-1] ^ 1]), 1),
             hello(group.hub.token, 0),
             hello(group.hub.token, 2),
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",

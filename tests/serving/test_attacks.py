@@ -1,5 +1,6 @@
 """What an attacker may try: keys, origins, names, slow clients, floods, garbage."""
 
+import contextlib
 import hmac
 import json
 import logging
@@ -222,11 +223,13 @@ def test_html_comes_back_as_json_text_alone(server, caplog):
 
 def answer_to(server, request):
     with socket.create_connection(("127.0.0.1", server.port), 30) as client:
-        client.sendall(request if isinstance(request, bytes) else request.encode("latin-1"))
-        client.shutdown(socket.SHUT_WR)
         answer = b""
-        while piece := client.recv(65_536):
-            answer += piece
+        with contextlib.suppress(OSError):  # it may answer and hang up before it has read all
+            client.sendall(request if isinstance(request, bytes) else request.encode("latin-1"))
+            client.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while piece := client.recv(65_536):
+                answer += piece
         return answer
 
 
@@ -293,14 +296,14 @@ def test_a_client_that_sends_its_request_slowly_is_cut_off(server, monkeypatch, 
 
 
 def test_a_request_that_came_in_time_is_not_cut_off(server, monkeypatch):
-    monkeypatch.setattr(PunctualHttp, "request_s", 0.3)
+    monkeypatch.setattr(PunctualHttp, "request_s", 2.0)
     with server.speak() as talk:
         place = f"/v1/streams/{talk.name}/events"
         with server.http.stream("GET", place) as response:
             lines = response.iter_lines()
             next(lines)
             waited = threading.Event()
-            assert not waited.wait(0.8)
+            assert not waited.wait(2.5)
             talk.append(SENTENCES[0])
             assert talk.until("session.turn.done")
             while "session.turn.done" not in next(lines):
@@ -335,11 +338,13 @@ def test_a_listener_that_takes_no_output_is_let_go(server, monkeypatch):
         )
         stream = server.streams._streams[talk.name]
         until(lambda: len(stream.connections) == 2)
+        speaker = stream.speaker
         reader = threading.Thread(target=talk.to_the_end)
         reader.start()
         for _ in range(18):
             notice = stream.protocol.notice("test", "a" * 100_000)
             server.run(server.streams._tell, stream, notice)
+            until(lambda: speaker.seq == stream.outbox.seq)  # it keeps up
         until(lambda: len(stream.connections) == 1)
         talk.send("close")
         reader.join()

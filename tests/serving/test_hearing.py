@@ -269,7 +269,6 @@ def test_a_server_stops_while_audio_waits(held):
         talk.speak(AUDIO)
         until(lambda: held.streams.recognition.stalled_s > 0)
         assert held.http.get("/healthz").json()["seconds_since_progress"] >= 0
-        threading.Timer(0.2, Held.gate.set).start()
         held._uvicorn.should_exit = True
         with pytest.raises(ConnectionClosed) as caught:
             talk.socket.recv(WAIT_S)
@@ -325,3 +324,5 @@ def test_a_server_says_whether_it_hears(hearing, server):
         assert talk.session["input_modalities"] == ["text"]
         talk.speak(speech("Do"), 10**6)
         assert talk.until("error")[-1]["error"]["code"] == "no_recogniser"
+        talk.send("close")
+        talk.to_the_end()

@@ -71,7 +71,8 @@ def test_a_freed_slots_late_output_reached_its_next_owner(server, talk_alone):
         assert server.streams._streams[first.name].outbox.seq == n_said
 
 
-def test_admission_without_bounds_deadlocked_on_memory(server, monkeypatch, talk_alone):
+def test_admission_without_bounds_deadlocked_on_memory(own_server, monkeypatch, talk_alone):
+    server = own_server
     worker = server.streams.worker
     until(lambda: not worker._live and worker.busy_since_s is None)
     limit_memory(worker, monkeypatch, 400_000)
@@ -109,7 +110,7 @@ def test_the_output_of_a_client_that_left_was_computed_for_ever(server):
         talk.lose()
     stream = server.streams._streams[talk.name]
     until(lambda: stream.left_s is not None)
-    server.run(server.streams.sweep, stream, time.monotonic() + resume_s - 1)
+    server.run(server.streams.sweep, stream, stream.left_s + resume_s - 1)
     assert stream in worker._live
     server.run(server.streams.sweep, stream, time.monotonic() + resume_s + 1)
     until(lambda: stream.closed_s is not None)
@@ -125,8 +126,10 @@ def test_the_output_of_a_client_that_left_was_computed_for_ever(server):
 
 def test_liveness_stayed_green_while_passes_hung(server, model, monkeypatch):
     gate, call = threading.Event(), type(model).__call__
+    hangs = threading.Event()
 
     def hanging(*args, **kwargs):
+        hangs.set()
         assert gate.wait(60)
         return call(*args, **kwargs)
 
@@ -135,6 +138,7 @@ def test_liveness_stayed_green_while_passes_hung(server, model, monkeypatch):
     monkeypatch.setattr(type(model), "__call__", hanging)
     with server.speak() as talk:
         talk.append(TALK)
+        assert hangs.wait(60)
         until(lambda: server.http.get("/healthz").status_code == 503)
         first = server.http.get("/healthz").json()
         second = server.http.get("/healthz").json()

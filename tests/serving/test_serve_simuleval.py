@@ -232,7 +232,7 @@ def test_a_head_has_no_body():
 
 
 def test_a_client_that_leaves_or_keeps_silent_holds_nobody_up(monkeypatch):
-    monkeypatch.setattr(serve_simuleval._Handler, "timeout", 0.2)
+    monkeypatch.setattr(serve_simuleval._Handler, "timeout", 1.0)
     head = b"PUT /input HTTP/1.0\r\nContent-Length: 100\r\n\r\n"
     with running() as ask:
         (address,) = ask.args

@@ -118,7 +118,7 @@ def test_a_flood_is_cut_and_says_so():
 
     found = lines(act)
     assert [line["code"] for line in found].count("unknown_type") <= 2 * MAX_ALIKE  # two windows
-    assert found[MAX_ALIKE - 1]["note"].startswith("more of this kind")
+    assert any(line.get("note", "").startswith("more of this kind") for line in found)
     assert found[-1]["code"] == "too_fast"
 
 

@@ -43,6 +43,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_a_connection_is_lost(serve
         first.append(SENTENCES[0] + SENTENCES[1][:7])
         first.send("input_text_buffer.commit")
         got = first.until("session.output_transcript.delta", 2)
+        until(lambda: server.streams._streams[first.name].protocol.commits == 1)
         first.lose()
     after = got[-1]["seq"]
     until(lambda: server.streams._streams[first.name].speaker is None)

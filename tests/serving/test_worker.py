@@ -327,6 +327,9 @@ def test_rows_come_back_before_the_last_session_ends(served, name):
     runner = served.worker._served["tiny"].sessions._batch._runner
     assert runner._n_rows < 16
     served.send(streams[0], Drop())
+    last = name()
+    served.send(last, begin(), Close())
+    whole(served, last)  # by now it has been dropped
 
 
 def test_a_stream_that_would_not_fit_is_refused_and_none_that_runs_is_hurt(

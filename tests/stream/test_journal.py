@@ -372,7 +372,7 @@ def test_what_is_closed_is_finished_when_it_is_opened_again(tmp_path, model, tok
 
 
 CHILD = """
-import json, sys
+import json, sys, time
 import mlx_simul
 model, tokenizer = mlx_simul.load(sys.argv[1])
 session = mlx_simul.SimulSession(model, tokenizer, journal=sys.argv[2], **json.loads(sys.argv[4]))
@@ -380,6 +380,7 @@ text = sys.argv[3]
 for at in range(session.resumed.source_chars, len(text), 3):
     for event in session.feed(text[at : at + 3]):
         print(type(event).__name__, flush=True)
+        time.sleep(0.05)  # so that it is killed in the middle
 session.finish()
 print("done", flush=True)
 """

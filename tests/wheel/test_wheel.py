@@ -53,7 +53,7 @@ def test_what_is_installed_translates_without_a_network(tmp_path):
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
     where, said = done.stdout.splitlines()

@@ -46,7 +46,7 @@ def in_node(module: str, expression: str, cases: list) -> list:
         input=json.dumps(cases),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
