@@ -335,7 +335,7 @@ def test_captions_obey_keys(new_context, open_page, server):
     captions.keyboard.press("d")
     assert captions.evaluate("document.documentElement.dataset.theme") == "dark"
     captions.keyboard.press("f")
-    captions.wait_for_function("document.fullscreenElement !== null")
+    expect(captions.locator(":fullscreen")).to_be_attached()
     captions.reload()
     expect(captions.locator("#lines .source")).to_be_visible()
 
