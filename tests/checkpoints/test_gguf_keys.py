@@ -290,7 +290,7 @@ PATTERNS = [
     ("gemma3_text", [True, False] * 3, 2),
     ("gemma3_text", [True, True, True, False, True, False], "windows on the layers"),
     ("gemma3_text", [True] * 6, "windows on the layers"),
-    ("gemma3_text", [True], "is for 1 layers, and there are 6"),
+    ("gemma3_text", [True], "is for 1 layers, but there are 6"),
     ("phi3", [True, True], None),
     ("phi3", [True, False], "windows on the layers"),
 ]

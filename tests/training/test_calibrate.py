@@ -103,5 +103,5 @@ def test_storing_keeps_what_else_is_told(tmp_path):
         "a": 1,
         "mlx_simul": {"target_start": 64, "alignment_heads": [[1, 2]]},
     }
-    with pytest.raises(InvalidOptionError, match=r"no config\.json"):
+    with pytest.raises(InvalidOptionError, match=r"does not hold a config\.json"):
         store(tmp_path / "none", [(1, 2)])
