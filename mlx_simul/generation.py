@@ -15,6 +15,7 @@ from mlx_simul.engine.prefix import EncodedPrefix
 from mlx_simul.errors import InvalidOptionError, SimulWarning
 from mlx_simul.events import Event
 from mlx_simul.loop.remarks import remark
+from mlx_simul.machine.threads import clear_streams
 from mlx_simul.options import OptionKeywords, SessionOptions
 from mlx_simul.session import SimulSession
 from mlx_simul.text.prompts import TokenizedSource
@@ -169,5 +170,6 @@ async def astream_generate(
         async for event in events_after(session.close):
             yield event
     finally:
+        thread.submit(clear_streams)
         # Waiting here for the thread would hold up every other task of the loop.
-        thread.shutdown(wait=False, cancel_futures=True)
+        thread.shutdown(wait=False)

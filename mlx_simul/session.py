@@ -47,7 +47,7 @@ class SimulSession:
     """One live stream: feed source text in any pieces, get events back (SPEC sections 7 and 8).
 
     The same text in any pieces gives the same events, apart from their times. A session belongs to
-    the thread that made it, as MLX's streams do.
+    the thread that made it, as MLX's streams do; ``docs/batches.md`` says how such a thread ends.
 
     A stream with turns translates sentence by sentence, each in a fresh turn over one encoded
     prefix, and nothing that it holds grows: it may last for hours.

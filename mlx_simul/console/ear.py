@@ -11,6 +11,7 @@ from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Self
 
 from mlx_simul.errors import SimulWarning
+from mlx_simul.machine.threads import clearing_streams
 from mlx_simul.speech.audio_clock import WordTimes
 from mlx_simul.speech.recogniser import Hypothesis
 
@@ -85,10 +86,11 @@ class Ear:
 
     def _hear(self) -> None:
         try:
-            for heard in self._hearing:
-                self._put(heard)
-                if self._has_left.is_set():
-                    return
+            with clearing_streams():  # a recogniser may run on MLX
+                for heard in self._hearing:
+                    self._put(heard)
+                    if self._has_left.is_set():
+                        return
         except BaseException as error:  # raised by require_whole
             self._error = error
         self._put(None)

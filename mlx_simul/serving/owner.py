@@ -7,7 +7,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 
-import mlx.core as mx
+from mlx_simul.machine.threads import clearing_streams
 
 
 class Owner(ABC):
@@ -59,12 +59,14 @@ class Owner(ABC):
         """Work until it is told to end."""
 
     def _run(self) -> None:
+        is_loaded = False
         try:
-            self._load()
+            with clearing_streams():
+                self._load()
+                is_loaded = True
+                self._loaded.put(None)
+                self._work()
         except BaseException as error:
+            if is_loaded:
+                raise
             self._loaded.put(error)
-            return
-        self._loaded.put(None)
-        self._work()
-        mx.synchronize()
-        mx.clear_streams()  # else MLX aborts the process when it ends after its thread
