@@ -91,7 +91,9 @@ def test_a_rank_that_connects_late_hears_the_verdict(monkeypatch):
         first.sendall(encoded(Beat(State.FAILED, 0, "ValueError: no")))
         heard = b""
         while b"fails: ValueError: no" not in heard:
-            heard += first.recv(1024)
+            piece = first.recv(1024)
+            assert piece, heard
+            heard += piece
         late = threading.Thread(target=group.spokes[1].start, daemon=True)
         late.start()
         verdict = Verdict(1, "rank 1 fails: ValueError: no", False)

@@ -375,7 +375,7 @@ def test_the_figures_count_what_was_done(served, name):
     finished = [whole(served, stream)[-1] for stream in streams]
     # A session that reads without writing takes part, too, and says nothing of the pass.
     assert figures.rows - rows == sum(event.n_passes for event in finished)
-    assert max(event.n_passes for event in finished) <= figures.steps - steps < figures.rows - rows
+    assert max(event.n_passes for event in finished) <= figures.steps - steps <= figures.rows - rows
     assert figures.step_s > 0 and figures.memory_bytes > 0
 
 

@@ -98,7 +98,7 @@ def test_one_command_packs_measures_and_describes_a_checkpoint(
     told = (further / "README.md").read_text("utf-8")
     assert told.count("```toml") == 1 and told.count("The options are the same.") == 2
     assert "0.75 of those of this run, and 0.25 of" in told
-    assert told.count(record["weights_sha256"]) == 1 and "weights are mixed" not in text
+    assert told.count(record["weights_sha256"]) == 1 and "weights are a mean" not in text
 
     # The card alone again, and a card that somebody edited.
     assert run_tool(monkeypatch, "model_card.py", "--check", target) == 0
